@@ -1,0 +1,22 @@
+"""Units: modules that can stand where an `nn.Conv2d` stands, their contract and their registry.
+
+Importing this package registers every unit of convswap; a new unit adds one file and one line here.
+"""
+
+from .contract import FeatureUnit, Geometry, Unit, WeightUnit, plain_conv
+from .conv import PlainConv2d
+from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
+
+__all__ = [
+    "FeatureUnit",
+    "Geometry",
+    "PlainConv2d",
+    "Unit",
+    "UnitSpec",
+    "WeightUnit",
+    "get_unit",
+    "list_units",
+    "plain_conv",
+    "register_unit",
+    "spec_of",
+]
