@@ -230,7 +230,9 @@ class WeightUnit(_Constants, _FromConv, nn.Conv2d):
         """A plain `nn.Conv2d` of the effective weight, formed in float64 and cast last."""
         with torch.no_grad():
             exact = _double_copy(self)
-            return plain_conv(Geometry.of(self), exact.effective_weight(), exact.bias, like=self.weight, train=self.training)
+            return plain_conv(
+                Geometry.of(self), exact.effective_weight(), exact.bias, like=self.weight, train=self.training
+            )
 
 
 def _double_copy(module: M) -> M:
@@ -282,7 +284,16 @@ class FeatureUnit(_FromConv, nn.Module):
         super().__init__()
         # nn.Conv2d validates and normalises; on the meta device it costs no memory.
         shape = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, False, padding_mode, device="meta"
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            False,
+            padding_mode,
+            device="meta",
         )
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -295,7 +306,7 @@ class FeatureUnit(_FromConv, nn.Module):
 
     def fuse(self) -> nn.Module:
         """An independent copy: nothing can be folded."""
-            return copy.deepcopy(self)
+        return copy.deepcopy(self)
 
     def extra_repr(self) -> str:
         """The geometry, as `nn.Conv2d` prints it."""

@@ -89,9 +89,7 @@ def register_unit(
         origin = f"{cls.__module__}:{cls.__qualname__}"
         present = _UNITS.get(name)
         if present is not None and present.origin != origin:
-            raise UsageError(
-                f"unit {name!r} is registered twice: by {present.origin} and by {origin}; rename one"
-            )
+            raise UsageError(f"unit {name!r} is registered twice: by {present.origin} and by {origin}; rename one")
         _UNITS[name] = UnitSpec(
             name=name,
             cls=cls,
