@@ -221,9 +221,13 @@ class WeightUnit(_Constants, _FromConv, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve (N, C, H, W), or (C, H, W), with the effective weight."""
-        with torch.autocast(input.device.type, enabled=False):
+        device = input.device.type
+        if device == "meta" or not torch.is_autocast_enabled(device):
             weight = self.effective_weight()
-        weight = weight if torch.is_autocast_enabled(input.device.type) else weight.to(self.weight.dtype)
+            weight = weight if weight.dtype == self.weight.dtype else weight.to(self.weight.dtype)
+        else:
+            with torch.autocast(device, enabled=False):
+                weight = self.effective_weight()
         return self._conv_forward(input, weight, self.bias)
 
     def fuse(self) -> nn.Conv2d:
@@ -282,6 +286,7 @@ class FeatureUnit(_FromConv, nn.Module):
         padding_mode: str = "zeros",
     ) -> None:
         super().__init__()
+        mode = cast(Any, padding_mode)
         # nn.Conv2d validates and normalises; on the meta device it costs no memory.
         shape = nn.Conv2d(
             in_channels,
@@ -292,7 +297,7 @@ class FeatureUnit(_FromConv, nn.Module):
             dilation,
             groups,
             False,
-            padding_mode,
+            mode,
             device="meta",
         )
         self.in_channels = in_channels
