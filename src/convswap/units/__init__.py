@@ -3,11 +3,13 @@
 Importing this package registers every unit of convswap; a new unit adds one file and one line here.
 """
 
+from .circle import CircleConv2d
 from .contract import FeatureUnit, Geometry, Unit, WeightUnit, plain_conv
 from .conv import PlainConv2d
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
 
 __all__ = [
+    "CircleConv2d",
     "FeatureUnit",
     "Geometry",
     "PlainConv2d",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
+from typing import Any, Literal, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +106,11 @@ class _FromConv:
     @classmethod
     def supports(cls, conv: nn.Conv2d, **options: Any) -> str | None:
         """Why the unit cannot stand there, or None. Override to refuse geometries."""
+        return None
+
+    @classmethod
+    def warm_start_for(cls, conv: nn.Conv2d, **options: Any) -> Literal["exact", "approximate", "none"] | None:
+        """What `from_conv` keeps of this convolution. None: what the registry row declares. Override if it varies."""
         return None
 
     @classmethod
