@@ -1,0 +1,185 @@
+"""Whole models on disk: safetensors whose metadata says how to build the model and what surgery it went through.
+
+No pickle is ever read, and no function named in a file is called on the file's word alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .._version import __version__
+from ..errors import StoreError, UsageError
+from ..surgery.history import append_history, constructor_of, history_of
+from ..surgery.sites import carry_hooks, replace
+from ..surgery.steps import apply_step
+from ..surgery.swap import build_unit
+from ..units.registry import get_unit
+from .factory import create_model
+
+_KEY = "convswap"
+
+
+def save(
+    model: nn.Module, path: str | Path, *, constructor: str | None = None, arguments: dict[str, Any] | None = None
+) -> Path:
+    """Write a model, swapped and fused as it is, to one safetensors file.
+
+    Args:
+        model: a model from `create_model` (or changed by `swap` / `fuse`, which keep its provenance). For any
+            other, say how it is built with `constructor` and `arguments`.
+        path: the file; written beside and moved into place, so a full disk leaves an older file intact.
+        constructor: a model name as `create_model` takes it: `"resnet18"`, `"torchvision:resnet18"`,
+            `"package.module:function"`.
+        arguments: the keyword arguments of that constructor, `num_classes` among them.
+
+    Raises:
+        UsageError: how the model is built is unknown, or `arguments` is no JSON.
+        StoreError: the file cannot be written.
+    """
+    built = _constructor(model, constructor, arguments)
+    state, aliases = _distinct(model.state_dict())
+    header = {"version": __version__, "constructor": built, "history": history_of(model), "aliases": aliases}
+    try:
+        metadata = {_KEY: json.dumps(header), "format": "pt"}
+    except TypeError as error:
+        raise UsageError(
+            f"arguments={arguments!r} or the surgery's options cannot be written as JSON: {error}"
+        ) from error
+    target = Path(path).expanduser()
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        os.close(handle)
+        save_file(state, temporary, metadata=metadata)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except (OSError, SafetensorError) as error:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+        raise StoreError(f"cannot write {str(target)!r}: {error}") from error
+    return target
+
+
+def load(
+    path: str | Path, *, constructor: str | Callable[..., nn.Module] | None = None, device: str | torch.device = "cpu"
+) -> nn.Module:
+    """Rebuild a model from a file written by `save`: construct, repeat the surgery, load strictly. In eval mode.
+
+    Args:
+        path: the file.
+        constructor: needed when the file names a function of your own (`package.module:function`): that function,
+            or its name. A file is never trusted to choose the code that runs.
+        device: where to put it.
+
+    Raises:
+        UsageError: there is no such file, or it names a function and `constructor` was not given.
+        StoreError: it is damaged, is no file of `save`, or its parts do not fit together.
+    """
+    path = Path(path).expanduser()
+    header, state = _read(path)
+    try:
+        built, history, aliases = header["constructor"], header["history"], header["aliases"]
+        model = _construct(path, built, constructor)
+        for record in history:
+            model = _repeat(model, record)
+            append_history(model, record)
+        model.__dict__["_convswap_constructor"] = built
+        model.load_state_dict(state | {name: state[kept] for name, kept in aliases.items()}, strict=True)
+    except (KeyError, AttributeError, TypeError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        written = header.get("version", "an unknown version")
+        raise StoreError(
+            f"{str(path)!r} cannot be rebuilt ({reason}); it was written by convswap {written}, this is {__version__}"
+        ) from error
+    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def _constructor(model: nn.Module, name: str | None, arguments: dict[str, Any] | None) -> dict[str, Any]:
+    if name is not None:
+        given = dict(arguments or {})
+        if "num_classes" not in given:
+            raise UsageError(f"arguments={arguments!r} lacks 'num_classes', which create_model({name!r}) needs")
+        return {"model": name, "arguments": given}
+    known = constructor_of(model)
+    if known is None:
+        raise UsageError(
+            f"how this {type(model).__name__} is built is unknown; build it with convswap.create_model(name, ...), or "
+            "call save(..., constructor='resnet18' or 'package.module:function', arguments={'num_classes': ...})"
+        )
+    return known
+
+
+def _distinct(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors that share no memory, and the further names of those that are shared."""
+    first: dict[tuple[int, torch.Size, int], str] = {}
+    aliases: dict[str, str] = {}
+    kept: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.storage_offset())
+        if tensor.numel() and key in first:
+            aliases[name] = first[key]
+        else:
+            first[key] = name
+            kept[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return kept, aliases
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise UsageError(f"path={str(path)!r}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        header = json.loads(metadata[_KEY]) if _KEY in metadata else None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise StoreError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
+    if not isinstance(header, dict):
+        raise StoreError(
+            f"{str(path)!r} was not written by convswap.save; for plain weights use create_model(weights=...)"
+        )
+    return header, state
+
+
+def _construct(path: Path, built: dict[str, Any], constructor: str | Callable[..., nn.Module] | None) -> nn.Module:
+    name, arguments = built["model"], built["arguments"]
+    if callable(constructor):
+        return constructor(**arguments)
+    origin, colon, _ = name.partition(":")
+    if colon and origin not in ("timm", "torchvision") and constructor != name:
+        raise UsageError(
+            f"{str(path)!r} is built by your function {name!r}; pass constructor={name!r} (or the function) to load it"
+        )
+    return create_model(constructor or name, **arguments)
+
+
+def _repeat(model: nn.Module, record: dict[str, Any]) -> nn.Module:
+    """Repeat one surgery on a freshly built model: the structure counts, the values are loaded afterwards."""
+    if record["kind"] == "fuse":
+        model = model.double().eval()
+        for step in record["steps"]:
+            model = apply_step(model, step)
+        return model
+    if record["kind"] != "swap":
+        raise StoreError(f"unknown surgery {record['kind']!r}; a newer convswap may know it")
+    spec = get_unit(record["unit"])
+    for paths in record["paths"]:
+        old = model.get_submodule(paths[0])
+        new = build_unit(spec, old, record["start"], record["options"])
+        carry_hooks(old, new)
+        model = replace(model, tuple(paths), new)
+    return model

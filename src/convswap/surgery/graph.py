@@ -1,0 +1,220 @@
+"""Questions about a model's data flow, answered from one `torch.export` of it.
+
+Edits are made on the eager modules; the exported graph only says which parameters meet in which operator. Module
+definition order says nothing about that, and `torch.fx` tracing misreads shared convolutions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from ..errors import FusionError
+
+_CONVOLUTIONS = (
+    torch.ops.aten.conv2d.default,
+    torch.ops.aten.conv2d.padding,
+    torch.ops.aten.convolution.default,
+)
+_BATCH_NORM = torch.ops.aten.batch_norm.default
+_ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
+_NO_EFFECT = (torch.ops.aten._assert_tensor_metadata.default,)
+_IDENTITIES = (torch.ops.aten.clone.default, torch.ops.aten.contiguous.default, torch.ops.aten.detach.default)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A batch norm whose input is one module's output and nothing else reads that output."""
+
+    source: str
+    norm: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What the exported graph says about folding.
+
+    Attributes:
+        foldable: batch norms that fold into the module before them.
+        kept: `(batch norm path, reason)` of the others.
+        sums: groups of modules (convolutions, identity batch norms) that read one tensor and are only ever summed.
+    """
+
+    foldable: tuple[Edge, ...]
+    kept: tuple[tuple[str, str], ...]
+    sums: tuple[tuple[str, ...], ...]
+
+
+class _Reader:
+    """One exported program with its parameters traced back to module paths."""
+
+    def __init__(self, model: nn.Module, example_input: Tensor) -> None:
+        self.model = model
+        try:
+            with torch.no_grad():
+                self.program = torch.export.export(model, (example_input,), strict=False)
+        except Exception as error:
+            message = str(error).strip().splitlines()
+            raise FusionError(f"torch.export cannot read the model: {message[0] if message else error!r}") from error
+        signature = self.program.graph_signature
+        self.names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+
+    def owner(self, node: Any, attribute: str) -> str | None:
+        """The path of the module whose `attribute` this placeholder is, or None for anything computed."""
+        if not isinstance(node, Node) or node.op != "placeholder" or node.name not in self.names:
+            return None
+        path, _, name = self.names[node.name].rpartition(".")
+        return path if name == attribute else None
+
+    def readers(self, node: Node) -> list[Node]:
+        return [user for user in node.users if user.target not in _NO_EFFECT]
+
+    def convolution(self, node: Node) -> str | None:
+        """The path of the module that this operator is the whole of, or None."""
+        if node.op != "call_function" or node.target not in _CONVOLUTIONS:
+            return None
+        path = self.owner(node.args[1], "weight")
+        return path if path is not None and isinstance(self.model.get_submodule(path), nn.Conv2d) else None
+
+
+def read_graph(model: nn.Module, example_input: Tensor) -> Graph:
+    """Export the model once and find its foldable batch norms and summed parallel convolutions.
+
+    Raises:
+        FusionError: `torch.export` cannot read the model.
+    """
+    reader = _Reader(model, example_input)
+    foldable: list[Edge] = []
+    kept: list[tuple[str, str]] = []
+    linear: dict[Node, tuple[str, Any]] = {}  # operators that are, or will be, one convolution: (module, input)
+    for node in reader.program.graph.nodes:
+        conv = reader.convolution(node)
+        if conv is not None and len(reader.readers(node.args[1])) == 1:
+            linear[node] = (conv, node.args[0])
+        if node.op != "call_function" or node.target is not _BATCH_NORM:
+            continue
+        path = reader.owner(node.args[3], "running_mean")
+        source, reason = _source_of(reader, node)
+        if path is None or source is None:
+            kept.append((path or str(node), reason))
+            if path is not None and _is_single_norm(reader, node, path):
+                linear[node] = (path, node.args[0])
+        else:
+            foldable.append(Edge(source, path))
+            if node.args[0] in linear:
+                linear[node] = linear[node.args[0]]
+    return Graph(tuple(foldable), tuple(kept), tuple(_summed(reader, linear)))
+
+
+def _is_single_norm(reader: _Reader, node: Node, path: str) -> bool:
+    """Can this batch norm be one term of a sum (a RepVGG identity branch)? Plain, in eval mode, called once."""
+    module = reader.model.get_submodule(path)
+    return type(module) is nn.BatchNorm2d and not node.args[5] and len(reader.readers(node.args[3])) == 1  # type: ignore[arg-type]
+
+
+def _source_of(reader: _Reader, norm: Node) -> tuple[str | None, str]:
+    """The module that a batch norm folds into, or None and the reason."""
+    statistics = norm.args[3]
+    if norm.args[5] or not isinstance(statistics, Node):
+        return None, "it normalises by the batch"
+    if len(reader.readers(statistics)) > 1:
+        return None, "it is used more than once"
+    path = reader.owner(statistics, "running_mean")
+    reason = _norm_type(reader.model.get_submodule(path)) if path is not None else "its statistics are computed"
+    if reason:
+        return None, reason
+    node = norm.args[0]
+    while isinstance(node, Node) and node.target in _IDENTITIES and len(reader.readers(node)) == 1:
+        node = node.args[0]
+    if not isinstance(node, Node) or node.op != "call_function":
+        return None, "it reads the model's input"
+    if len(reader.readers(node)) > 1:
+        return None, "something else also reads what it normalises"
+    absorbing = _absorbing_module(reader, node)
+    if absorbing is not None:
+        return absorbing, ""
+    conv = reader.convolution(node)
+    if conv is None:
+        return None, f"it follows {_operator_name(node)}, not a convolution"
+    if len(reader.readers(node.args[1])) > 1:  # type: ignore[arg-type]
+        return None, f"{conv} is used more than once"
+    return conv, ""
+
+
+def _operator_name(node: Node) -> str:
+    if node.target in _CONVOLUTIONS:
+        return "a convolution with a computed or shared weight"
+    return str(getattr(node.target, "__name__", node.target)).split(".")[0].rstrip("_")
+
+
+def _norm_type(norm: nn.Module) -> str | None:
+    """Why this batch norm module cannot be taken out, or None."""
+    if type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) or after_norm(norm) is not None:
+        return None
+    return f"it is a {type(norm).__module__}.{type(norm).__name__}"
+
+
+def after_norm(norm: nn.Module) -> nn.Module | None:
+    """What is left of a timm `BatchNormAct2d` without its normalisation: dropout and activation. None for others."""
+    if type(norm).__name__ in ("BatchNormAct2d", "SyncBatchNormAct") and isinstance(
+        norm, nn.BatchNorm2d | nn.SyncBatchNorm
+    ):
+        drop, act = getattr(norm, "drop", None), getattr(norm, "act", None)
+        if isinstance(drop, nn.Module) and isinstance(act, nn.Module):
+            return act if isinstance(drop, nn.Identity) else nn.Sequential(drop, act)
+    return None
+
+
+def _absorbing_module(reader: _Reader, node: Node) -> str | None:
+    """The path of an enclosing module that can fold an affine map of its output, if `node` is its output."""
+    for path, _ in node.meta.get("nn_module_stack", {}).values():
+        module = reader.model.get_submodule(path) if path else reader.model
+        if callable(getattr(module, "fold_affine", None)):
+            return path if len(all_calls(reader, path)) == 1 else None
+    return None
+
+
+def all_calls(reader: _Reader, path: str) -> set[str]:
+    """The distinct calls of a module in the graph (export marks repeated calls by a suffix of the stack's key)."""
+    return {
+        key
+        for node in reader.program.graph.nodes
+        for key, (where, _) in node.meta.get("nn_module_stack", {}).items()
+        if where.split("@")[0] == path
+    }
+
+
+def _summed(reader: _Reader, linear: dict[Node, tuple[str, Any]]) -> list[tuple[str, ...]]:
+    """Maximal sums with several terms that are linear in one tensor, at least one of them a convolution."""
+    groups: list[tuple[str, ...]] = []
+    for node in reader.program.graph.nodes:
+        if node.op != "call_function" or node.target not in _ADDITIONS:
+            continue
+        if any(user.target in _ADDITIONS and len(node.users) == 1 for user in node.users):
+            continue  # an inner term of a larger sum, handled there
+        by_input: dict[Node, list[str]] = {}
+        for term in _terms(node):
+            if term in linear and len(reader.readers(term)) == 1:
+                path, source = linear[term]
+                by_input.setdefault(source, []).append(path)
+        for paths in by_input.values():
+            if len(paths) > 1 and any(isinstance(reader.model.get_submodule(p), nn.Conv2d) for p in paths):
+                groups.append(tuple(paths))
+    return groups
+
+
+def _terms(node: Node) -> list[Node]:
+    """The terms of a sum of tensors, looking through inner sums that nothing else reads."""
+    terms: list[Node] = []
+    for argument in node.args[:2]:
+        if not isinstance(argument, Node):
+            continue
+        if argument.target in _ADDITIONS and len(argument.users) == 1 and not argument.kwargs:
+            terms += _terms(argument)
+        else:
+            terms.append(argument)
+    return [] if node.kwargs else terms

@@ -1,0 +1,115 @@
+"""One forward pass, observed: what each convolution was given, and which convolutions are no modules at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..errors import SurgeryError
+from .sites import Site, is_unit
+
+_CONVOLUTIONS = (nn.modules.conv._ConvNd,)
+
+
+@dataclass
+class Observation:
+    """What one forward pass showed.
+
+    Attributes:
+        inputs: input shapes of each observed module, one a call, by the module's id.
+        outputs: output shapes likewise.
+        functional: convolutions computed outside of any convolution module or unit.
+    """
+
+    inputs: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
+    outputs: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
+    functional: int = 0
+
+
+class _CountFunctional(TorchDispatchMode):
+    def __init__(self, observation: Observation) -> None:
+        super().__init__()
+        self.observation = observation
+        self.inside = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default and self.inside == 0:
+            self.observation.functional += 1
+        return func(*args, **(kwargs or {}))
+
+
+def observe(model: nn.Module, example_input: Tensor, watched: list[Site]) -> Observation:
+    """Run the model once in eval mode without gradients and note what its convolutions see.
+
+    Raises:
+        SurgeryError: the model does not accept the example input.
+    """
+    seen = Observation()
+    counter = _CountFunctional(seen)
+    handles = []
+
+    def enter(module: nn.Module, args: Any) -> None:
+        counter.inside += 1
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        counter.inside -= 1
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and args and isinstance(args[0], Tensor):
+            seen.inputs.setdefault(id(module), []).append(tuple(args[0].shape))
+            seen.outputs.setdefault(id(module), []).append(tuple(output.shape))
+
+    for module in model.modules():
+        if isinstance(module, _CONVOLUTIONS) or is_unit(module):
+            handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
+    handles += [site.module.register_forward_hook(note) for site in watched]
+    try:
+        with evaluating(model), torch.no_grad(), counter:
+            model(example_input)
+    except Exception as error:
+        shape = tuple(example_input.shape)
+        message = str(error).strip() or type(error).__name__
+        raise SurgeryError(f"the model does not accept the example input of shape {shape}: {message}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+class evaluating:
+    """Put a model in eval mode for a while; every module's own flag is restored."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.flags = [(module, module.training) for module in model.modules()]
+
+    def __enter__(self) -> nn.Module:
+        return self.model.eval()
+
+    def __exit__(self, *exc: object) -> None:
+        for module, flag in self.flags:
+            module.training = flag
+
+
+def count_macs(call: Callable[[Tensor], Any], shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Multiply-accumulates (convolutions and matrix products) of one call on a meta tensor, per image."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call(torch.empty((1, *shape[1:]), device="meta", dtype=dtype))
+    return counter.get_total_flops() // 2
+
+
+def example_input_of(model: nn.Module) -> Tensor | None:
+    """One random image of the size a timm model declares, on the model's device, or None if it declares none."""
+    declared = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    size = declared.get("input_size") if isinstance(declared, dict) else getattr(declared, "input_size", None)
+    parameter = next(model.parameters(), None)
+    if size is None or parameter is None:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, *size, generator=generator).to(device=parameter.device, dtype=parameter.dtype)

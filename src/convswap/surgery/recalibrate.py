@@ -1,0 +1,44 @@
+"""Re-estimate batch-norm statistics of a trained network as it is used in evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import SurgeryError
+from .observe import evaluating
+
+
+def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+    """Set every batch norm's running statistics to their average over these batches, in place.
+
+    Everything else runs in eval mode, so a stochastic unit uses its expected kernel, as inference will. Statistics
+    that were gathered under random draws fit that kernel only approximately. Momentum and modes are restored.
+
+    Args:
+        model: the model; returned again.
+        batches: inputs (N, C, H, W), a few hundred images in all are enough.
+
+    Raises:
+        SurgeryError: no batch was given.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    remaining = iter(batches)
+    first = next(remaining, None)
+    if first is None:
+        raise SurgeryError("recalibrate got no batches; pass at least one tensor (N, C, H, W)")
+    with evaluating(model), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative average
+            norm.train()
+        for batch in chain([first], remaining):
+            model(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model

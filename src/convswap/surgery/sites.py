@@ -1,0 +1,116 @@
+"""Where a model holds convolutions, and how one module is exchanged for another everywhere at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from ..errors import SurgeryError
+from ..units.contract import FeatureUnit, WeightUnit
+from ..units.registry import spec_of
+
+_WRAPPERS = {
+    "DistributedDataParallel": "swap first, then wrap in DistributedDataParallel",
+    "DataParallel": "swap first, then wrap in DataParallel",
+    "FullyShardedDataParallel": "swap first, then wrap in FSDP",
+    "OptimizedModule": "swap first, then call torch.compile",
+    "_FabricModule": "swap first, then call fabric.setup: otherwise the new weights silently never train",
+    "ScriptModule": "swap the eager model, then script it",
+    "RecursiveScriptModule": "swap the eager model, then script it",
+}
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One module object and every path under which the model holds it."""
+
+    paths: tuple[str, ...]
+    module: nn.Module
+
+    @property
+    def path(self) -> str:
+        """The first path, the name used in reports."""
+        return self.paths[0]
+
+
+def is_unit(module: nn.Module) -> bool:
+    """Is this module a unit (ours or a third party's)?"""
+    return isinstance(module, (WeightUnit, FeatureUnit)) or spec_of(module) is not None
+
+
+def refuse_wrappers(model: nn.Module) -> None:
+    """Raise if a wrapper already holds the parameters: edits inside would train nothing."""
+    for path, module in model.named_modules():
+        hint = _WRAPPERS.get(type(module).__name__)
+        if hint is not None:
+            place = f"{path} is" if path else "the model is"
+            raise SurgeryError(f"{place} wrapped in {type(module).__name__}; {hint}")
+
+
+def _walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    yield path, module
+    if isinstance(module, nn.Conv2d) or is_unit(module):
+        return  # a unit's inner convolutions are its own business
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _walk(child, f"{path}.{name}" if path else name)
+
+
+def sites(model: nn.Module) -> list[Site]:
+    """All convolutions and units in definition order, one entry an object; units are not looked into."""
+    paths: dict[int, list[str]] = {}
+    modules: dict[int, nn.Module] = {}
+    for path, module in _walk(model, ""):
+        if isinstance(module, nn.Conv2d) or is_unit(module):
+            modules.setdefault(id(module), module)
+            paths.setdefault(id(module), []).append(path)
+    return [Site(tuple(paths[key]), module) for key, module in modules.items()]
+
+
+def all_paths(model: nn.Module, module: nn.Module) -> tuple[str, ...]:
+    """Every path under which the model holds this very object."""
+    return tuple(path for path, other in model.named_modules(remove_duplicate=False) if other is module)
+
+
+def replace(model: nn.Module, paths: tuple[str, ...], new: nn.Module) -> nn.Module:
+    """Put `new` at every path and return the model; an empty path means the model itself, then `new` is returned."""
+    for path in paths:
+        if path == "":
+            return new
+        parent, _, name = path.rpartition(".")
+        # _modules, not setattr: works for Sequential, ModuleList and ModuleDict alike and keeps the order
+        model.get_submodule(parent)._modules[name] = new
+    return model
+
+
+def carry_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Let `new` share `old`'s hook tables, so that hooks go on working and their handles can still remove them."""
+    for name in _HOOKS:
+        setattr(new, name, getattr(old, name))
+    new._is_full_backward_hook = old._is_full_backward_hook
+
+
+def why_not_plain(conv: nn.Module) -> str | None:
+    """Why this convolution cannot be read as `conv2d(x, weight, bias)`, or None."""
+    if parametrize.is_parametrized(conv):
+        return "its weight is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
+    for hook in conv._forward_pre_hooks.values():
+        kind = type(hook).__name__
+        if kind in ("WeightNorm", "SpectralNorm") or hasattr(hook, "apply_mask"):
+            return f"its weight is recomputed by a {kind} hook; remove it first"
+    if type(conv) is not nn.Conv2d and not is_unit(conv):
+        return f"it is a {type(conv).__module__}.{type(conv).__name__}, a subclass of nn.Conv2d with its own forward"
+    return None
