@@ -201,7 +201,11 @@ class _Constants:
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)  # type: ignore[misc]
-        if any(cast(nn.Module, self)._buffers[name].is_meta for name in self.constants()):  # type: ignore[union-attr]
+        # Loading by assignment changes the weight's device (off meta) or dtype behind `_apply`'s back.
+        weight = cast(Tensor, cast(Any, self).weight)
+        place = (weight.device, compute_dtype(weight.dtype))
+        present = [cast(Tensor, cast(nn.Module, self)._buffers[name]) for name in self.constants()]
+        if any((buffer.device, buffer.dtype) != place for buffer in present):
             self._replace_constants()
 
 
