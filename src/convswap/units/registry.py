@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
@@ -116,18 +116,26 @@ def _load_entry_points() -> None:
     global _entry_points_loaded
     if _entry_points_loaded:
         return
-    _entry_points_loaded = True
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            point.load()
-        except ConvswapError:
-            raise
-        except Exception as error:
-            distribution = point.dist.name if point.dist else "an unknown package"
-            raise UsageError(
-                f"entry point {point.name!r} ({point.value}) of {distribution} failed to load: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+    _entry_points_loaded = True  # set first: a unit's module may itself ask the registry
+    try:
+        for point in entry_points(group=ENTRY_POINT_GROUP):
+            _load(point)
+    except BaseException:
+        _entry_points_loaded = False  # the next call must fail again, not miss the units that follow
+        raise
+
+
+def _load(point: EntryPoint) -> None:
+    try:
+        point.load()
+    except ConvswapError:
+        raise
+    except Exception as error:
+        distribution = point.dist.name if point.dist else "an unknown package"
+        raise UsageError(
+            f"entry point {point.name!r} ({point.value}) of {distribution} failed to load: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def list_units(pattern: str = "*") -> list[str]:
