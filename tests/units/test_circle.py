@@ -285,6 +285,9 @@ def test_channels_last_weights_and_half_precision_keep_the_constants_exact():
     unit = CircleConv2d(4, 6, 3, padding=1).to(memory_format=torch.channels_last)
     x = torch.randn(2, 4, 6, 6).contiguous(memory_format=torch.channels_last)
     assert unit(x).is_contiguous(memory_format=torch.channels_last)
+    assert unit.effective_weight().is_contiguous(memory_format=torch.channels_last)
+    as_rows = (unit.weight.reshape(-1, 9) @ unit.matrix).reshape(unit.weight.shape)
+    torch.testing.assert_close(unit.effective_weight(), as_rows)
     unit.half().double()
     torch.testing.assert_close(unit.matrix, sampling_matrix(3), rtol=0, atol=0)
 

@@ -159,5 +159,10 @@ def solve_right(weight: Tensor, matrix: Tensor) -> Tensor:
 
 def transformed(weight: Tensor, matrix: Tensor) -> Tensor:
     """`w T` per kernel, in at least T's precision: (out, in/groups, K, K) -> the same shape."""
-    rows = weight.to(matrix.dtype).reshape(-1, matrix.shape[0])  # reshape: the weight may be channels_last
-    return (rows @ matrix).reshape(weight.shape)
+    weight = weight.to(matrix.dtype)
+    if weight.is_contiguous() or not weight.is_contiguous(memory_format=torch.channels_last):
+        return (weight.reshape(-1, matrix.shape[0]) @ matrix).reshape(weight.shape)
+    # channels_last: the taps come before the input channels, so T acts from the left; no layout copies
+    out, channels, height, width = weight.shape
+    taps = weight.permute(0, 2, 3, 1).reshape(out, height * width, channels)
+    return (matrix.t() @ taps).reshape(out, height, width, channels).permute(0, 3, 1, 2)
