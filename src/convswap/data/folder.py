@@ -1,0 +1,158 @@
+"""Folders of images: one folder per class, read as they are needed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import struct
+from collections.abc import Sequence
+from hashlib import blake2b, sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..errors import DataError
+from .scan import Entry, scan_image_folder
+
+if TYPE_CHECKING:
+    from .types import Data
+
+_log = logging.getLogger("convswap")
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the crops; the usual ImageNet recipe
+_TEST_RESIZE = 256 / 224  # the shorter side before the centre crop, relative to the crop
+
+
+class FolderImages(Dataset[tuple[Tensor, int]]):
+    """Images in files, decoded and cropped on access: `images[i]` is (uint8 CHW tensor, label).
+
+    Training images are cropped at random (area and aspect as for ImageNet) and resized; the crop depends on
+    `(seed, epoch, index)` alone, so neither the number of workers nor the order of access changes it. Test images
+    are resized (shorter side to 256/224 of the size) and cropped in the centre. Mirroring is left to the device.
+
+    Attributes:
+        paths: the files.
+        labels: their labels.
+        image_size: side of the crop.
+        train: whether crops are random.
+    """
+
+    def __init__(self, paths: Sequence[Path], labels: Sequence[int], image_size: int, *, train: bool):
+        self.paths = list(paths)
+        self.labels = list(labels)
+        self.image_size = image_size
+        self.train = train
+        # Shared memory, so that workers that outlive an epoch (persistent_workers) see the next one.
+        self._seed_and_epoch = torch.zeros(2, dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, seed: int, epoch: int) -> None:
+        """Choose the random crops; call it before every epoch."""
+        self._seed_and_epoch[0] = seed
+        self._seed_and_epoch[1] = epoch
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from torchvision.transforms.v2 import functional as tv
+
+        from .decode import open_image
+
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        index %= len(self)
+        image = open_image(self.paths[index])
+        size = [self.image_size, self.image_size]
+        if self.train:
+            seed, epoch = self._seed_and_epoch.tolist()
+            top, left, height, width = random_crop(image.height, image.width, seed, epoch, index)
+            image = tv.resized_crop(image, top, left, height, width, size)
+        else:
+            image = tv.resize(image, [max(self.image_size, round(self.image_size * _TEST_RESIZE))])
+            image = tv.center_crop(image, size)
+        return tv.pil_to_tensor(image), self.labels[index]
+
+
+def random_crop(height: int, width: int, seed: int, epoch: int, index: int) -> tuple[int, int, int, int]:
+    """The crop (top, left, height, width) of an image: a pure function of its arguments.
+
+    As usual for ImageNet: ten tries at an area of 8 to 100 percent with an aspect ratio of 3/4 to 4/3; if none
+    fits the image, the largest centred crop of an allowed aspect.
+    """
+    digest = blake2b(struct.pack("<qqq", seed, epoch, index), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    draws = torch.rand(10, 4, generator=generator, dtype=torch.float64).tolist()
+    log_low, log_high = math.log(_RATIO[0]), math.log(_RATIO[1])
+    for draw_area, draw_ratio, draw_top, draw_left in draws:
+        area = height * width * (_SCALE[0] + draw_area * (_SCALE[1] - _SCALE[0]))
+        ratio = math.exp(log_low + draw_ratio * (log_high - log_low))
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(draw_top * (height - crop_height + 1))
+            left = int(draw_left * (width - crop_width + 1))
+            return top, left, crop_height, crop_width
+    crop_width = min(width, max(1, round(height * _RATIO[1])))
+    crop_height = min(height, max(1, round(width / _RATIO[0])))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def load_image_folder(name: str, path: Path, *, image_size: int, skip_unreadable: bool) -> Data:
+    """Load `imagefolder:PATH`; every image is decoded once first, so that training does not stop at a broken one.
+
+    Raises:
+        DataError: no such folder, no class folders or images, or unreadable images (unless `skip_unreadable`).
+    """
+    from .decode import find_unreadable
+    from .types import Data
+
+    class_names, splits = scan_image_folder(path)
+    unreadable = find_unreadable([entry.path for entries in splits.values() for entry in entries])
+    if unreadable:
+        total = sum(map(len, splits.values()))
+        few = ", ".join(f"{file.relative_to(path)} ({reason})" for file, reason in list(unreadable.items())[:3])
+        said = f"{len(unreadable)} of {total} images under {path} cannot be read: {few}"
+        said += ", ..." if len(unreadable) > 3 else ""
+        if not skip_unreadable:
+            raise DataError(f"{said}; repair or remove them, or leave them out with --skip-unreadable")
+        _log.warning("%s; left out", said)
+        splits = {split: [e for e in entries if e.path not in unreadable] for split, entries in splits.items()}
+        _check_not_empty(splits, class_names, path)
+
+    train, test = (
+        FolderImages([e.path for e in entries], [e.label for e in entries], image_size, train=split == "train")
+        for split, entries in splits.items()
+    )
+    return Data(
+        name=name,
+        train=train,
+        test=test,
+        num_classes=len(class_names),
+        channels=3,
+        image_size=(image_size, image_size),
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        class_names=class_names,
+        fingerprint=_fingerprint(path, splits),
+        flip=True,
+    )
+
+
+def _check_not_empty(splits: dict[str, list[Entry]], class_names: tuple[str, ...], path: Path) -> None:
+    if not splits["test"]:
+        raise DataError(f"{path}: no readable test image is left")
+    trained = {entry.label for entry in splits["train"]}
+    for label, class_name in enumerate(class_names):
+        if label not in trained:
+            raise DataError(f"{path}: no readable training image of class {class_name!r} is left")
+
+
+def _fingerprint(path: Path, splits: dict[str, list[Entry]]) -> str:
+    digest = sha256()
+    for split, entries in splits.items():
+        for entry in entries:
+            line = f"{split} {entry.path.relative_to(path).as_posix()} {entry.path.stat().st_size}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()

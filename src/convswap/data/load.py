@@ -1,0 +1,79 @@
+"""One function from a name to a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import UsageError, unknown_name
+from .arrays import data_from_arrays
+from .digits import load_digits
+from .folder import load_image_folder
+from .named import NAMED_SETS, load_named
+from .npz import read_npz
+from .types import Data
+
+_KNOWN = ("digits", *NAMED_SETS, "npz:PATH", "imagefolder:PATH")
+
+
+def load_data(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    image_size: int | None = None,
+    download: bool = True,
+    skip_unreadable: bool = False,
+) -> Data:
+    """Load a data set by name.
+
+    Args:
+        name: one of
+            - `digits`: embedded in scikit-learn, 8x8 pixels, needs no network;
+            - `cifar10`, `cifar100`, `mnist`, `fashion_mnist`: from `<root>/<name>.npz`, or torchvision's layout
+              under `root`, or downloaded to it by torchvision;
+            - `npz:PATH`: a file of `x_train, y_train, x_test, y_test` (uint8 images, integer labels);
+            - `imagefolder:PATH`: a folder of class folders of images, split into `train` and `test` (or `val`)
+              folders, or else split here, one fifth for testing, always the same.
+        root: the folder of the named sets; by default the environment variable `CONVSWAP_DATA`, or else
+            `~/.cache/convswap/data`.
+        image_size: side of the square that images of a folder are cropped to (default 224). The other sets have
+            their own size, which this may only repeat.
+        download: whether a named set that is not found may be downloaded.
+        skip_unreadable: leave out unreadable images of a folder instead of refusing the folder.
+
+    Raises:
+        UsageError: an unknown name, or an argument that does not fit the data set.
+        DataError: the data are missing, damaged, or not laid out as described.
+    """
+    if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
+        raise UsageError(f"image_size={image_size!r} is not allowed; give a whole number of at least 1")
+    kind, _, rest = name.partition(":")
+    if kind in ("npz", "imagefolder"):
+        if not rest:
+            raise UsageError(f"data {name!r} lacks a path; write {kind}:PATH")
+        path = Path(rest).expanduser()
+        if kind == "imagefolder":
+            return load_image_folder(
+                name, path, image_size=224 if image_size is None else image_size, skip_unreadable=skip_unreadable
+            )
+        data = data_from_arrays(name, read_npz(path), source=str(path))
+    elif name == "digits":
+        data = load_digits()
+    elif name in NAMED_SETS:
+        data = load_named(name, root, download)
+    else:
+        raise _unknown(name)
+    if image_size is not None and data.image_size != (image_size, image_size):
+        raise UsageError(
+            f"image_size={image_size} is not allowed for {name!r}: its images have "
+            f"{data.image_size[0]}x{data.image_size[1]} pixels; only imagefolder:PATH has a free size"
+        )
+    return data
+
+
+def _unknown(name: str) -> UsageError:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return UsageError(f"unknown data set {name!r}; a folder of images is named 'imagefolder:{name}'")
+    if path.is_file():
+        return UsageError(f"unknown data set {name!r}; a file of arrays is named 'npz:{name}'")
+    return unknown_name("data set", name, _KNOWN)

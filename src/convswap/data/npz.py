@@ -1,0 +1,31 @@
+"""`.npz` files: four arrays in one file, as Keras and many papers distribute small image sets."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+
+_WANTED = ("x_train", "y_train", "x_test", "y_test")
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The wanted arrays of a `.npz` file, each read once; never a pickle.
+
+    Raises:
+        DataError: there is no such file, or it is damaged or holds Python objects.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: {'a folder, not a .npz file' if path.is_dir() else 'no such file'}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: no .npz file (a single array); save with numpy.savez(path, x_train=..., ...)")
+            return {key: file[key] for key in file.files if key in _WANTED}
+    except (OSError, ValueError, EOFError, KeyError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: damaged, or no .npz file of plain arrays ({reason})") from error

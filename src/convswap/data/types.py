@@ -1,0 +1,63 @@
+"""What a data set is to the rest of the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor
+
+from .folder import FolderImages
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayImages:
+    """Images that are held in memory, and moved to the training device whole.
+
+    Attributes:
+        images: uint8, (N, C, H, W); possibly a channels-last view, so use `reshape`, not `view`.
+        labels: int64, (N,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+Images: TypeAlias = ArrayImages | FolderImages
+"""Images with labels: in memory, or streamed from files."""
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A data set for classification.
+
+    Attributes:
+        name: the name it was loaded by.
+        train: images to train on.
+        test: images to report the accuracy on.
+        num_classes: number of classes; labels are 0 ... num_classes - 1.
+        channels: channels of the images.
+        image_size: height and width the model sees.
+        mean: mean of each channel, of pixels in 0..1.
+        std: standard deviation of each channel, of pixels in 0..1.
+        class_names: one name per label.
+        fingerprint: sha256 over the contents (for folders over the files' names and sizes).
+        flip: whether a mirrored image still shows its class. False for characters (digits, MNIST) and for
+            single-channel `npz:` files, which are often characters or measurements; True for photographs,
+            Fashion-MNIST and all else.
+    """
+
+    name: str
+    train: Images
+    test: Images
+    num_classes: int
+    channels: int
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+    fingerprint: str
+    flip: bool

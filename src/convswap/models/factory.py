@@ -1,0 +1,185 @@
+"""One function from a name to a model: timm, torchvision, or the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import StoreError, UsageError, unknown_name
+from .weights import load_weights
+
+_log = logging.getLogger("convswap")
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    **arguments: Any,
+) -> nn.Module:
+    """Make a classification model by name.
+
+    Args:
+        name: a timm name (`resnet18`, `cifar_resnet20`, or `timm:resnet18`); `torchvision:resnet18`; or
+            `package.module:function` for your own, found on the Python path or in the current folder. Your
+            function is called with `num_classes` and `in_channels` (or `in_chans`) if it accepts them.
+        num_classes: outputs of the classifier.
+        in_channels: channels of the images. torchvision's models are made for 3: for another number their first
+            convolution is replaced by a freshly drawn one, so it excludes `pretrained`.
+        pretrained: start from the weights published with the model (downloaded); a classifier of another
+            number of classes is drawn fresh.
+        weights: start from a file of weights instead, see `load_weights`.
+        arguments: passed on to the model's own constructor.
+
+    Returns:
+        The model in train mode. `model._convswap_constructor` says how it was made, for `convswap.save`.
+    """
+    for option, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UsageError(f"{option}={value!r} is not allowed; give a whole number of at least 1")
+    if pretrained and weights is not None:
+        raise UsageError(f"pretrained=True and weights={str(weights)!r} exclude each other; give one of them")
+
+    origin, _, rest = name.partition(":")
+    if origin == "torchvision" and rest:
+        from .from_torchvision import create_torchvision_model
+
+        model, arguments = create_torchvision_model(rest, num_classes, in_channels, pretrained, arguments)
+    elif rest and origin != "timm":
+        model = _create_own_model(origin, rest, num_classes, in_channels, pretrained, arguments)
+    else:
+        model = _create_timm_model(rest or origin, num_classes, in_channels, pretrained, arguments)
+
+    constructor = {
+        "model": name,
+        "arguments": {"num_classes": num_classes, "in_channels": in_channels, **arguments},
+    }
+    if _is_json(constructor):  # else (a class or function among the arguments) convswap.save asks for another way
+        model._convswap_constructor = constructor  # type: ignore[assignment]
+    if weights is not None:
+        fresh = load_weights(model, weights)
+        if fresh:
+            _log.warning("%s: the classifier (%s) has other classes and starts fresh", weights, ", ".join(fresh))
+    return model
+
+
+def construct(name: str, function: Callable[..., Any], given: dict[str, Any], arguments: dict[str, Any]) -> nn.Module:
+    """Call a model's constructor; an argument it does not know is the user's mistake, not a crash."""
+    both = sorted(set(given) & set(arguments))
+    if both:
+        raise UsageError(f"model {name!r}: {', '.join(both)} is set by create_model and cannot be given again")
+    try:
+        model = function(**given, **arguments)
+    except TypeError as error:
+        wrong = [key for key in arguments if "unexpected keyword argument" in str(error) and f"'{key}'" in str(error)]
+        if not wrong:
+            raise
+        raise UsageError(f"model {name!r} has no argument {wrong[0]!r} (got {arguments[wrong[0]]!r})") from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model {name!r}: expected an nn.Module, got {type(model).__name__}")
+    return model
+
+
+def no_download(name: str, error: BaseException) -> StoreError:
+    """The error for published weights that cannot be fetched."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return StoreError(
+        f"the pretrained weights of {name!r} cannot be downloaded ({reason}); "
+        "without a network, give a file with weights=PATH (--weights)"
+    )
+
+
+def _create_timm_model(
+    name: str, num_classes: int, in_channels: int, pretrained: bool, arguments: dict[str, Any]
+) -> nn.Module:
+    import timm
+
+    from . import cifar_resnet  # registers the CIFAR ResNets
+
+    if not timm.is_model(name):
+        raise unknown_name("model", name, timm.list_models())
+    tag = name.partition(".")[2]
+    if tag and timm.models.get_pretrained_cfg(name) is None:
+        known = timm.list_pretrained(f"{name.partition('.')[0]}.*") or list(cifar_resnet.default_cfgs)
+        raise unknown_name("model", name, known)
+    if pretrained and not timm.models.is_model_pretrained(name):
+        raise UsageError(f"pretrained=True: no weights are published for model {name!r}; give weights=PATH instead")
+    given = {"model_name": name, "pretrained": pretrained, "num_classes": num_classes, "in_chans": in_channels}
+    try:
+        return construct(name, timm.create_model, given, arguments)
+    except (OSError, RuntimeError) as error:
+        if not (pretrained and _is_network_error(error)):
+            raise
+        raise no_download(name, error) from error
+
+
+def _is_network_error(error: BaseException) -> bool:
+    return isinstance(error, OSError) or "download" in str(error).lower() or "connect" in str(error).lower()
+
+
+def _create_own_model(
+    module_name: str, attribute: str, num_classes: int, in_channels: int, pretrained: bool, arguments: dict[str, Any]
+) -> nn.Module:
+    name = f"{module_name}:{attribute}"
+    function = _find_function(module_name, attribute)
+    parameters = inspect.signature(function).parameters
+    accepts_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    given: dict[str, Any] = {}
+    if "num_classes" in parameters or accepts_all:
+        given["num_classes"] = num_classes
+    if "in_channels" in parameters or (accepts_all and "in_chans" not in parameters):
+        given["in_channels"] = in_channels
+    elif "in_chans" in parameters:
+        given["in_chans"] = in_channels
+    if pretrained and "pretrained" not in parameters:
+        raise UsageError(f"pretrained=True: {name!r} has no argument 'pretrained'; give weights=PATH instead")
+    if pretrained:
+        given["pretrained"] = True
+    return construct(name, function, given, arguments)
+
+
+def _find_function(module_name: str, attribute: str) -> Callable[..., Any]:
+    if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
+        raise UsageError(
+            f"unknown kind of model '{module_name}:{attribute}'; write a timm name, torchvision:NAME, or "
+            "package.module:function"
+        )
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.append(folder)  # a console script does not look in the current folder; last, so it shadows nothing
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        itself = error.name is not None and f"{module_name}.".startswith(f"{error.name}.")
+        said = f"cannot import {module_name!r}: {'' if itself else 'it fails with '}{error}"
+        raise UsageError(f"model '{module_name}:{attribute}': {said}") from error
+    try:
+        function = reduce(getattr, attribute.split("."), module)
+    except AttributeError:
+        callables = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise unknown_name(f"function in module {module_name!r}", attribute, callables) from None
+    if not callable(function):
+        found = type(function).__name__
+        raise UsageError(f"model '{module_name}:{attribute}': {attribute!r} is a {found}, not a function")
+    return function
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,62 @@
+"""What all tests share: where the real data and the golden tensors are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+
+TESTS = Path(__file__).resolve().parent
+
+
+def shared_folder() -> Path | None:
+    """The folder of real data and references beside the checkout, where there is one."""
+    folder = TESTS.parent.parent / "shared"
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """`shared_folder()`, or skip."""
+    folder = shared_folder()
+    if folder is None:
+        pytest.skip("no folder ../shared beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_root(request: pytest.FixtureRequest) -> Path:
+    """A `--data-root` with the real CIFAR-10 (`cifar10.npz`) and MNIST: `CONVSWAP_DATA`, or unpacked once; or skip."""
+    if configured := os.environ.get("CONVSWAP_DATA"):
+        return Path(configured)
+    source = shared_folder()
+    if source is None or not (source / "data" / "unpack.py").is_file():
+        pytest.skip("no real data: neither CONVSWAP_DATA nor ../shared/data is there")
+    assert request.config.cache is not None
+    folder = request.config.cache.mkdir("convswap-data")
+    complete = folder / "complete"
+    with FileLock(folder / "lock"):  # one test process unpacks, the others wait
+        if not complete.exists():
+            subprocess.run([sys.executable, source / "data" / "unpack.py", folder], check=True, capture_output=True)
+            complete.touch()
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, Any]]:
+    """`golden("resnet")`: the reference tensors in tests/golden/resnet, by file name without `.pt`."""
+
+    def load(system: str) -> dict[str, Any]:
+        folder = TESTS / "golden" / system
+        cases = {path.stem: torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))}
+        assert cases, f"no golden tensors in {folder}"
+        return cases
+
+    return load
