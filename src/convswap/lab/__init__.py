@@ -1,6 +1,9 @@
 """The lab: trials as data, their store, the grid that runs them, and the rows that sum them up."""
 
+from .run import run_trial
+from .runner import run_grid
 from .store import Store, StoredTrial
+from .summary import summarize
 from .trial import BASELINE, Trial, describe_weights
 
-__all__ = ["BASELINE", "Store", "StoredTrial", "Trial", "describe_weights"]
+__all__ = ["BASELINE", "Store", "StoredTrial", "Trial", "describe_weights", "run_grid", "run_trial", "summarize"]

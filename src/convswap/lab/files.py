@@ -1,10 +1,9 @@
-"""Writing files that are whole or absent, and telling a full disk from other trouble."""
+"""Files of a lab: written whole or not at all, read back with a message when damaged; and full disks."""
 
 from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,15 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a power cut, finds the old file or the new one, never a part.
 
     Raises:
-        StoreError: the disk is full.
+        StoreError: it could not be written; what was there before is untouched.
     """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        if not disk_is_full(error, path.parent):
-            raise
-        raise full_disk_error(path) from error
+    from ..train.files import write_atomically  # training's room imports lightning; the store does not need it
+
+    write_atomically(path, text.encode())
 
 
 def read_object(path: Path, fix: str) -> dict[str, Any]:
-    """Read a JSON object that `write_atomic` wrote.
+    """Read a file that holds one JSON object.
 
     Raises:
         StoreError: it is damaged; the message ends with `fix`.

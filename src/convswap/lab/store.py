@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -63,6 +63,16 @@ class StoredTrial:
     traceback: str | None
     started: float | None
     ended: float | None
+
+    def as_record(self) -> dict[str, Any]:
+        """The row as the report takes it: `id`, `status`, `trial` (as a dict), `result`, `traceback`."""
+        return {
+            "id": self.id,
+            "status": self.state,
+            "trial": asdict(self.trial),
+            "result": self.result,
+            "traceback": self.traceback,
+        }
 
 
 class Store:

@@ -1,0 +1,201 @@
+"""Run one trial: a function of its description alone, whose result lies in a directory."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .._version import __version__
+from ..errors import DataError, StoreError
+from .files import read_object, write_atomic
+from .trial import BASELINE, Trial, describe_weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..data import Data
+
+DESCRIPTION, CHECKPOINT, MODEL, RESULT = "trial.json", "checkpoint.pt", "model.safetensors", "result.json"
+
+
+def run_trial(
+    trial: Trial,
+    directory: str | Path,
+    *,
+    data: Data | None = None,
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    skip_unreadable: bool = False,
+    progress: bool = True,
+    label: str = "",
+) -> dict[str, Any]:
+    """Train what a trial describes, or go on with it, or return what a finished one gave.
+
+    The host's weights are drawn from the trial's seed before anything is swapped, so all units of one seed start
+    from the same network and see the same images in the same order. A trial of `conv` trains the network as it
+    is. When all is done `model.safetensors` and `result.json` are written and the checkpoint is removed.
+
+    Args:
+        trial: what to do.
+        directory: where its files lie; belongs to this trial alone.
+        data: the trial's data, if loaded already.
+        data_root: where data sets lie, see `load_data`.
+        device: see `convswap.train.fit`.
+        skip_unreadable: see `load_data`.
+        progress: show it.
+        label: a few words for the progress bar.
+
+    Returns:
+        JSON-able: `test_accuracy`, `test_loss`, `history`, `parameters`, `macs`, `plan` (None for `conv`), timings,
+        machine and versions.
+
+    Raises:
+        StoreError: the directory is another trial's, or a file in it is damaged, or the disk is full.
+        DataError: the data or the weights file are not the described ones any more.
+    """
+    folder = Path(directory)
+    _claim(folder, trial)
+    if (folder / RESULT).exists():
+        return _finished(folder)
+    data = _data(trial, data, data_root, skip_unreadable)
+    return _train(trial, folder, data, device, progress, label)
+
+
+def build_model(trial: Trial, data: Data) -> tuple[nn.Module, dict[str, Any] | None]:
+    """The network of a trial before training, and the plan of its swap (None for `conv`)."""
+    from ..models import create_model
+    from ..surgery import plan_swap
+
+    if trial.weights is not None:
+        _check_weights(trial.weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(trial.seed)
+        model = create_model(
+            trial.model,
+            num_classes=data.num_classes,
+            in_channels=data.channels,
+            pretrained=trial.pretrained,
+            weights=None if trial.weights is None else trial.weights["file"],
+            **trial.model_arguments,
+        )
+        if trial.unit == BASELINE:
+            return model, None
+        start: Any = trial.start
+        example = example_of(data)
+        plan = plan_swap(model, trial.unit, where=trial.where, start=start, example_input=example, **trial.unit_options)
+        return plan.apply(), plan.as_dict()
+
+
+def example_of(data: Data) -> torch.Tensor:
+    """One black image of the data's shape, (1, C, H, W)."""
+    return torch.zeros(1, data.channels, *data.image_size)
+
+
+def _train(trial: Trial, folder: Path, data: Data, device: str, progress: bool, label: str) -> dict[str, Any]:
+    from ..measure.cost import count_macs, count_parameters
+    from ..surgery import save
+    from ..train import Recipe, fit
+
+    model, plan = build_model(trial, data)
+    # Counted before the training: what cannot be counted should fail now, not hours later.
+    costs = {"parameters": count_parameters(model), "macs": count_macs(model, example_of(data))}
+    fitted = fit(
+        model,
+        data,
+        Recipe.from_dict(trial.recipe),
+        seed=trial.seed,
+        directory=folder,
+        progress=progress,
+        label=label,
+        device=device,
+    )
+    result = {
+        "trial_id": trial.id,
+        "test_accuracy": fitted.test_accuracy,
+        "test_loss": fitted.test_loss,
+        "history": fitted.history,
+        **costs,
+        "plan": plan,
+        "seconds": fitted.seconds,
+        "images_per_second": fitted.images_per_second,
+        "precision": fitted.precision,
+        "machine": describe_machine(fitted.device),
+        "versions": installed_versions(),
+    }
+    save(model, folder / MODEL)
+    _write_json(folder / RESULT, result)  # the last file: where it exists, the trial is finished
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return result
+
+
+def _claim(folder: Path, trial: Trial) -> None:
+    """Make the folder the trial's, or check that it is."""
+    description = folder / DESCRIPTION
+    if description.exists():
+        fix = f"delete {description} if the folder belongs to trial {trial.id}"
+        owner = Trial.from_json(json.dumps(read_object(description, fix)))
+        if owner.id != trial.id:
+            raise StoreError(f"{folder} belongs to trial {owner.id}, not to {trial.id}; choose another folder")
+    else:
+        _write_json(description, json.loads(trial.to_json()))
+
+
+def _finished(folder: Path) -> dict[str, Any]:
+    result = read_object(folder / RESULT, "delete it: the trial then goes on from its last checkpoint or starts again")
+    (folder / CHECKPOINT).unlink(missing_ok=True)  # a process that died between the two
+    return result
+
+
+def _data(trial: Trial, data: Data | None, root: str | Path | None, skip_unreadable: bool) -> Data:
+    from ..data import load_data
+
+    if data is None:
+        data = load_data(trial.data, root=root, image_size=trial.image_size, skip_unreadable=skip_unreadable)
+    if data.fingerprint != trial.data_fingerprint:
+        raise DataError(
+            f"data {trial.data!r} changed since the trial was described (fingerprint {data.fingerprint[:12]}, "
+            f"described {trial.data_fingerprint[:12]}); restore the files, or describe a new trial"
+        )
+    return data
+
+
+def _check_weights(weights: dict[str, str]) -> None:
+    found = describe_weights(weights["file"])["sha256"]
+    if found != weights["sha256"]:
+        raise DataError(
+            f"weights file {weights['file']!r} changed since the trial was described (sha256 {found[:12]}, described "
+            f"{weights['sha256'][:12]}); restore the file, or describe a new trial"
+        )
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    write_atomic(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False))
+
+
+def describe_machine(device: str) -> dict[str, Any]:
+    """What trained: system, processor, threads and device, without the machine's name."""
+    cuda = device.startswith("cuda")
+    abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": str(abilities.get("cpu_name") or platform.processor() or platform.machine()),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(torch.device(device)) if cuda else device,
+    }
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"convswap": __version__, "python": ".".join(map(str, sys.version_info[:3])), "torch": torch.__version__}
+    for name in ("timm", "torchvision", "lightning-fabric"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue  # torchvision's models are not everybody's
+    return found

@@ -1,0 +1,219 @@
+"""Run a grid of trials: skip what is finished, resume what was stopped, record what fails, and go on."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+
+from ..errors import check_choice
+from .files import disk_is_full, full_disk_error
+from .progress import GridProgress
+from .run import run_trial
+from .store import STORE_FILE, Store, StoredTrial
+from .trial import Trial
+
+if TYPE_CHECKING:
+    from ..data import Data
+
+TRIALS = "trials"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an attempt: a result, or the traceback of its failure and the failure in one line."""
+
+    result: dict[str, Any] | None = None
+    traceback: str | None = None
+    reason: str = ""
+
+
+Attempt = Callable[[Trial, str], Outcome]
+Begin = Callable[[Trial], str]
+Engine = Callable[[Sequence[Trial], Begin, Attempt], Iterator[tuple[Trial, Outcome]]]
+
+
+def _serial(todo: Sequence[Trial], begin: Begin, attempt: Attempt) -> Iterator[tuple[Trial, Outcome]]:
+    """One trial after the other, in this process."""
+    for trial in todo:
+        yield trial, attempt(trial, begin(trial))
+
+
+# An engine calls begin(trial) in this process when the trial starts, attempt(trial, its label) anywhere, and hands
+# back each outcome as it comes. It never touches the store.
+ENGINES: dict[str, Engine] = {"serial": _serial}
+
+
+def run_grid(
+    trials: Sequence[Trial],
+    lab_dir: str | Path,
+    *,
+    engine: str = "serial",
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    skip_unreadable: bool = False,
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> list[StoredTrial]:
+    """Run trials in a lab and return their rows, in the order given.
+
+    Finished trials are not run again, stopped ones go on from their last epoch. A trial that fails is recorded
+    with its traceback and the others go on; it is tried again, from its last checkpoint, only on request. Ctrl-C or
+    SIGTERM marks the running trial as interrupted and is raised again, with a note on how to go on.
+
+    Args:
+        trials: the grid; the same trial twice runs once.
+        lab_dir: the lab's folder, created when needed.
+        engine: `"serial"`.
+        data_root: where data sets lie, see `load_data`.
+        device: see `convswap.train.fit`.
+        skip_unreadable: see `load_data`.
+        retry_failed: run trials again that failed before.
+        progress: one line per trial on stderr, and a bar for the running one on a terminal.
+
+    Raises:
+        UsageError: an unknown engine.
+        StoreError: the lab is damaged, of another version or in use, or the disk is full.
+    """
+    check_choice("engine", engine, ENGINES)
+    lab = Path(lab_dir)
+    grid = list({trial.id: trial for trial in trials}.values())
+    with Store(lab / STORE_FILE) as store:
+        todo = _prepare(store, grid, retry_failed)
+        report = GridProgress(grid, todo, progress)
+        for trial in grid:
+            result = store.get(trial.id).result
+            if result is not None:
+                report.known(trial, result["seconds"])
+        attempt = _Attempt(lab, data_root, device, skip_unreadable, progress and sys.stderr.isatty())
+        begin = partial(_begin, store, report)
+        with _sigterm_interrupts(), _mark_interrupted(store, lab):
+            for trial, outcome in ENGINES[engine](todo, begin, attempt):
+                _record(store, report, trial, outcome)
+        return [store.get(trial.id) for trial in trials]
+
+
+def _prepare(store: Store, grid: Sequence[Trial], retry_failed: bool) -> list[Trial]:
+    """Enter the grid, and pick what there is to do."""
+    for row in store.rows():
+        if row.state == "running":  # by a process that is dead: we hold the lock
+            store.interrupt(row.id)
+    for trial in grid:
+        store.add(trial)
+    skipped = {"finished"} if retry_failed else {"finished", "failed"}
+    return [trial for trial in grid if store.get(trial.id).state not in skipped]
+
+
+def _begin(store: Store, report: GridProgress, trial: Trial) -> str:
+    store.start(trial.id)
+    return report.label(trial)
+
+
+def _record(store: Store, report: GridProgress, trial: Trial, outcome: Outcome) -> None:
+    if outcome.result is None:
+        store.fail(trial.id, outcome.traceback or "")
+        report.done(trial, f"failed: {outcome.reason}")
+    else:
+        store.finish(trial.id, outcome.result)
+        seconds = outcome.result["seconds"]
+        report.known(trial, seconds)
+        report.done(trial, f"{outcome.result['test_accuracy']:.2%} in {seconds:.0f} s")
+
+
+class _Attempt:
+    """Runs a trial and turns its failure into an outcome; only a full disk stops the grid."""
+
+    def __init__(
+        self, lab: Path, data_root: str | Path | None, device: str, skip_unreadable: bool, progress: bool
+    ) -> None:
+        self.lab, self.data_root, self.device = lab, data_root, device
+        self.skip_unreadable, self.progress = skip_unreadable, progress
+        self.loaded: tuple[tuple[str, int | None], Data] | None = None
+
+    def __call__(self, trial: Trial, label: str) -> Outcome:
+        folder = self.lab / TRIALS / trial.id
+        try:
+            return Outcome(
+                run_trial(
+                    trial,
+                    folder,
+                    data=self._data(trial),
+                    device=self.device,
+                    progress=self.progress,
+                    label=label,
+                )
+            )
+        except Exception as error:
+            if disk_is_full(error, self.lab):
+                raise full_disk_error(folder) from error
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            outcome = Outcome(traceback=traceback.format_exc(), reason=reason)
+        # Out here the exception, and with it the failed model, is gone.
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        return outcome
+
+    def _data(self, trial: Trial) -> Data:
+        """The trial's data, kept for the next trial."""
+        from ..data import load_data
+
+        key = (trial.data, trial.image_size)
+        if self.loaded is None or self.loaded[0] != key:
+            self.loaded = None  # never two data sets in memory
+            data = load_data(
+                trial.data, root=self.data_root, image_size=trial.image_size, skip_unreadable=self.skip_unreadable
+            )
+            self.loaded = (key, data)
+        return self.loaded[1]
+
+
+@contextmanager
+def _mark_interrupted(store: Store, lab: Path) -> Iterator[None]:
+    """Whatever stops the grid, no trial stays marked as running; a person who stopped it hears how to go on."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            error.add_note(f"run the same command again to go on from the last epoch; everything so far is in {lab}")
+        _interrupt_running(store, error)
+        raise
+
+
+def _interrupt_running(store: Store, error: BaseException) -> None:
+    try:
+        for row in store.rows():
+            if row.state == "running":
+                store.interrupt(row.id)
+    except (
+        Exception
+    ) as second:  # on a full disk this write fails, too; the next run finds the trial running and resumes
+        error.add_note(f"the store could not be updated: {second}")
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM (a batch system's request to stop) do what Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # signals reach only the main thread
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt("SIGTERM")
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
