@@ -79,7 +79,7 @@ def test_frozen_mode_and_dtype_carry_over(case: Case, start: str) -> None:
 
 
 @each_unit
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_starts_from_a_low_precision_convolution(case: Case, dtype: torch.dtype) -> None:
     conv = nn.Conv2d(**case.homes()[0], dtype=dtype).eval()
     unit = case.from_conv(conv)
