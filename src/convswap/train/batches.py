@@ -1,0 +1,174 @@
+"""Batches of a training or an evaluation, ready on the device.
+
+Order and augmentation are a pure function of (seed, epoch, position in the epoch): the same for every unit and
+model, on every device, after a resume, and for any number of processes, each of which takes its share of the
+same global batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..data import ArrayImages, FolderImages
+from ..errors import DataError, UsageError
+from .augment import Draws, Normalize, check_padding, crop_flip
+
+Batch = tuple[Tensor, Tensor]
+
+
+def generator_for(seed: int, epoch: int, purpose: str) -> torch.Generator:
+    """An independent CPU generator for each (seed, epoch, purpose)."""
+    digest = hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of each global batch this process takes."""
+
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to training images."""
+
+    padding: int = 0
+    padding_mode: str = "reflect"
+    flip: bool = False
+
+
+class TrainBatches:
+    """The training batches of every epoch.
+
+    An incomplete last batch is dropped (its images come in another epoch's order elsewhere); a data set smaller
+    than one batch makes one batch of all its images.
+
+    Args:
+        images: the training images.
+        batch_size: of the global batch, over all processes.
+        seed: of order and augmentation.
+        augmentation: crops (of arrays; folders crop as they read) and flips.
+        normalize: the last step, which also fixes dtype and memory format.
+        device: where the batches are wanted.
+        share: this process's part.
+    """
+
+    def __init__(
+        self,
+        images: ArrayImages | FolderImages,
+        *,
+        batch_size: int,
+        seed: int,
+        augmentation: Augmentation,
+        normalize: Normalize,
+        device: torch.device,
+        share: Share = Share(),
+    ) -> None:
+        count = len(images)
+        if count == 0:
+            raise DataError("there are no training images")
+        batch_size = min(batch_size, count // share.world * share.world)
+        if batch_size == 0 or batch_size % share.world:
+            raise UsageError(f"batch_size={batch_size} cannot be divided among {share.world} processes")
+        self.images, self.seed, self.augmentation = images, seed, augmentation
+        self.normalize, self.device, self.share = normalize, device, share
+        self.batch_size = batch_size
+        self.steps = count // batch_size
+        if isinstance(images, ArrayImages):
+            if augmentation.padding:
+                height, width = images.images.shape[2:]
+                check_padding(augmentation.padding, (height, width), augmentation.padding_mode)
+            self._pixels_NHWC = _stack(images, device)
+            self._labels_N = images.labels.to(device)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch: images (N, C, H, W) as `normalize` makes them, labels (N,)."""
+        count, share = len(self.images), self.share
+        order_N = torch.randperm(count, generator=generator_for(self.seed, epoch, "order"))
+        kept = order_N[: self.steps * self.batch_size].view(self.steps, share.world, -1)[:, share.rank]
+        position = torch.arange(self.steps * self.batch_size).view(self.steps, share.world, -1)[:, share.rank]
+        padding = self.augmentation.padding if isinstance(self.images, ArrayImages) else 0
+        draws = Draws.draw(
+            count,
+            padding=padding,
+            flip=self.augmentation.flip,
+            generator=generator_for(self.seed, epoch, "augmentation"),
+        )
+        draws = draws[position.flatten()].to(self.device)
+        if isinstance(self.images, ArrayImages):
+            return self._from_array(kept.to(self.device), draws)
+        return self._from_folder(self.images, kept, draws, epoch)
+
+    def _from_array(self, index_SN: Tensor, draws: Draws) -> Iterator[Batch]:
+        size = index_SN.shape[1]
+        mode = self.augmentation.padding_mode
+        for step, index_N in enumerate(index_SN):
+            rows = draws[step * size : (step + 1) * size]
+            pixels = crop_flip(self._pixels_NHWC, index_N, rows, padding_mode=mode)
+            yield self.normalize(pixels), self._labels_N[index_N]
+
+    def _from_folder(self, images: FolderImages, index_SN: Tensor, draws: Draws, epoch: int) -> Iterator[Batch]:
+        images.set_epoch(self.seed, epoch)
+        size = index_SN.shape[1]
+        batches = _loader(images, index_SN.tolist(), self.device)
+        everything = torch.arange(size, device=self.device)
+        for step, (pixels, labels) in enumerate(batches):
+            pixels_NHWC = _channels_inside(pixels.to(self.device, non_blocking=True))
+            pixels_NHWC = crop_flip(pixels_NHWC, everything, draws[step * size : (step + 1) * size])
+            yield self.normalize(pixels_NHWC), labels.to(self.device, non_blocking=True)
+
+
+def evaluation_batches(
+    images: ArrayImages | FolderImages,
+    *,
+    batch_size: int,
+    normalize: Normalize,
+    device: torch.device,
+    share: Share = Share(),
+) -> Iterator[Batch]:
+    """All images once, in order, the last batch as small as it comes; each process takes every world-th batch."""
+    starts = range(share.rank * batch_size, len(images), share.world * batch_size)
+    if isinstance(images, ArrayImages):
+        for start in starts:
+            pixels = images.images[start : start + batch_size].to(device)
+            yield normalize(_channels_inside(pixels)), images.labels[start : start + batch_size].to(device)
+        return
+    rows = [list(range(start, min(start + batch_size, len(images)))) for start in starts]
+    for pixels, labels in _loader(images, rows, device):
+        yield normalize(_channels_inside(pixels.to(device, non_blocking=True))), labels.to(device)
+
+
+def _channels_inside(pixels_NCHW: Tensor) -> Tensor:
+    return pixels_NCHW.permute(0, 2, 3, 1).contiguous()
+
+
+def _stack(images: ArrayImages, device: torch.device) -> Tensor:
+    return _channels_inside(images.images.to(device))
+
+
+def worker_count() -> int:
+    """Processes that read images: one per core this process may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
+
+
+def _loader(images: Any, rows: list[list[int]], device: torch.device) -> DataLoader[Any]:
+    """Read the given rows of indices in worker processes, which are new each epoch and so know `set_epoch`."""
+    return DataLoader(
+        images,
+        batch_sampler=rows,
+        num_workers=min(worker_count(), len(rows)),
+        pin_memory=device.type == "cuda",
+        # Without its own generator the loader would take a number from the global one.
+        generator=torch.Generator().manual_seed(0),
+    )

@@ -1,0 +1,313 @@
+"""The training loop, the same for every unit, model and data set, on Lightning Fabric."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..data import Data
+from ..errors import TrainingError, UsageError
+from .augment import Normalize
+from .batches import Augmentation, Share, TrainBatches, evaluation_batches
+from .checkpoint import Identity, describe_model, load_checkpoint, restore_random_state, save_checkpoint
+from .evaluate import check_logits, evaluation_batch_size, sum_up
+from .files import deferred_interrupt
+from .metrics import append_metrics, rewrite_metrics
+from .parallel import copy_buffers_from_first, mean_over_processes, start_fabric, sum_over_processes
+from .parameters import parameter_groups
+from .precision import input_dtype, resolve_device, resolve_precision
+from .progress import Reporter, reporter_for
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training gave.
+
+    Attributes:
+        history: one dict per epoch, as in metrics.jsonl.
+        test_accuracy: after the last epoch; never the best one.
+        test_loss: after the last epoch.
+        seconds: over all epochs, those before a resume included.
+        images_per_second: training speed over all epochs, evaluation not counted.
+        resumed_after: how many epochs a checkpoint spared, 0 if there was none.
+        precision: `"bf16"` or `"fp32"`, what `"auto"` became.
+        device: where it ran last.
+        processes: how many took part.
+    """
+
+    history: list[dict[str, Any]]
+    test_accuracy: float
+    test_loss: float
+    seconds: float
+    images_per_second: float
+    resumed_after: int
+    precision: str
+    device: str
+    processes: int
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    recipe: Recipe,
+    *,
+    seed: int,
+    directory: str | Path | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    label: str = "",
+    device: str = "auto",
+    devices: int = 1,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> FitResult:
+    """Train a classifier in place and evaluate it after every epoch.
+
+    With a directory, `checkpoint.pt` and `metrics.jsonl` there follow each epoch, and a training that was broken
+    off goes on from the last complete one: on the same CPU it ends bit-identical to an unbroken run.
+    The random numbers of the training come from `seed` alone; the caller's generators are left as they were.
+
+    Args:
+        model: images (N, C, H, W) to logits (N, classes); it stays on the device afterwards.
+        data: what to train and test on.
+        recipe: how.
+        seed: of data order, augmentation and the model's own random draws (dropout, ...).
+        directory: where checkpoint and metrics go, or None to keep nothing.
+        resume: go on from the checkpoint in `directory`, if there is one; False starts again and overwrites it.
+        progress: a bar with rate and time left on stderr, or a line per epoch if that is no terminal.
+        label: a few words before the bar or the lines.
+        device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`.
+        devices: how many of them, joined by DDP; see `convswap.train.parallel.start_fabric`. BatchNorm counts
+            each device's part of the batch alone, and the first one's running statistics are kept.
+        on_epoch: called with each epoch's metrics after they are saved.
+
+    Raises:
+        TrainingError: the loss is not finite, or the checkpoint belongs to another training.
+        StoreError: a damaged checkpoint, or a disk that cannot be written.
+    """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError("the model has no parameter to train; unfreeze some, or use evaluate()")
+    place = resolve_device(device)
+    precision = resolve_precision(recipe.precision, place)
+    fabric = start_fabric(place, devices, precision)
+    generators = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=generators), _tuned_cudnn():
+        torch.manual_seed(seed)
+        training = _Training(fabric, model, data, recipe, precision, seed, Path(directory) if directory else None)
+        resumed = training.resume(resume)
+        show = progress and fabric.is_global_zero
+        steps, batch_size = training.batches.steps, training.batches.batch_size
+        with reporter_for(show, label, recipe.epochs, steps=steps, done=resumed, batch_size=batch_size) as reporter:
+            for epoch in range(resumed + 1, recipe.epochs + 1):
+                row = training.epoch(epoch, reporter)
+                reporter.epoch(row)
+                if on_epoch is not None:
+                    on_epoch(row)
+    history = training.history
+    images = len(history) * steps * batch_size
+    return FitResult(
+        history=history,
+        test_accuracy=history[-1]["test_accuracy"],
+        test_loss=history[-1]["test_loss"],
+        seconds=sum(row["seconds"] for row in history),
+        images_per_second=images / sum(steps * batch_size / row["images_per_second"] for row in history),
+        resumed_after=resumed,
+        precision=precision,
+        device=str(fabric.device),
+        processes=fabric.world_size,
+    )
+
+
+@contextmanager
+def _tuned_cudnn() -> Iterator[None]:
+    """Let cuDNN try its algorithms once per shape, for the time of the training."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+class _Training:
+    """One training's parts, set up on the device."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: nn.Module,
+        data: Data,
+        recipe: Recipe,
+        precision: str,
+        seed: int,
+        directory: Path | None,
+    ) -> None:
+        self.fabric, self.model, self.data, self.recipe, self.directory = fabric, model, data, recipe, directory
+        self.history: list[dict[str, Any]] = []
+        self.identity = Identity(recipe.as_dict(), seed, data.fingerprint, describe_model(model))
+        device = fabric.device
+        model.to(device)
+        if recipe.channels_last:
+            model.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(
+            parameter_groups(model, recipe.weight_decay),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            fused=_can_fuse(model, device),
+        )
+        compiled = cast(nn.Module, torch.compile(model)) if recipe.compile else model
+        self.forward, self.stepper = fabric.setup(compiled, self.optimizer)
+        self.share = Share(fabric.global_rank, fabric.world_size)
+        self.normalize = Normalize(
+            data.mean, data.std, device=device, dtype=input_dtype(precision), channels_last=recipe.channels_last
+        )
+        self.batches = TrainBatches(
+            data.train,
+            batch_size=recipe.batch_size,
+            seed=seed,
+            augmentation=Augmentation(recipe.crop_padding, recipe.padding_mode, recipe.flip and data.flip),
+            normalize=self.normalize,
+            device=device,
+            share=self.share,
+        )
+
+    def resume(self, wanted: bool) -> int:
+        """Load the checkpoint if there is one and it is wanted; returns the epochs already done."""
+        if self.directory is None:
+            return 0
+        path = self.directory / "checkpoint.pt"
+        if wanted and path.exists():
+            state = load_checkpoint(path, self.identity)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            restore_random_state(state["random"], self.fabric.device)
+            self.history = state["history"]
+        self.fabric.barrier()
+        if self.fabric.is_global_zero:
+            if not wanted:
+                path.unlink(missing_ok=True)
+            rewrite_metrics(self.directory / "metrics.jsonl", self.history)
+        return len(self.history)
+
+    def epoch(self, epoch: int, reporter: Reporter) -> dict[str, Any]:
+        """Train one epoch (counted from 1), evaluate, and save; returns its metrics."""
+        start = time.perf_counter()
+        train_loss, train_accuracy, learning_rate = self._train(epoch, reporter)
+        trained = time.perf_counter()
+        test_loss, test_accuracy = self._test()
+        if not math.isfinite(test_loss):
+            raise TrainingError(
+                f"the test loss is {test_loss} after epoch {epoch} of {self.recipe.epochs}, at learning rate "
+                f"{learning_rate:.4g}; try a lower learning_rate or precision='fp32'"
+            )
+        row = {
+            "epoch": epoch,
+            "train_loss": train_loss,
+            "train_accuracy": train_accuracy,
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+            "learning_rate": learning_rate,
+            "seconds": time.perf_counter() - start,
+            "images_per_second": self.batches.steps * self.batches.batch_size / (trained - start),
+        }
+        self.history.append(row)
+        if self.directory is not None and self.fabric.is_global_zero:
+            with deferred_interrupt():
+                append_metrics(self.directory / "metrics.jsonl", row)
+                save_checkpoint(
+                    self.directory / "checkpoint.pt",
+                    model=self.model,
+                    optimizer=self.optimizer,
+                    history=self.history,
+                    identity=self.identity,
+                    device=self.fabric.device,
+                )
+        return row
+
+    def _train(self, epoch: int, reporter: Reporter) -> tuple[float, float, float]:
+        """The steps of one epoch; returns mean loss, accuracy and the last learning rate."""
+        recipe, steps, device = self.recipe, self.batches.steps, self.fabric.device
+        before, total = (epoch - 1) * steps, recipe.epochs * steps
+        look = _look_every(device, self.fabric.world_size)
+        losses = torch.zeros(steps, device=device)
+        correct = torch.zeros((), dtype=torch.int64, device=device)
+        seen: list[float] = []
+        self.model.train()
+        for step, (images, labels) in enumerate(self.batches.epoch(epoch)):
+            rate = recipe.learning_rate_at(before + step, total)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            logits = check_logits(self.forward(images))
+            if step == 0:
+                self._check_classes(logits)
+            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            self.fabric.backward(loss)
+            self.stepper.step()
+            self.stepper.zero_grad(set_to_none=True)
+            losses[step] = loss.detach()
+            correct += (logits.detach().argmax(1) == labels).sum()
+            if (step + 1) % look == 0 or step + 1 == steps:
+                window = mean_over_processes(self.fabric, losses[len(seen) : step + 1]).tolist()
+                self._check_losses(window, epoch, len(seen), total)
+                seen += window
+            reporter.step()
+        right = int(sum_over_processes(self.fabric, correct))
+        return math.fsum(seen) / steps, right / (steps * self.batches.batch_size), rate
+
+    def _check_classes(self, logits: Tensor) -> None:
+        if logits.shape[1] != self.data.num_classes:
+            raise UsageError(
+                f"the model tells {logits.shape[1]} classes apart, {self.data.name!r} has {self.data.num_classes}; "
+                f"build it with num_classes={self.data.num_classes}"
+            )
+
+    def _check_losses(self, window: list[float], epoch: int, first: int, total: int) -> None:
+        for step, loss in enumerate(window, first):
+            if not math.isfinite(loss):
+                steps = self.batches.steps
+                rate = self.recipe.learning_rate_at((epoch - 1) * steps + step, total)
+                raise TrainingError(
+                    f"the loss is {loss} in epoch {epoch} of {self.recipe.epochs}, step {step + 1} of {steps}, at "
+                    f"learning rate {rate:.4g}; try a lower learning_rate, a longer warmup or precision='fp32'"
+                )
+
+    def _test(self) -> tuple[float, float]:
+        """Loss and accuracy on the test images."""
+        copy_buffers_from_first(self.fabric, self.model)
+        batches = evaluation_batches(
+            self.data.test,
+            batch_size=evaluation_batch_size(self.data),
+            normalize=self.normalize,
+            device=self.fabric.device,
+            share=self.share,
+        )
+        mine = sum_up(self.model, cast(Callable[[Tensor], Tensor], self.forward), batches)
+        sums = torch.tensor([mine.loss, mine.correct, mine.count], dtype=torch.float64)
+        if self.fabric.world_size > 1:
+            sums = sum_over_processes(self.fabric, sums.to(self.fabric.device)).cpu()
+        loss, correct, count = sums.tolist()
+        return loss / count, correct / count
+
+
+def _can_fuse(model: nn.Module, device: torch.device) -> bool:
+    """torch's fused SGD takes real floating-point parameters on CPU and CUDA."""
+    real = all(parameter.is_floating_point() for parameter in model.parameters())
+    return real and device.type in ("cpu", "cuda")
+
+
+def _look_every(device: torch.device, processes: int) -> int:
+    """Steps between looks at the loss: looking is free on a CPU alone, else it waits for the device or the others."""
+    return 1 if device.type == "cpu" and processes == 1 else 50

@@ -1,0 +1,61 @@
+"""Where and in which precision to compute."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+
+from ..errors import UsageError, check_choice
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of `"auto"` (the first CUDA GPU if there is one, else the CPU), `"cpu"`, `"cuda:1"`, `"mps"`, ...
+
+    Apple's `mps` is used only when asked for: it lacks float64 and some of the units' operators.
+
+    Raises:
+        UsageError: no such device, or it is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if re.fullmatch(r"cpu|mps|cuda(:\d+)?", device) is None:
+        raise UsageError(f"device={device!r} is not allowed; choose 'auto', 'cpu', 'cuda', 'cuda:<number>' or 'mps'")
+    found = torch.device(device)
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device={device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
+        )
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device='mps' is not there: it needs a Mac with an Apple GPU; use device='cpu'")
+    return found
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Does the hardware compute in bfloat16? Elsewhere it is emulated, and slower than float32.
+
+    On a CPU that means the instructions AVX512_BF16 (Intel since Cooper Lake, AMD since Zen 4; AMX chips have them
+    too). A ResNet-20 then trains about 1.6 times faster than in float32.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`"bf16"` or `"fp32"`, for `"auto"` by the hardware."""
+    check_choice("precision", precision, ("auto", "bf16", "fp32"))
+    if precision != "auto":
+        return precision
+    return "bf16" if has_fast_bf16(device) else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> Any:
+    """The autocast context of a resolved precision; it does nothing for `"fp32"`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def input_dtype(precision: str) -> torch.dtype:
+    """What images are fed in: autocast rounds them to bfloat16 at the first convolution anyway."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32

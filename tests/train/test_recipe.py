@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from convswap.errors import UsageError
+from convswap.train import Recipe, default_recipe
+
+from .conftest import make_data
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", 2.5),
+        ("epochs", True),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", "0.1"),
+        ("momentum", 1.0),
+        ("weight_decay", -1e-4),
+        ("label_smoothing", 1.0),
+        ("warmup", 1.5),
+        ("final_learning_rate", 2.0),
+        ("crop_padding", -1),
+        ("schedule", "step"),
+        ("padding_mode", "circular"),
+        ("precision", "fp16"),
+        ("flip", 1),
+        ("compile", "yes"),
+    ],
+)
+def test_a_bad_value_is_named(field: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"{field}={value!r}"):
+        Recipe(**{field: value})  # type: ignore[arg-type]
+
+
+def test_nesterov_needs_momentum() -> None:
+    with pytest.raises(UsageError, match="momentum"):
+        Recipe(momentum=0.0)
+    assert Recipe(momentum=0.0, nesterov=False).momentum == 0
+
+
+def test_round_trip_through_json() -> None:
+    recipe = Recipe(epochs=7, learning_rate=0.05, padding_mode="zeros")
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_an_unknown_field_gets_a_suggestion() -> None:
+    with pytest.raises(UsageError, match="did you mean 'epochs'"):
+        Recipe.from_dict({"epoch": 3})
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_schedule_rises_to_the_peak_and_falls_to_the_end(schedule: str) -> None:
+    recipe = Recipe(learning_rate=0.4, warmup=0.25, final_learning_rate=0.1, schedule=schedule)  # type: ignore[arg-type]
+    total = 40
+    rates = [recipe.learning_rate_at(step, total) for step in range(total)]
+    assert rates[0] == pytest.approx(0.04)
+    assert max(rates) == rates[9] == rates[10] == pytest.approx(0.4)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert recipe.learning_rate_at(total, total) == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 1.0])
+def test_schedules_without_a_rise_or_a_fall(warmup: float) -> None:
+    recipe = Recipe(warmup=warmup)
+    rates = [recipe.learning_rate_at(step, 10) for step in range(10)]
+    assert all(0 < rate <= recipe.learning_rate for rate in rates)
+
+
+def test_default_recipes_suit_the_data() -> None:
+    digits = default_recipe(make_data(size=8))
+    assert not digits.flip
+    assert digits.crop_padding < 8
+    cifar = default_recipe(make_data(size=32))
+    assert cifar == Recipe()
+    tuned = default_recipe(make_data(size=32), pretrained=True, epochs=2)
+    assert tuned.epochs == 2
+    assert tuned.learning_rate < cifar.learning_rate / 5
+    assert replace(cifar, epochs=8).epochs == 8
