@@ -37,6 +37,20 @@ def test_state_dict_round_trip_is_strict(case: Case) -> None:
 
 
 @each_unit
+def test_training_goes_on_alike_from_a_checkpoint(case: Case) -> None:
+    """What a resumed run needs: the state holds all that the next training forwards depend on."""
+    unit = _lived_in(case).train()
+    other = case.home().train()
+    other.load_state_dict(unit.state_dict())
+    x = image(unit)
+    for step in range(8):
+        torch.manual_seed(step)
+        expected = unit(x)
+        torch.manual_seed(step)
+        assert torch.equal(other(x), expected)
+
+
+@each_unit
 def test_a_plain_checkpoint_loads_strictly_into_a_weight_unit(case: Case) -> None:
     if case.spec.kind != "weight":
         return
