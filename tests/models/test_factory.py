@@ -15,7 +15,8 @@ OWN = """
 from torch import nn
 
 def net(num_classes, in_channels=3, width=4):
-    return nn.Sequential(nn.Conv2d(in_channels, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+    features = nn.Sequential(nn.Conv2d(in_channels, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return features.append(nn.Linear(width, num_classes))
 
 def takes_in_chans(num_classes, in_chans):
     return net(num_classes, in_chans)
@@ -62,7 +63,7 @@ def test_arguments_reach_the_model_and_its_constructor():
     model = create_model("cifar_resnet8", num_classes=5, drop_rate=0.5)
     assert model.drop.p == 0.5
     assert model._convswap_constructor["arguments"]["drop_rate"] == 0.5
-    model = create_model("resnet18", num_classes=5, act_layer=nn.GELU)  # not JSON: no constructor to save
+    model = create_model("resnet18", num_classes=5, norm_layer=nn.BatchNorm2d)  # not JSON: no constructor to save
     assert not hasattr(model, "_convswap_constructor")
 
 
@@ -86,24 +87,29 @@ def fake_weights(monkeypatch, name):
     import torchvision
 
     weights = torchvision.models.get_model_weights(name)
-    arguments = {"init_weights": False, "aux_logits": True} if name == "googlenet" else {}
+    arguments = {"init_weights": False, "aux_logits": True} if name != "squeezenet1_1" else {}
     state = torchvision.models.get_model(name, weights=None, **arguments).state_dict()
     monkeypatch.setattr(weights, "get_state_dict", lambda self, *_, **__: state)
     return state
 
 
 @pytest.mark.parametrize(
-    ("name", "first"), [("squeezenet1_1", "features.0.weight"), ("googlenet", "conv1.conv.weight")]
+    ("name", "first"),
+    [
+        ("squeezenet1_1", "features.0.weight"),
+        ("googlenet", "conv1.conv.weight"),
+        ("inception_v3", "Conv2d_1a_3x3.conv.weight"),
+    ],
 )
 def test_torchvision_pretrained_gets_a_fresh_classifier(monkeypatch, name, first):
     state = fake_weights(monkeypatch, name)
     model = create_model(f"torchvision:{name}", num_classes=5, pretrained=True)
     assert torch.equal(model.state_dict()[first], state[first])
-    assert model.eval()(torch.randn(1, 3, 64, 64)).shape == (1, 5)
+    assert model.eval()(torch.randn(1, 3, 80, 80)).shape == (1, 5)
     constructor = model._convswap_constructor
     again = create_model(constructor["model"], **constructor["arguments"])
     again.load_state_dict(model.state_dict())
-    image = torch.randn(1, 3, 64, 64)
+    image = torch.randn(1, 3, 80, 80)
     torch.testing.assert_close(again.eval()(image), model(image))
 
 
@@ -127,6 +133,7 @@ def test_own_function_without_arguments_and_with_more(own):
         ("resnet18.no_such_tag", {}, "unknown model 'resnet18.no_such_tag'"),
         ("torchvision:resnet81", {}, "unknown torchvision model 'resnet81'; did you mean 'resnet18'"),
         ("torchvision:resnet18", {"pretrained": True, "in_channels": 1}, "in_channels=1"),
+        ("torchvision:googlenet", {"aux_logits": True}, "aux_logits=True is not allowed"),
         ("hf-hub:some/thing", {}, "unknown kind of model"),
         (":net", {}, "unknown kind of model"),
         ("own_models:nett", {}, "unknown function in module 'own_models' 'nett'; did you mean 'net'"),
@@ -161,7 +168,7 @@ def test_no_network(monkeypatch, tmp_path, name):
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     monkeypatch.setattr("torch.hub.urlopen", refuse)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(StoreError, match="cannot be downloaded .*Name or service not known.*weights=PATH"):
+    with pytest.raises(StoreError, match=r"cannot be downloaded .*Name or service not known.*weights=PATH"):
         create_model(name, num_classes=10, pretrained=True)
 
 

@@ -143,11 +143,10 @@ def _check_labels(array: np.ndarray, where: str) -> np.ndarray:
     if array.ndim != 1:
         raise DataError(f"{where} must have shape (N,), one label per image, got {array.shape}")
     if not np.issubdtype(array.dtype, np.integer):
-        raise DataError(
-            f"{where} must hold whole numbers (an integer dtype), got {array.dtype}{_describe_values(array)}"
-        )
-    if len(array) and int(array.min()) < 0:
-        raise DataError(f"{where} holds the label {int(array.min())}; labels are 0 ... K-1")
+        raise DataError(f"{where} must hold integers, got {array.dtype}{_describe_values(array)}")
+    for label in (int(array.min()), int(array.max())) if len(array) else ():
+        if not 0 <= label < 1 << 31:
+            raise DataError(f"{where} holds the label {label}; labels are 0 ... K-1")
     return array.astype(np.int64)
 
 

@@ -22,10 +22,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DataError(f"{path}: {'a folder, not a .npz file' if path.is_dir() else 'no such file'}")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: no .npz file (a single array); save with numpy.savez(path, x_train=..., ...)")
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise DataError(f"{path}: a single array, no .npz file; save with numpy.savez(path, x_train=..., ...)")
+        with file:
             return {key: file[key] for key in file.files if key in _WANTED}
-    except (OSError, ValueError, EOFError, KeyError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, KeyError, SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path}: damaged, or no .npz file of plain arrays ({reason})") from error

@@ -107,14 +107,15 @@ def _create_timm_model(
 ) -> nn.Module:
     import timm
 
-    from . import cifar_resnet  # registers the CIFAR ResNets
+    from . import cifar_resnet  # noqa: F401 (registers the CIFAR ResNets)
 
     if not timm.is_model(name):
         raise unknown_name("model", name, timm.list_models())
-    tag = name.partition(".")[2]
-    if tag and timm.models.get_pretrained_cfg(name) is None:
-        known = timm.list_pretrained(f"{name.partition('.')[0]}.*") or list(cifar_resnet.default_cfgs)
-        raise unknown_name("model", name, known)
+    architecture, _, tag = name.partition(".")
+    if tag:
+        tagged = timm.list_models(f"{architecture}.*", include_tags=True)
+        if name not in tagged:
+            raise unknown_name("model", name, [architecture, *tagged])
     if pretrained and not timm.models.is_model_pretrained(name):
         raise UsageError(f"pretrained=True: no weights are published for model {name!r}; give weights=PATH instead")
     given = {"model_name": name, "pretrained": pretrained, "num_classes": num_classes, "in_chans": in_channels}

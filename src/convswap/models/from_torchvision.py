@@ -11,7 +11,7 @@ from ..errors import UsageError, unknown_name
 from .factory import construct, no_download
 from .weights import classifier_path
 
-_WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
+_AUXILIARY_HEADS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 
 
 def create_torchvision_model(
@@ -31,9 +31,11 @@ def create_torchvision_model(
             "use pretrained=False, or timm's model, which adapts its first convolution"
         )
     arguments = dict(arguments)
-    if name in _WITH_AUXILIARY_HEADS:
-        arguments.setdefault("aux_logits", False)
-        if not pretrained:
+    if name in _AUXILIARY_HEADS:
+        if arguments.pop("aux_logits", False):
+            raise UsageError(f"aux_logits=True is not allowed: {name!r} is trained here with its main classifier alone")
+        if not pretrained:  # torchvision's published weights hold the heads; they are taken off below
+            arguments["aux_logits"] = False
             arguments.setdefault("init_weights", True)  # torchvision's coming default, said aloud to quiet its warning
     given: dict[str, Any] = {"name": name, "weights": "DEFAULT" if pretrained else None}
     if not pretrained:
@@ -46,6 +48,9 @@ def create_torchvision_model(
         raise no_download(f"torchvision:{name}", error) from error
 
     if pretrained:
+        for head in _AUXILIARY_HEADS.get(name, ()):
+            setattr(model, head, None)
+            model.aux_logits = False  # type: ignore[assignment]
         _resize_classifier(model, num_classes)
         # Two things come with the weights that the same network without them would lack.
         if getattr(model, "transform_input", False):
