@@ -4,12 +4,16 @@ Importing this package registers every unit of convswap; a new unit adds one fil
 """
 
 from .circle import CircleConv2d
+from .circle_mix import CircleMixConv2d
+from .circle_square import CircleSquareConv2d
 from .contract import FeatureUnit, Geometry, Unit, WeightUnit, plain_conv
 from .conv import PlainConv2d
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
 
 __all__ = [
     "CircleConv2d",
+    "CircleMixConv2d",
+    "CircleSquareConv2d",
     "FeatureUnit",
     "Geometry",
     "PlainConv2d",
