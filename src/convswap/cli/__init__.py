@@ -1,0 +1,57 @@
+"""The command line: parses, calls the public functions, prints.
+
+Nothing heavy is imported here: `convswap --help` does not wait for a model library, and the command exists, and
+says what is missing, when only the core of convswap is installed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from .._version import __version__
+from .failure import as_failure
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0: done; 1: the run failed; 2: the command line is wrong; 130: interrupted. Every expected failure is one line on
+    stderr. A programming error keeps its traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments or ["--help"])
+    except BrokenPipeError:
+        sys.stdout = open("/dev/null", "w")  # noqa: SIM115 - the reader has gone (`convswap units | head`)
+        return 1
+    except BaseException as error:
+        failure = as_failure(error)
+        if failure is None:
+            raise
+        sys.stdout.flush()
+        print(f"convswap: {failure}", file=sys.stderr)
+        return failure.code
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments == ["--version"]:
+        print(f"convswap {__version__}")
+        return 0
+    try:
+        from .app import invoke
+    except ModuleNotFoundError as error:
+        if arguments != ["doctor"] or as_failure(error) is None:
+            raise
+        return _bare_doctor()
+    return invoke(arguments)
+
+
+def _bare_doctor() -> int:
+    """`doctor` without the lab extra: the verb that says what is missing must not need what is missing."""
+    from ..doctor import diagnose, format_plain
+
+    print(format_plain(diagnose()))
+    return 0

@@ -1,0 +1,73 @@
+"""The options that several verbs share, written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_TRAINING = "Training"
+_START = "Starting weights"
+_DATA = "Data"
+
+Where = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SELECTION",
+        help="Which convolutions, e.g. '3x3 & !first' or 'layer[34].*'. Default: each unit's own places.",
+    ),
+]
+UnitOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="UNIT.KEY=VALUE", help="An option of a unit; repeat for several."),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Start from trained weights: safetensors, or a state dict saved by torch.",
+        rich_help_panel=_START,
+    ),
+]
+Pretrained = Annotated[
+    bool, typer.Option("--pretrained", help="Download the weights published for the model.", rich_help_panel=_START)
+]
+DataName = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="digits, cifar10, cifar100, mnist, fashion_mnist, npz:FILE or imagefolder:FOLDER.",
+        rich_help_panel=_DATA,
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        envvar="CONVSWAP_DATA",
+        help="Where data sets are looked for and downloaded to.",
+        rich_help_panel=_DATA,
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="PIXELS", help="Bring images to this size. Default: their own.", rich_help_panel=_DATA),
+]
+SkipUnreadable = Annotated[
+    bool,
+    typer.Option("--skip-unreadable", help="Leave out image files that cannot be read.", rich_help_panel=_DATA),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Default: what the recipe for the data says.", rich_help_panel=_TRAINING),
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Default: the recipe's.", rich_help_panel=_TRAINING)
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="Peak of the schedule. Default: the recipe's.", rich_help_panel=_TRAINING),
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=_TRAINING)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results.")]

@@ -1,0 +1,77 @@
+"""From the words of a command line to trials, with everything wrong found before the first training starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .options import absolute_data
+
+if TYPE_CHECKING:
+    from ..data import Data
+    from ..lab import Trial
+    from ..train import Recipe
+
+
+def chosen_recipe(
+    data: Data, *, trained: bool, epochs: int | None, batch_size: int | None, learning_rate: float | None
+) -> Recipe:
+    """The recipe for the data, with what the command line sets instead."""
+    from ..train import default_recipe
+
+    recipe = default_recipe(data, pretrained=trained, epochs=epochs)
+    given = {"batch_size": batch_size, "learning_rate": learning_rate}
+    return replace(recipe, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def make_trials(
+    models: list[str],
+    units: list[str],
+    options: dict[str, dict[str, Any]],
+    seeds: range,
+    *,
+    where: str | None,
+    data: Data,
+    image_size: int | None,
+    recipe: Recipe,
+    weights: Path | None,
+    pretrained: bool,
+) -> list[Trial]:
+    """Every model with every unit and every seed; seeds vary slowest, so that a stopped grid is still a fair one."""
+    from ..lab import Trial, describe_weights
+
+    if weights is not None and pretrained:
+        raise UsageError("--weights and --pretrained exclude each other; give one")
+    described = None if weights is None else describe_weights(weights)
+    start = "warm" if weights is not None or pretrained else "fresh"
+    return [
+        Trial(
+            model=model,
+            unit=unit,
+            unit_options=options[unit],
+            where=where,
+            start=start,
+            data=absolute_data(data.name),
+            data_fingerprint=data.fingerprint,
+            image_size=image_size,
+            recipe=recipe.as_dict(),
+            seed=seed,
+            weights=described,
+            pretrained=pretrained,
+        )
+        for seed in seeds
+        for model in models
+        for unit in units
+    ]
+
+
+def check(trials: list[Trial], data: Data, device: str) -> None:
+    """Find the device and build every network once, swap and weights included, before the first training starts."""
+    from ..lab.run import build_model
+    from ..train.precision import resolve_device
+
+    resolve_device(device)
+    for trial in {(t.model, t.unit): t for t in reversed(trials)}.values():
+        build_model(trial, data)

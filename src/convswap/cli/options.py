@@ -1,0 +1,82 @@
+"""Reading `--option unit.key=value`, `--units a,b` and files, into what the public functions take."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from ..units import UnitSpec
+
+PLACE = frozenset(["device", "dtype"])
+
+
+def options_of(spec: UnitSpec) -> dict[str, Any]:
+    """A unit's keyword-only options and their defaults, read off its constructor."""
+    parameters = inspect.signature(spec.cls.__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in PLACE}
+
+
+def parse_units(text: str) -> list[str]:
+    """`"conv,circle"` as a checked list of unit names, without repetitions."""
+    from ..units import get_unit
+
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise UsageError("--units is empty; give names separated by commas, e.g. --units conv,circle")
+    return [get_unit(name).name for name in names]
+
+
+def parse_options(assignments: Iterable[str], units: list[str]) -> dict[str, dict[str, Any]]:
+    """`["circle.radius=1.2"]` as `{"circle": {"radius": 1.2}}`; with one unit, its name may be left out.
+
+    A value is JSON where it parses as JSON (`1.2`, `true`, `null`, `[1, 2]`) and a string otherwise.
+    """
+    from ..units import get_unit
+
+    result: dict[str, dict[str, Any]] = {unit: {} for unit in units}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        unit, dot, key = name.rpartition(".")
+        if not equals or not key or (not dot and len(units) != 1):
+            form = "KEY=VALUE" if len(units) == 1 else "UNIT.KEY=VALUE"
+            raise UsageError(f"--option {assignment!r} is not of the form {form}")
+        unit = unit or units[0]
+        if unit not in result:
+            raise UsageError(f"--option {assignment!r}: unit {unit!r} is not among {', '.join(units)}")
+        known = options_of(get_unit(unit))
+        if key not in known:
+            raise unknown_name(f"option of unit {unit}", key, known)
+        result[unit][key] = _typed(value)
+    return result
+
+
+def _typed(value: str) -> Any:
+    try:
+        return json.loads(value, parse_constant=_refuse_constant)
+    except ValueError:
+        return value
+
+
+def _refuse_constant(name: str) -> float:
+    """`NaN` and `Infinity` are no JSON: leave them to the unit as strings."""
+    raise ValueError(name)
+
+
+def existing_file(option: str, path: Path | None) -> Path | None:
+    """The path itself, or a `UsageError` naming the option when no file lies there."""
+    if path is not None and not path.is_file():
+        reason = "is a folder" if path.is_dir() else "does not exist"
+        raise UsageError(f"{option} {path}: {reason}; a file is needed")
+    return path
+
+
+def absolute_data(name: str) -> str:
+    """A data set's name with its path made absolute, so that a trial can be evaluated from another folder."""
+    kind, _, rest = name.partition(":")
+    return f"{kind}:{Path(rest).expanduser().absolute()}" if rest and kind in ("npz", "imagefolder") else name

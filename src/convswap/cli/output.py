@@ -1,0 +1,41 @@
+"""What the verbs print."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .failure import Failure
+
+if TYPE_CHECKING:
+    import typer
+
+    from ..lab import StoredTrial
+
+
+def command_line(context: typer.Context) -> str:
+    """The command as it was given, to be typed again."""
+    return shlex.join(["convswap", *context.obj])
+
+
+def print_comparison(rows: Sequence[dict[str, Any]], page: Path) -> None:
+    """The table, then where the report lies."""
+    from rich.console import Console
+
+    from ..lab.report import terminal_table
+
+    Console(soft_wrap=False).print(terminal_table(rows))
+    print(f"report: {page}")
+
+
+def fail_if_nothing_finished(rows: Sequence[StoredTrial], lab: Path) -> None:
+    """A comparison in which every training failed is a failure, and says why."""
+    failed = [row for row in rows if row.state == "failed"]
+    if failed and len(failed) == len(rows):
+        lines = (failed[0].traceback or "").strip().splitlines() or ["no reason recorded"]
+        raise Failure(
+            f"error: all {len(failed)} trials failed, the first with: {lines[-1]}; the report has the tracebacks; "
+            "repair the cause and add --retry-failed"
+        )

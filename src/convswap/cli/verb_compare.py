@@ -1,0 +1,119 @@
+"""`convswap compare`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .arguments import (
+    BatchSize,
+    DataName,
+    DataRoot,
+    Device,
+    Epochs,
+    ImageSize,
+    LearningRate,
+    Pretrained,
+    Quiet,
+    SkipUnreadable,
+    UnitOptions,
+    Weights,
+    Where,
+)
+from .grid import check, chosen_recipe, make_trials
+from .options import existing_file, parse_options, parse_units
+from .output import command_line, fail_if_nothing_finished, print_comparison
+
+NAME = "compare"
+DEFAULT_MODEL = "cifar_resnet8"
+
+
+def run(
+    context: typer.Context,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help=f"timm names, torchvision:NAME, or package.module:function. Default: {DEFAULT_MODEL}.",
+            show_default=False,
+        ),
+    ] = None,
+    units: Annotated[
+        str, typer.Option(metavar="A,B,C", help="Units to compare, see `convswap units`. conv is always among them.")
+    ] = "conv,circle,ic",
+    data: DataName = "digits",
+    epochs: Epochs = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Trainings of each unit. Below 3 nothing is ranked.")
+    ] = 3,
+    lab: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where everything is kept; an interrupted comparison goes on there.")
+    ] = Path("convswap-lab"),
+    where: Where = None,
+    option: UnitOptions = None,
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    image_size: ImageSize = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    data_root: DataRoot = None,
+    skip_unreadable: SkipUnreadable = False,
+    device: Device = "auto",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train again what failed before.")] = False,
+    latency: Annotated[bool, typer.Option(help="Measure latency after the trainings.")] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Train models x units x seeds under one recipe; show the table and write a report.
+
+    Without arguments: a small ResNet on handwritten digits, three units, three seeds, about a minute. The same
+    command again goes on where it stopped, and trains nothing twice.
+
+    \b
+    Examples:
+      convswap compare
+      convswap compare cifar_resnet20 --data cifar10 --epochs 8 --seeds 5 --lab lab/cifar
+      convswap compare resnet18 --data imagefolder:photos --image-size 128 --pretrained
+      convswap compare --units conv,circle --option circle.radius=learnable --where 'layer3.*'
+    """
+    from ..data import load_data
+    from ..lab import BASELINE, run_grid
+    from ..lab.publish import note_command, publish
+    from ..lab.run import example_of
+    from ..lab.timing import measure_lab
+
+    names = list(dict.fromkeys([BASELINE, *parse_units(units)]))
+    options = parse_options(option or [], names)
+    existing_file("--weights", weights)
+    loaded = load_data(data, root=data_root, image_size=image_size, skip_unreadable=skip_unreadable)
+    trained = pretrained or weights is not None
+    recipe = chosen_recipe(loaded, trained=trained, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+    trials = make_trials(
+        models or [DEFAULT_MODEL],
+        names,
+        options,
+        range(seeds),
+        where=where,
+        data=loaded,
+        image_size=image_size,
+        recipe=recipe,
+        weights=weights,
+        pretrained=pretrained,
+    )
+    check(trials, loaded, device)
+    rows = run_grid(
+        trials,
+        lab,
+        data_root=data_root,
+        device=device,
+        skip_unreadable=skip_unreadable,
+        retry_failed=retry_failed,
+        progress=not quiet,
+    )
+    note_command(lab, command_line(context))
+    if latency:
+        measure_lab(lab, rows, example_of(loaded))
+    summary, page = publish(lab)
+    print_comparison(summary, page)
+    fail_if_nothing_finished(rows, lab)

@@ -1,0 +1,129 @@
+"""`convswap fuse`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import UsageError
+from .arguments import DataRoot
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..lab import Trial
+
+NAME = "fuse"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is fused: a saved model, and for a run the trial that made it."""
+
+    weights: Path
+    trial: Trial | None
+
+    @property
+    def output(self) -> Path:
+        """Where the fused model goes: beside the original."""
+        name = "fused" if self.weights.stem == "model" else f"{self.weights.stem}-fused"
+        return self.weights.with_name(f"{name}.safetensors")
+
+
+def run(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A trial's folder, or a .safetensors file of convswap.save.")
+    ],
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="PIXELS", help="Side of the input. Default: the run's, else the model's."),
+    ] = None,
+    evaluate: Annotated[bool, typer.Option(help="For a run: test accuracy before and after.")] = True,
+    latency: Annotated[bool, typer.Option(help="Measure latency before and after.")] = True,
+    data_root: DataRoot = None,
+) -> None:
+    """Turn a trained model into plain convolutions, prove it equal, and save it beside the original.
+
+    Units are folded into convolutions, BatchNorm into the convolution before it. Both models then run on the same
+    input in float64; a difference above 1e-9 is an error.
+
+    \b
+    Examples:
+      convswap fuse convswap-lab/trials/0f3a5d6c7b8e9a01
+      convswap fuse model.safetensors --image-size 128
+    """
+    from ..models import load, save
+    from ..surgery import plan_fuse
+
+    found = _find(source)
+    model = load(found.weights).eval()
+    example = _example(model, found.trial, image_size, data_root)
+    plan = plan_fuse(model, example)
+    fused = plan.apply().eval()
+    save(fused, found.output)
+    print(plan)
+    if latency:
+        _print_latency(model, fused, example)
+    if evaluate and found.trial is not None:
+        _print_accuracy(found.trial, model, fused, data_root)
+    print(f"fused model: {found.output}")
+
+
+def _find(source: Path) -> Source:
+    from ..lab import Trial
+
+    if not source.exists():
+        raise UsageError(f"RUN {source}: does not exist; give a trial's folder or a .safetensors file")
+    if source.is_file():
+        return Source(source, None)
+    weights, description = source / "model.safetensors", source / "trial.json"
+    if not weights.is_file():
+        inside = "it is a lab: name one of its trials" if (source / "lab.sqlite").exists() else "is the trial finished?"
+        raise UsageError(f"RUN {source}: no model.safetensors in this folder; {inside}")
+    trial = Trial.from_json(description.read_text(encoding="utf-8")) if description.is_file() else None
+    return Source(weights, trial)
+
+
+def _example(model: nn.Module, trial: Trial | None, image_size: int | None, data_root: Path | None) -> Tensor:
+    """Noise of the size the model is used with; what is proven does not depend on it."""
+    import torch
+
+    if trial is not None and image_size is None:
+        from ..data import load_data
+
+        data = load_data(trial.data, root=data_root, image_size=trial.image_size, download=False)
+        shape = (1, data.channels, *data.image_size)
+    else:
+        declared = getattr(model, "pretrained_cfg", None) or {}
+        channels, height, width = declared.get("input_size", (3, 224, 224))
+        first = next((m for m in model.modules() if isinstance(m, torch.nn.Conv2d)), None)
+        channels = channels if first is None else first.in_channels
+        shape = (1, channels, image_size or height, image_size or width)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _print_latency(model: nn.Module, fused: nn.Module, example: Tensor) -> None:
+    from ..measure.latency import measure_latency
+
+    found = measure_latency({"before": model, "after": fused}, example)
+    before, after = found["before"], found["after"]
+    print(
+        f"latency {before.median_ms:.2f} -> {after.median_ms:.2f} ms for {'x'.join(map(str, example.shape))} "
+        f"(median of {after.repeats}, {after.threads} thread{'s' if after.threads > 1 else ''})"
+    )
+
+
+def _print_accuracy(trial: Trial, model: nn.Module, fused: nn.Module, data_root: Path | None) -> None:
+    from ..data import load_data
+    from ..train import evaluate
+
+    data = load_data(trial.data, root=data_root, image_size=trial.image_size, download=False)
+    before, after = (evaluate(m, data.test, data) for m in (model, fused))
+    changed = int((before.predictions != after.predictions).sum())
+    print(
+        f"test accuracy {before.accuracy:.2%} -> {after.accuracy:.2%}; "
+        f"{changed} of {len(before.predictions)} predictions changed"
+    )

@@ -1,0 +1,142 @@
+"""What this machine and this installation can do, what is missing, and what each missing thing costs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ._version import __version__
+from .units import get_unit, list_units
+
+#: (distribution, extra, what does not work without it)
+OPTIONAL_PACKAGES: tuple[tuple[str, str, str], ...] = (
+    ("typer", "lab", "no command line"),
+    ("rich", "lab", "no tables on the terminal"),
+    ("timm", "lab", "no models by name"),
+    ("torchvision", "lab", "no torchvision models, no downloads of data sets"),
+    ("lightning-fabric", "lab", "no training"),
+    ("torchmetrics", "lab", "no training"),
+    ("numpy", "lab", "no data sets"),
+    ("scikit-learn", "lab", "no embedded digits"),
+    ("scipy", "lab", "no intervals and no tests"),
+    ("pandas", "lab", "no charts"),
+    ("altair", "lab", "no charts"),
+    ("vl-convert-python", "lab", "no report that opens without a network"),
+    ("jinja2", "lab", "no report"),
+    ("pillow", "lab", "no image folders"),
+    ("onnx", "onnx", "no ONNX export"),
+    ("onnxscript", "onnx", "no ONNX export"),
+    ("onnxruntime", "onnx", "ONNX models cannot be checked"),
+)
+
+Section = list[tuple[str, str]]
+
+
+def diagnose() -> dict[str, Section]:
+    """Look at everything; sections of (what, finding) in the order they should be read."""
+    return {
+        "versions": _versions(),
+        "processor": _processor(),
+        "accelerator": _accelerator(),
+        "optional packages": _packages(),
+        "units": _units(),
+        "data": _data(),
+    }
+
+
+def format_plain(findings: dict[str, Section]) -> str:
+    """The findings as aligned text, with no package but the standard library."""
+    width = max(len(what) for section in findings.values() for what, _ in section)
+    lines: list[str] = []
+    for title, section in findings.items():
+        lines += [title, *(f"  {what:<{width}}  {finding}" for what, finding in section), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _versions() -> Section:
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    python = f"{platform.python_version()} ({platform.python_implementation()})"
+    return [("convswap", __version__), ("torch", torch.__version__), ("python", python), ("system", system)]
+
+
+def _processor() -> Section:
+    abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    cores = f"{_usable_cores()} usable of {os.cpu_count()}; torch uses {torch.get_num_threads()} threads"
+    flags = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "neon", "sve", "bf16")
+    present = [name for name in flags if abilities.get(name)]
+    fast_bf16 = any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return [
+        ("name", str(abilities.get("cpu_name") or platform.processor() or platform.machine())),
+        ("cores", cores),
+        (
+            "vector instructions",
+            f"torch uses {torch.backends.cpu.get_cpu_capability()}; has {', '.join(present) or '?'}",
+        ),
+        ("bfloat16", "in hardware" if fast_bf16 else "no instructions found: training on this processor uses float32"),
+        ("oneDNN", "yes" if torch.backends.mkldnn.is_available() else "no: convolutions run slower"),
+        (
+            "C++ compiler",
+            _compiler() or "none found: torch.compile does not work on the processor; nothing else needs one",
+        ),
+    ]
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _compiler() -> str | None:
+    candidates = [os.environ.get("CXX"), "c++", "g++", "clang++"]
+    return next((path for name in candidates if name and (path := shutil.which(name))), None)
+
+
+def _accelerator() -> Section:
+    if torch.cuda.is_available():
+        rows: Section = []
+        for index in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(index)
+            memory = f"{card.total_memory / 2**30:.0f} GiB"
+            rows.append((f"cuda:{index}", f"{card.name}, {memory}, compute {card.major}.{card.minor}"))
+        bf16 = "yes" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+        return [*rows, ("CUDA", str(torch.version.cuda or torch.version.hip)), ("bfloat16", bf16)]
+    if torch.backends.mps.is_available():
+        return [("mps", "Apple GPU found")]
+    built = torch.version.cuda or torch.version.hip
+    reason = (
+        f"none visible (torch is built for {built})" if built else "none; this torch is a build for processors only"
+    )
+    return [("GPU", f"{reason}: training runs on the processor")]
+
+
+def _packages() -> Section:
+    rows: Section = []
+    for name, extra, cost in OPTIONAL_PACKAGES:
+        try:
+            rows.append((name, version(name)))
+        except PackageNotFoundError:
+            rows.append((name, f'missing: {cost}; pip install "convswap[{extra}]"'))
+    return rows
+
+
+def _units() -> Section:
+    names = list_units()
+    foreign = [name for name in names if not get_unit(name).origin.startswith("convswap.")]
+    return [("registered", str(len(names))), ("from other packages", ", ".join(foreign) or "none")]
+
+
+def _data() -> Section:
+    given = os.environ.get("CONVSWAP_DATA")
+    root = Path(given).expanduser() if given else Path.home() / ".cache" / "convswap" / "data"
+    source = "from CONVSWAP_DATA" if given else "CONVSWAP_DATA is not set; --data-root names another"
+    rows = [("embedded", "digits"), ("data root", f"{root} ({source})")]
+    if not root.is_dir():
+        return [*rows, ("holds", "nothing: no such folder; named data sets would be downloaded to it")]
+    contents = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
+    more = f" and {len(contents) - 12} more" if len(contents) > 12 else ""
+    return [*rows, ("holds", (", ".join(contents[:12]) or "nothing") + more)]

@@ -1,0 +1,101 @@
+"""Latency of what a lab trained, before and after `fuse`, measured when nothing trains beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FusionError
+from .files import read_object, write_atomic
+from .run import MODEL
+from .runner import TRIALS
+from .store import StoredTrial
+from .trial import Trial, canonical_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+LATENCY_FILE = "latency.json"
+
+
+def read_latency(lab_dir: str | Path) -> dict[str, Any]:
+    """What `measure_lab` wrote: `conditions`, and `trials` by id; empty when nothing was measured.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    path = Path(lab_dir) / LATENCY_FILE
+    if not path.exists():
+        return {"conditions": {}, "trials": {}}
+    return {"conditions": {}, "trials": {}} | read_object(path, "delete it: latency is then measured again")
+
+
+def measure_lab(lab_dir: str | Path, trials: Iterable[StoredTrial], example: Tensor) -> dict[str, Any]:
+    """Measure the networks of a comparison side by side on the CPU, one trained network for each, and keep the numbers.
+
+    Trials that differ in their seed alone have the same network, so the first finished one stands for all. Nothing is
+    measured again while the same networks are asked for.
+
+    Args:
+        lab_dir: the lab's folder.
+        trials: its rows; those not finished are left out.
+        example: the batch to pass, (N, C, H, W).
+
+    Returns:
+        As `read_latency`.
+    """
+    lab = Path(lab_dir)
+    chosen = _one_of_each(trials)
+    shape = "x".join(map(str, example.shape))
+    present = read_latency(lab)
+    wanted = {stored.id for stored in chosen}
+    if not wanted or (wanted <= present["trials"].keys() and present["conditions"].get("input") == shape):
+        return present
+    measured = _measure(lab, chosen, example)
+    latency = {
+        "conditions": {"device": "cpu", "precision": "fp32", "input": shape, "threads": 1, "repeats": 30},
+        "trials": present["trials"] | measured,
+    }
+    write_atomic(lab / LATENCY_FILE, json.dumps(latency, indent=1))
+    return latency
+
+
+def _measure(lab: Path, chosen: Sequence[StoredTrial], example: Tensor) -> dict[str, Any]:
+    from ..measure.latency import measure_latency
+    from ..models import load
+
+    networks: dict[str, nn.Module] = {}
+    problems: dict[str, str] = {}
+    for stored in chosen:
+        network = load(lab / TRIALS / stored.id / MODEL).eval()
+        networks[f"{stored.id} latency_ms"] = network
+        try:
+            networks[f"{stored.id} latency_fused_ms"] = _fused(network, example)
+        except FusionError as error:  # a network that cannot be fused is still worth its other number
+            problems[stored.id] = str(error)
+    times = measure_latency(networks, example, threads=1, repeats=30)
+    found: dict[str, Any] = {id: {"fuse_problem": problem} for id, problem in problems.items()}
+    for key, latency in times.items():
+        id, name = key.split()
+        found.setdefault(id, {})[name] = latency.as_dict()
+    return found
+
+
+def _fused(network: nn.Module, example: Tensor) -> nn.Module:
+    from ..surgery import fuse
+
+    return fuse(network, example).eval()
+
+
+def _one_of_each(trials: Iterable[StoredTrial]) -> list[StoredTrial]:
+    chosen: dict[str, StoredTrial] = {}
+    for stored in trials:
+        if stored.state == "finished":
+            chosen.setdefault(_network(stored.trial), stored)
+    return list(chosen.values())
+
+
+def _network(trial: Trial) -> str:
+    return canonical_json({name: value for name, value in trial.identity().items() if name != "seed"})

@@ -1,0 +1,76 @@
+"""The pages' code works as printed: the README's example, and the unit of CONTRIBUTING.md."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+USE_GAIN = """
+import torch
+from torch import nn
+
+import convswap
+
+torch.manual_seed(0)
+net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1)).double().eval()
+x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+plan = convswap.plan_swap(net, "gain", where="spatial", initial=2.0, example_input=x)
+swapped = plan.apply()
+assert [r.path for r in plan.replacements] == ["0", "3"]
+assert type(swapped[3]).__name__ == "GainConv2d"
+torch.testing.assert_close(swapped(x), net(x), rtol=1e-12, atol=1e-12)
+with torch.no_grad():
+    swapped[3].gain.uniform_(0.5, 2.0)
+fused = convswap.fuse(swapped, x)
+assert [type(m).__name__ for m in fused] == ["Conv2d", "Identity", "ReLU", "Conv2d"]
+torch.testing.assert_close(fused(x), swapped(x), rtol=1e-12, atol=1e-12)
+"""
+
+
+def blocks(page: str) -> list[str]:
+    """The python blocks of a page."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: the example unit must not stay in this process's registry."""
+    file = folder / "program.py"
+    file.write_text(program, encoding="utf-8")
+    return subprocess.run([sys.executable, file], cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_the_readme_example_runs(tmp_path: Path) -> None:
+    (example,) = blocks("README.md")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    done = run(example, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "layer4.1.conv2" in done.stdout
+
+
+def test_the_example_unit_is_swapped_and_fused(tmp_path: Path) -> None:
+    (unit,) = blocks("CONTRIBUTING.md")
+    done = run(unit + USE_GAIN, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_unit_has_its_card() -> None:
+    from convswap import list_units
+    from convswap.units import get_unit
+
+    cards = re.findall(r"^## (\w+)$", (ROOT / "docs/units.md").read_text(encoding="utf-8"), re.MULTILINE)
+    own = {name for name in list_units() if get_unit(name).origin.startswith("convswap.")}
+    assert own <= set(cards), f"docs/units.md lacks {own - set(cards)}"
+
+
+def test_the_two_commands_are_each_one_line() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = [line for line in readme.splitlines() if line.startswith("python3 -m venv")]
+    assert [line.split("/")[-1] for line in commands] == ["convswap compare", "pytest"]
