@@ -67,7 +67,7 @@ def find_block_hooks(model: nn.Module) -> list[Step]:
 
     def walk(module: nn.Module, path: str) -> None:
         hook = None if isinstance(module, nn.Conv2d) or is_unit(module) else _block_hook(module)
-        if hook is not None:
+        if hook is not None and path:
             found.append(["block", path, hook])
             return
         for name, child in module._modules.items():
@@ -75,6 +75,9 @@ def find_block_hooks(model: nn.Module) -> list[Step]:
                 walk(child, f"{path}.{name}" if path else name)
 
     walk(model, "")
+    hook = _block_hook(model)
+    if not found and hook is not None:
+        found.append(["block", "", hook])  # the model as a whole is one block
     return found
 
 
@@ -173,6 +176,8 @@ def _cannot_merge(convs: dict[str, nn.Conv2d], main: str) -> str | None:
             return f"{path} is not a plain convolution"
         if conv.stride != target.stride or conv.groups != target.groups:
             return f"{path} and {main} differ in stride or groups"
+        if conv.out_channels != target.out_channels:
+            return f"{path} and {main} differ in output channels"
         if isinstance(conv.padding, str) or conv.padding_mode != target.padding_mode:
             return f"{path} and {main} differ in how they pad"
         if conv.padding_mode != "zeros" and conv.padding != target.padding:

@@ -1,0 +1,114 @@
+"""Whole models on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+import convswap
+from convswap.errors import StoreError, UsageError
+
+
+def image() -> torch.Tensor:
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def small(num_classes: int = 4, in_channels: int = 3) -> nn.Module:
+    """A user's own network with a shared convolution."""
+    conv = nn.Conv2d(in_channels, in_channels, 3, padding=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(in_channels), conv, nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes))
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return convswap.create_model("cifar_resnet8", num_classes=5).eval()
+
+
+def test_plain_swapped_and_fused_come_back_equal(model: nn.Module, tmp_path: Path) -> None:
+    x = image()
+    swapped = convswap.swap(model, "circle", radius="learnable")
+    mixed = convswap.swap(swapped, "conv", where="layer3.*")
+    for each in (model, swapped, mixed, convswap.fuse(mixed, x), model.to(memory_format=torch.channels_last)):
+        path = convswap.save(each, tmp_path / "model.safetensors")
+        loaded = convswap.load(path)
+        assert [type(m) for m in loaded.modules()] == [type(m) for m in each.modules()]
+        assert torch.equal(loaded(x), each.to(memory_format=torch.contiguous_format)(x))
+        assert not loaded.training
+    assert convswap.load(convswap.save(loaded, tmp_path / "again.safetensors"))(x).equal(loaded(x))
+
+
+def test_dtype_is_kept(model: nn.Module, tmp_path: Path) -> None:
+    loaded = convswap.load(convswap.save(model.bfloat16(), tmp_path / "m.safetensors"))
+    assert loaded.conv1.weight.dtype == torch.bfloat16
+
+
+def test_own_networks_are_only_built_by_the_callers_word(tmp_path: Path) -> None:
+    name = "tests.models.test_saved:small"
+    net = small().eval()
+    with pytest.raises(UsageError, match="how this Sequential is built is unknown"):
+        convswap.save(net, tmp_path / "m.safetensors")
+    with pytest.raises(UsageError, match="lacks 'num_classes'"):
+        convswap.save(net, tmp_path / "m.safetensors", constructor=name)
+    swapped = convswap.swap(net, "circle", where="all")
+    path = convswap.save(swapped, tmp_path / "m.safetensors", constructor=name, arguments={"num_classes": 4})
+    with pytest.raises(UsageError, match=r"pass constructor='tests\.models\.test_saved:small'"):
+        convswap.load(path)
+    loaded = convswap.load(path, constructor=small)
+    assert loaded[0] is loaded[2]
+    assert loaded(image()).equal(swapped(image()))
+
+
+def test_a_file_cannot_choose_the_code_that_runs(model: nn.Module, tmp_path: Path) -> None:
+    path = convswap.save(model, tmp_path / "m.safetensors")
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["convswap"])
+    marker = tmp_path / "pwned"
+    header["constructor"] = {"model": "os:system", "arguments": {"num_classes": f"touch {marker}"}}
+    save_file(dict(model.state_dict()), path, metadata={"convswap": json.dumps(header)})
+    with pytest.raises(UsageError, match="built by your function 'os:system'"):
+        convswap.load(path)
+    assert not marker.exists()
+
+
+def test_damaged_and_foreign_files(model: nn.Module, tmp_path: Path) -> None:
+    path = convswap.save(model, tmp_path / "m.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(StoreError, match="damaged"):
+        convswap.load(path)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(1)}, foreign)
+    with pytest.raises(StoreError, match=r"not written by convswap\.save"):
+        convswap.load(foreign)
+    with pytest.raises(UsageError, match="no such file"):
+        convswap.load(tmp_path / "none.safetensors")
+    with pytest.raises(UsageError, match="is a folder"):
+        convswap.load(tmp_path)
+
+
+def test_a_model_that_no_longer_fits_its_history(model: nn.Module, tmp_path: Path) -> None:
+    model.linear = nn.Linear(64, 7)  # edited by hand after it was built
+    path = convswap.save(model, tmp_path / "m.safetensors")
+    with pytest.raises(StoreError, match="cannot be rebuilt"):
+        convswap.load(path)
+
+
+def test_full_disk_leaves_the_old_file(model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = convswap.save(model, tmp_path / "m.safetensors")
+    before = path.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("convswap.models.saved.save_file", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        convswap.save(model, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

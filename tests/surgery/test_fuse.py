@@ -1,0 +1,287 @@
+"""Fusing: equality, what is refused, and the known mistakes of other tools."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from networks import (
+    DataDependent,
+    LyingBlock,
+    Plain,
+    PreActivation,
+    RepBlock,
+    SharedConvolution,
+    TwoReaders,
+    conv_bn,
+    randomize,
+)
+from timm.layers import BatchNormAct2d, Conv2dSame, ScaledStdConv2d, StdConv2d
+from torch import Tensor, nn
+
+import convswap
+from convswap.errors import FusionError, SurgeryError
+from convswap.surgery.steps import SummedElsewhere
+
+
+def image(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def assert_equal(model: nn.Module, fused: nn.Module, x: Tensor) -> None:
+    with torch.no_grad():
+        a, b = copy.deepcopy(model).double()(x.double()), copy.deepcopy(fused).double()(x.double())
+    # the fused weights were rounded once to the model's own precision
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * a.abs().max().item())
+
+
+def test_folds_by_data_flow_not_by_definition_order() -> None:
+    model = randomize(Plain())
+    x = image(2, 3, 9, 11)
+    before = copy.deepcopy(model.state_dict())
+    plan = convswap.plan_fuse(model, x)
+    fused = plan.apply()
+    assert plan.steps == (["fold", "conv1", "norm1"], ["fold", "conv2", "norm2"])
+    assert plan.difference < 1e-13
+    assert isinstance(fused.norm1, nn.Identity)
+    assert fused.conv1.bias is not None
+    assert_equal(model, fused, x)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    assert "2 batch norms" in str(plan)
+
+
+def test_train_mode_is_refused_and_named() -> None:
+    model = randomize(Plain())
+    with pytest.raises(FusionError, match=r"the model is in train mode.*model\.eval\(\)"):
+        convswap.fuse(model.train(), image(1, 3, 8, 8))
+    model.eval().norm2.train()
+    with pytest.raises(FusionError, match="norm2 is in train mode"):
+        convswap.fuse(model, image(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (SharedConvolution, "is used more than once"),
+        (TwoReaders, "something else also reads"),
+        (PreActivation, "reads the model's input"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)), "follows relu, not a convolution"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)), "by the batch"),
+        (lambda: nn.Sequential(StdConv2d(3, 4, 3), nn.BatchNorm2d(4)), "computed or shared weight"),
+        (
+            lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
+            "computed or shared weight",
+        ),
+    ],
+)
+def test_what_must_not_be_folded_is_left_and_said(network: type[nn.Module], reason: str) -> None:
+    model = randomize(network())
+    x = image(2, 3, 8, 8)
+    plan = convswap.plan_fuse(model, x)
+    assert plan.count("fold") == 0
+    assert any(reason in why for _, why in plan.skipped)
+    assert reason in str(plan)
+    assert_equal(model, plan.apply(), x)
+
+
+def test_one_batch_norm_used_twice_is_left() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.norm = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.a(x)) * self.norm(self.b(x))
+
+    plan = convswap.plan_fuse(randomize(Net()), image(2, 3, 8, 8))
+    assert plan.count("fold") == 0
+    assert plan.skipped[0] == ("norm", "it is used more than once")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Conv2d(3, 4, 3, bias=True), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, affine=False, eps=0.3)),
+        nn.Sequential(nn.Conv2d(3, 6, 3, groups=3, dilation=2, padding=2), nn.BatchNorm2d(6)),
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding="same"), nn.BatchNorm2d(4)),
+        nn.Sequential(Conv2dSame(3, 4, 3, stride=2), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormAct2d(4, act_layer=nn.SiLU)),
+        nn.ModuleDict({"a": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))})["a"],
+    ],
+    ids=["bias", "no affine", "groups", "reflect", "same", "Conv2dSame", "dropout", "BatchNormAct2d", "dict"],
+)
+def test_one_pair_of_many_kinds(model: nn.Module) -> None:
+    model = randomize(model)
+    x = image(2, 3, 9, 8)
+    plan = convswap.plan_fuse(model, x)
+    fused = plan.apply()
+    assert plan.count("fold") == (0 if any(isinstance(m, nn.Dropout) for m in model) else 1)
+    assert_equal(model, fused, x)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules()) or plan.count("fold") == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_dtype_is_kept_and_folding_is_rounded_once(dtype: torch.dtype) -> None:
+    model = randomize(Plain()).to(dtype)
+    fused = convswap.fuse(model, image(1, 3, 8, 8).to(dtype))
+    assert {p.dtype for p in fused.parameters()} == {dtype}
+    exact = convswap.fuse(copy.deepcopy(model).double(), image(1, 3, 8, 8).double())
+    for a, b in zip(fused.parameters(), exact.parameters(), strict=True):
+        assert torch.equal(a, b.to(dtype))
+
+
+def test_fusing_twice_changes_nothing() -> None:
+    once = convswap.fuse(randomize(Plain()), image(1, 3, 8, 8))
+    plan = convswap.plan_fuse(once, image(1, 3, 8, 8))
+    assert plan.steps == ()
+    assert all(torch.equal(a, b) for a, b in zip(once.parameters(), plan.apply().parameters(), strict=True))
+
+
+def test_units_fuse_to_plain_convolutions_also_at_the_root() -> None:
+    model = randomize(Plain())
+    x = image(2, 3, 9, 9)
+    swapped = convswap.swap(model, "circle", where="3x3")
+    fused = convswap.fuse(swapped, x)
+    assert {type(m) for m in fused.modules() if isinstance(m, nn.Conv2d)} == {nn.Conv2d}
+    assert_equal(model, fused, x)
+    root = convswap.swap(nn.Conv2d(3, 4, 3).eval(), "circle", where="all")
+    assert type(convswap.fuse(root, x)) is nn.Conv2d
+    with pytest.raises(FusionError, match="itself a unit"):
+        convswap.plan_fuse(root, x).apply(inplace=True)
+
+
+def test_in_place() -> None:
+    model = randomize(Plain())
+    x = image(1, 3, 8, 8)
+    expected = model(x)
+    assert convswap.plan_fuse(model, x).apply(inplace=True) is model
+    assert isinstance(model.norm1, nn.Identity)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_hooks_on_a_folded_batch_norm_still_run() -> None:
+    model = randomize(Plain())
+    seen = []
+    model.norm1.register_forward_hook(lambda *_: seen.append(1))
+    fused = convswap.fuse(model, image(1, 3, 8, 8))
+    seen.clear()
+    fused(image(1, 3, 8, 8))
+    assert seen == [1]
+
+
+def test_parallel_branches_become_one_convolution() -> None:
+    model = randomize(nn.Sequential(RepBlock(8, 8), RepBlock(8, 12, stride=2, groups=2, identity=False)))
+    x = image(2, 8, 9, 7)
+    plan = convswap.plan_fuse(model, x)
+    fused = plan.apply()
+    assert plan.count("merge") == 2
+    assert sum(isinstance(m, nn.Conv2d) for m in fused.modules()) == 2
+    assert sum(isinstance(m, SummedElsewhere) for m in fused.modules()) == 3
+    assert_equal(model, fused, x)
+
+
+class Sum(nn.Module):
+    def __init__(self, a: nn.Module, b: nn.Module) -> None:
+        super().__init__()
+        self.a, self.b = a, b
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) + self.b(x)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "reason"),
+    [
+        (nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.Conv2d(4, 4, 1), "groups"),
+        (nn.Conv2d(4, 4, 3, padding=2, dilation=2), nn.Conv2d(4, 4, 1), "dilated"),
+        (nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, 1), "how they pad"),
+        (nn.Conv2d(4, 1, 3, padding=1), nn.Conv2d(4, 4, 1), "output channels"),
+    ],
+)
+def test_branches_that_cannot_be_merged_are_left_and_said(a: nn.Conv2d, b: nn.Conv2d, reason: str) -> None:
+    model = Sum(a, b).eval()
+    x = image(2, 4, 8, 8)
+    plan = convswap.plan_fuse(model, x)
+    assert plan.count("merge") == 0
+    assert any(reason in why for _, why in plan.skipped)
+    assert_equal(model, plan.apply(), x)
+
+
+def test_branches_that_pad_by_reflection_read_another_tensor() -> None:
+    model = Sum(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), nn.Conv2d(4, 4, 1)).eval()
+    assert convswap.plan_fuse(model, image(2, 4, 8, 8)).steps == ()
+
+
+def test_timm_blocks_merge_themselves_in_float64_too() -> None:
+    import timm
+
+    for name in ("repvgg_a0", "repvit_m0_9"):  # the second builds its merged convolution in the default dtype
+        model = randomize(timm.create_model(name, num_classes=4)).double()
+        plan = convswap.plan_fuse(model, image(1, 3, 64, 64).double())
+        assert plan.count("block") > 0
+        assert plan.difference < 1e-10
+        assert plan.parameters_after < plan.parameters_before
+
+
+def test_a_block_whose_own_method_changes_the_function_is_not_believed() -> None:
+    model = LyingBlock().eval()
+    x = image(2, 3, 8, 8)
+    plan = convswap.plan_fuse(model, x)
+    assert plan.count("block") == 0
+    assert "reparameterize() changes the output" in plan.skipped[0][1]
+    assert_equal(model, plan.apply(), x)
+
+
+def test_without_export_units_are_fused_and_the_rest_is_said() -> None:
+    model = convswap.swap(randomize(DataDependent()), "circle", where="all")
+    x = image(2, 3, 8, 8)
+    plan = convswap.plan_fuse(model, x)
+    assert plan.steps == (["unit", "body.0"],)
+    assert "no batch norm was folded" in plan.skipped[0][1]
+    assert_equal(model, plan.apply(), x)
+
+
+def test_a_difference_above_the_tolerance_raises() -> None:
+    class Random(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = conv_bn(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.body(x)
+            return y + torch.rand_like(y)
+
+    with pytest.raises(FusionError, match="more than tolerance=1e-09"):
+        convswap.fuse(randomize(Random()), image(1, 3, 8, 8))
+
+
+def test_missing_example_and_wrappers() -> None:
+    with pytest.raises(FusionError, match="needs example_input="):
+        convswap.fuse(randomize(Plain()))
+    with pytest.raises(SurgeryError, match="DataParallel"):
+        convswap.fuse(nn.DataParallel(Plain()), image(1, 3, 8, 8))
+
+
+def test_recalibrating_before_fusing() -> None:
+    model = randomize(Plain())
+    batches = [image(8, 3, 8, 8) + i for i in range(3)]
+    fused = convswap.fuse(model, batches[0], recalibrate=batches)
+    expected = convswap.recalibrate_batch_norm(copy.deepcopy(model), batches)
+    outputs = torch.cat([expected.conv1(b) for b in batches])
+    torch.testing.assert_close(expected.norm1.running_mean, outputs.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+    assert expected.norm1.momentum == 0.1
+    assert not expected.norm1.training
+    assert_equal(expected, fused, batches[0])
+    state = copy.deepcopy(model.state_dict())
+    with pytest.raises(SurgeryError, match="no batches"):
+        convswap.recalibrate_batch_norm(model, [])
+    assert all(torch.equal(a, b) for a, b in zip(state.values(), model.state_dict().values(), strict=True))
+
+
+def test_standardised_convolutions_stay_as_they_are() -> None:
+    model = nn.Sequential(ScaledStdConv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
+    assert convswap.plan_fuse(model, image(1, 3, 8, 8)).steps == ()

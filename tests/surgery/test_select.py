@@ -1,0 +1,55 @@
+"""The selection language."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from convswap.errors import UsageError
+from convswap.surgery import select
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    return nn.ModuleDict(
+        {
+            "stem": nn.Conv2d(3, 8, 7, stride=2),
+            "layer1": nn.ModuleList([nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 1)]),
+            "layer2": nn.Sequential(nn.Conv2d(16, 16, (1, 7), groups=4), nn.ReLU(), nn.Conv2d(16, 4, 1)),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("all", ["stem", "layer1.0", "layer1.1", "layer1.2", "layer2.0", "layer2.2"]),
+        ("spatial", ["stem", "layer1.0", "layer1.1", "layer2.0"]),
+        ("spatial & !first", ["layer1.0", "layer1.1", "layer2.0"]),
+        ("pointwise & !last", ["layer1.2"]),
+        ("depthwise", ["layer1.1"]),
+        ("grouped", ["layer1.1", "layer2.0"]),
+        ("dense & spatial", ["stem", "layer1.0"]),
+        ("strided", ["stem"]),
+        ("3x3", ["layer1.0", "layer1.1"]),
+        ("1x7", ["layer2.0"]),
+        ("layer[12].*", ["layer1.0", "layer1.1", "layer1.2", "layer2.0", "layer2.2"]),
+        ("layer2.*, stem", ["stem", "layer2.0", "layer2.2"]),
+        ("! layer*", ["stem"]),
+        ("first, last", ["stem", "layer2.2"]),
+        ("nothing.*", []),
+    ],
+)
+def test_strings(net: nn.Module, where: str, expected: list[str]) -> None:
+    assert [path for path, _ in select(net, where)] == expected
+
+
+def test_predicate(net: nn.Module) -> None:
+    chosen = select(net, lambda path, conv: path.startswith("layer1") and conv.out_channels == 16)
+    assert [path for path, _ in chosen] == ["layer1.2"]
+
+
+@pytest.mark.parametrize("where", ["", " ", "3x3 &", "!,all", "&"])
+def test_empty_conditions_are_errors(net: nn.Module, where: str) -> None:
+    with pytest.raises(UsageError, match="empty condition"):
+        select(net, where)
