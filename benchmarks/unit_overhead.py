@@ -1,0 +1,139 @@
+"""What does a unit cost? One training step against the plain convolution, and inference after fusing.
+
+For cifar_resnet20 (32 px) and resnet18 (224 px), every registered unit in its default places: the time of a training
+step (forward, backward, SGD) and of an inference pass of the fused model, each as a ratio to the untouched model fused
+the same way, taking turns in one process. Correctness first: a unit whose fused model is not proven equal gets no
+figure. Goals: circle trains at 1.05 at most and its fused network is the plain one; ic 1.25 and 1.10.
+
+    python benchmarks/unit_overhead.py [--units circle,ic] [--repeats 15] [--precision auto] [--threads N] [--compile]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from statistics import median, quantiles
+from time import perf_counter
+from typing import Any
+
+import torch
+from common import write_result
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import convswap
+from convswap.measure.latency import measure_latency
+from convswap.train.precision import autocast, resolve_precision
+
+HOSTS = {"cifar_resnet20": (32, 128), "resnet18": (224, 16)}
+GOALS = {"circle": (1.05, 1.0), "ic": (1.25, 1.10)}
+
+
+class Trainer:
+    """A model with its optimizer and one batch; `step()` is one training step."""
+
+    def __init__(self, model: nn.Module, images: Tensor, precision: str, compiled: bool) -> None:
+        self.model = model.to(memory_format=torch.channels_last).train()
+        self.run = torch.compile(self.model) if compiled else self.model
+        self.optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, nesterov=True, fused=True)
+        self.images, self.precision = images, precision
+        self.labels = torch.arange(len(images)) % 10
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        start = perf_counter()
+        with autocast(self.precision, torch.device("cpu")):
+            logits = self.run(self.images)
+        F.cross_entropy(logits.float(), self.labels).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return perf_counter() - start
+
+
+def batch(size: int, count: int) -> Tensor:
+    """Random images, channels last."""
+    images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return images.to(memory_format=torch.channels_last)
+
+
+def host(name: str) -> nn.Module:
+    """The untouched network."""
+    torch.manual_seed(0)
+    return convswap.create_model(name, num_classes=10)
+
+
+def training_ratios(
+    name: str, units: list[str], repeats: int, precision: str, compiled: bool
+) -> dict[str, list[float]]:
+    """Per unit, the ratio of its step's time to the plain network's beside it, one for each repetition."""
+    size, count = HOSTS[name]
+    images = batch(size, count)
+    plain = host(name)
+    models = {"conv": plain} | {u: convswap.swap(plain, u, start="fresh") for u in units}
+    trainers = {unit: Trainer(model, images, precision, compiled) for unit, model in models.items()}
+    seconds: dict[str, list[float]] = {unit: [] for unit in trainers}
+    for repeat in range(repeats + 3):
+        order = list(trainers)
+        turn = repeat % len(order)
+        for unit in order[turn:] + order[:turn]:
+            elapsed = trainers[unit].step()
+            if repeat >= 3:
+                seconds[unit].append(elapsed)
+    return {u: [t / p for t, p in zip(seconds[u], seconds["conv"], strict=True)] for u in seconds}
+
+
+def kinds(model: nn.Module) -> Counter[str]:
+    """How many modules of each type."""
+    return Counter(type(module).__name__ for module in model.modules())
+
+
+def fused_ratios(name: str, units: list[str], repeats: int, threads: int, count: int) -> dict[str, dict[str, Any]]:
+    """Per unit, the latency of the fused model and its ratio to the plain network folded the same way."""
+    size, _ = HOSTS[name]
+    images = batch(size, count)
+    plain = host(name).eval()
+    fused = {"conv": convswap.fuse(plain, images[:1]), "conv again": convswap.fuse(plain, images[:1])}
+    for unit in units:
+        fused[unit] = convswap.fuse(convswap.swap(plain, unit, start="fresh").eval(), images[:1])
+    fused = {unit: model.to(memory_format=torch.channels_last) for unit, model in fused.items()}
+    timed = measure_latency(fused, images, threads=threads, repeats=repeats)
+    base = timed["conv"].median_ms
+    return {
+        unit: timed[unit].as_dict()
+        | {"ratio": timed[unit].median_ms / base, "same_modules": kinds(fused[unit]) == kinds(fused["conv"])}
+        for unit in fused
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--units", default=",".join(u for u in convswap.list_units() if u != "conv"))
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--compile", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    units = options.units.split(",")
+    precision = resolve_precision(options.precision, torch.device("cpu"))
+    results: dict[str, Any] = {}
+    for name in HOSTS:
+        training = training_ratios(name, units, options.repeats, precision, options.compile)
+        results[name] = {"training": {}, "fused": {}}
+        for unit, ratios in training.items():
+            q1, _, q3 = quantiles(ratios, n=4, method="inclusive")
+            results[name]["training"][unit] = {"ratio": median(ratios), "q1": q1, "q3": q3}
+            print(f"{name:15} train  {unit:14} {median(ratios):.3f} ({q1:.3f} to {q3:.3f})", flush=True)
+        for count in (1, 32):
+            found = fused_ratios(name, units, options.repeats * 2, options.threads, count)
+            results[name]["fused"][f"batch {count}"] = found
+            for unit, row in found.items():
+                same = "same modules" if row["same_modules"] else "other modules"
+                print(f"{name:15} fused  {unit:14} {row['ratio']:.3f} batch {count}, {same}", flush=True)
+    suffix = ("_compiled" if options.compile else "") + ("" if options.precision == "auto" else f"_{precision}")
+    payload = {"precision": precision, "threads": options.threads, "compiled": options.compile, "goals": GOALS}
+    write_result(f"unit_overhead{suffix}", payload | {"results": results})
+
+
+if __name__ == "__main__":
+    main()
