@@ -140,6 +140,7 @@ def write_damaged_metadata(path):
     save_file(fresh_model().state_dict(), path, metadata={"convswap": "{"})
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize(
     ("write", "message"),
     [
@@ -177,6 +178,20 @@ def test_history_that_leaves_weights_plain(tmp_path):
     assert load_weights(fresh_model(), tmp_path / "w.safetensors") == []
 
 
+def test_tied_tensors_of_a_saved_model(tmp_path):
+    def tied():
+        first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+        second.weight = first.weight
+        return nn.Sequential(first, second, nn.Linear(4, 2))
+
+    model, other = tied(), tied()
+    state = {name: value for name, value in model.state_dict().items() if name != "1.weight"}
+    metadata = {"convswap": json.dumps({"history": [], "aliases": {"1.weight": "0.weight"}})}
+    save_file(state, tmp_path / "w.safetensors", metadata=metadata)
+    assert load_weights(other, tmp_path / "w.safetensors") == []
+    assert_same(other, model)
+
+
 def test_no_file(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         load_weights(fresh_model(), tmp_path / "absent.pth")
@@ -186,6 +201,7 @@ def test_no_file(tmp_path):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200), suffix=st.sampled_from(["pth", "safetensors"]))
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_any_bytes_are_one_clear_error(tmp_path, content, suffix):
     file = tmp_path / f"any.{suffix}"
     file.write_bytes(content)

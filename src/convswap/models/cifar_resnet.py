@@ -23,6 +23,7 @@ from .state import unwrap_state_dict
 class PadShortcut(nn.Module):
     """Option A: take every `stride`-th pixel and add zero channels on both sides. No parameters.
 
+    >>> import torch
     >>> PadShortcut(16, 32, stride=2)(torch.ones(1, 16, 8, 8)).shape
     torch.Size([1, 32, 4, 4])
     """

@@ -70,9 +70,10 @@ def _looks_like_safetensors(path: Path) -> bool:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            _refuse_changed_model(file.metadata() or {})
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, ValueError) as error:
+            aliases = _plain_aliases(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return state | {name: state[kept] for name, kept in aliases.items()}
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise StoreError(f"damaged, or no safetensors file ({_first_line(error)})") from error
 
 
@@ -89,12 +90,16 @@ def _read_torch(path: Path) -> Any:
         raise StoreError(f"damaged, or no file of weights ({line})") from error
 
 
-def _refuse_changed_model(metadata: Mapping[str, str]) -> None:
-    """Weights of a swapped or fused model fit the names of a plain one but mean another function: refuse them."""
+def _plain_aliases(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The further names of shared tensors in a file of `convswap.save`.
+
+    The weights of a swapped or fused model may fit the names of a plain one but mean another function: refused.
+    """
     if "convswap" not in metadata:
-        return
+        return {}
     try:
-        history = json.loads(metadata["convswap"]).get("history") or []
+        header = json.loads(metadata["convswap"])
+        history, aliases = header.get("history") or [], dict(header.get("aliases") or {})
         kinds = [(entry["kind"], entry.get("unit")) for entry in history]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(f"its convswap metadata is damaged ({_first_line(error)})") from error
@@ -109,6 +114,7 @@ def _refuse_changed_model(metadata: Mapping[str, str]) -> None:
             f"holds a model already swapped to {', '.join(units)}, whose weights mean another function in plain "
             "convolutions; open it with convswap.load, or give the weights from before the swap"
         )
+    return aliases
 
 
 def _first_line(error: BaseException) -> str:
