@@ -89,7 +89,7 @@ def build_model(trial: Trial, data: Data) -> tuple[nn.Module, dict[str, Any] | N
         start: Any = trial.start
         example = example_of(data)
         plan = plan_swap(model, trial.unit, where=trial.where, start=start, example_input=example, **trial.unit_options)
-        return plan.apply(), plan.as_dict()
+        return plan.apply(), json.loads(plan.to_json())
 
 
 def example_of(data: Data) -> torch.Tensor:
@@ -99,7 +99,7 @@ def example_of(data: Data) -> torch.Tensor:
 
 def _train(trial: Trial, folder: Path, data: Data, device: str, progress: bool, label: str) -> dict[str, Any]:
     from ..measure.cost import count_macs, count_parameters
-    from ..surgery import save
+    from ..models import save
     from ..train import Recipe, fit
 
     model, plan = build_model(trial, data)
