@@ -19,15 +19,19 @@ from torch import Tensor, nn
 
 import convswap
 
-TIMM = """resnet18 resnetv2_50 regnety_002 efficientnet_b0 mobilenetv3_small_100 convnext_atto densenet121 vgg11_bn
-repvgg_a0 nf_resnet50 res2net50_26w_4s skresnet18 dla34 cspresnet50 dpn68 hrnet_w18_small inception_v3 legacy_xception
-ghostnet_100 repghostnet_050 rexnet_100 selecsls42b legacy_seresnet18 tresnet_m ese_vovnet19b_dw mobilevit_xxs
-edgenext_xx_small fasternet_t0 starnet_s1 repvit_m0_9 inception_next_atto fastvit_t8 hgnetv2_b0 tiny_vit_5m_224
-levit_128s coat_tiny coatnet_nano_rw_224 mambaout_femto convformer_s18 focalnet_tiny_srf efficientformer_l1 shvit_s1
-rdnet_tiny tf_mixnet_s tf_efficientnet_cc_b0_4e tf_efficientnet_b0""".split()
-TORCHVISION = """alexnet vgg11 vgg11_bn resnet18 resnet50 resnext50_32x4d wide_resnet50_2 squeezenet1_0 squeezenet1_1
-densenet121 googlenet inception_v3 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large mnasnet0_5 shufflenet_v2_x0_5
-regnet_y_400mf efficientnet_b0 convnext_tiny""".split()
+TIMM = """
+resnet18 resnetv2_50 regnety_002 efficientnet_b0 mobilenetv3_small_100 convnext_atto densenet121 vgg11_bn
+repvgg_a0 nf_resnet50 res2net50_26w_4s skresnet18 dla34 cspresnet50 dpn68 hrnet_w18_small inception_v3
+legacy_xception ghostnet_100 repghostnet_050 rexnet_100 selecsls42b legacy_seresnet18 tresnet_m ese_vovnet19b_dw
+mobilevit_xxs edgenext_xx_small fasternet_t0 starnet_s1 repvit_m0_9 inception_next_atto fastvit_t8 hgnetv2_b0
+tiny_vit_5m_224 levit_128s coat_tiny coatnet_nano_rw_224 mambaout_femto convformer_s18 focalnet_tiny_srf
+efficientformer_l1 shvit_s1 rdnet_tiny tf_mixnet_s tf_efficientnet_cc_b0_4e tf_efficientnet_b0
+""".split()  # noqa: SIM905 - a list of one name a line would hide the program
+TORCHVISION = """
+alexnet vgg11 vgg11_bn resnet18 resnet50 resnext50_32x4d wide_resnet50_2 squeezenet1_0 squeezenet1_1 densenet121
+googlenet inception_v3 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large mnasnet0_5 shufflenet_v2_x0_5
+regnet_y_400mf efficientnet_b0 convnext_tiny
+""".split()  # noqa: SIM905 - a list of one name a line would hide the program
 FAMILIES = TIMM + [f"torchvision:{name}" for name in TORCHVISION]
 
 
