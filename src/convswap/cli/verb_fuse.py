@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from .arguments import DataRoot
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ..data import Data
     from ..lab import Trial
 
 NAME = "fuse"
@@ -43,6 +45,14 @@ def run(
     ] = None,
     evaluate: Annotated[bool, typer.Option(help="For a run: test accuracy before and after.")] = True,
     latency: Annotated[bool, typer.Option(help="Measure latency before and after.")] = True,
+    recalibrate: Annotated[
+        bool,
+        typer.Option(
+            "--recalibrate",
+            help="For a run: first re-estimate BatchNorm statistics on training images. For units that train with "
+            "random draws, such as circle_mix.",
+        ),
+    ] = False,
     data_root: DataRoot = None,
 ) -> None:
     """Turn a trained model into plain convolutions, prove it equal, and save it beside the original.
@@ -60,15 +70,20 @@ def run(
 
     found = _find(source)
     model = load(found.weights).eval()
-    example = _example(model, found.trial, image_size, data_root)
-    plan = plan_fuse(model, example)
+    data = _data(found.trial, data_root) if evaluate or recalibrate or image_size is None else None
+    if recalibrate and data is None:
+        raise UsageError(f"--recalibrate needs a run, whose data are known; {source} is a file")
+    example = _example(model, data, image_size)
+    plan = plan_fuse(model, example, recalibrate=_some_images(data) if recalibrate and data else None)
     fused = plan.apply().eval()
     save(fused, found.output)
     print(plan)
     if latency:
         _print_latency(model, fused, example)
-    if evaluate and found.trial is not None:
-        _print_accuracy(found.trial, model, fused, data_root)
+    if evaluate and data is not None:
+        _print_accuracy(data, model, fused)
+    if not recalibrate and _draws_at_random(found.trial):
+        print("the unit trained with random draws: --recalibrate fits BatchNorm to the kernel that is used now")
     print(f"fused model: {found.output}")
 
 
@@ -87,14 +102,25 @@ def _find(source: Path) -> Source:
     return Source(weights, trial)
 
 
-def _example(model: nn.Module, trial: Trial | None, image_size: int | None, data_root: Path | None) -> Tensor:
+def _data(trial: Trial | None, root: Path | None) -> Data | None:
+    from ..data import load_data
+
+    if trial is None:
+        return None
+    return load_data(trial.data, root=root, image_size=trial.image_size, download=False)
+
+
+def _draws_at_random(trial: Trial | None) -> bool:
+    from ..units import get_unit
+
+    return trial is not None and get_unit(trial.unit).train_eval == "stochastic"
+
+
+def _example(model: nn.Module, data: Data | None, image_size: int | None) -> Tensor:
     """Noise of the size the model is used with; what is proven does not depend on it."""
     import torch
 
-    if trial is not None and image_size is None:
-        from ..data import load_data
-
-        data = load_data(trial.data, root=data_root, image_size=trial.image_size, download=False)
+    if data is not None and image_size is None:
         shape = (1, data.channels, *data.image_size)
     else:
         declared = getattr(model, "pretrained_cfg", None) or {}
@@ -103,6 +129,27 @@ def _example(model: nn.Module, trial: Trial | None, image_size: int | None, data
         channels = channels if first is None else first.in_channels
         shape = (1, channels, image_size or height, image_size or width)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _some_images(data: Data, count: int = 2048) -> Iterator[Tensor]:
+    """Training images from all over the set, normalised, in batches."""
+    import torch
+
+    from ..data import ArrayImages, FolderImages
+    from ..train.augment import Normalize
+    from ..train.batches import evaluation_batches
+
+    every = max(1, len(data.train) // count)
+    train = data.train
+    some: ArrayImages | FolderImages
+    if isinstance(train, ArrayImages):
+        some = ArrayImages(train.images[::every], train.labels[::every])
+    else:
+        some = FolderImages(train.paths[::every], train.labels[::every], max(data.image_size), train=False)
+    device = torch.device("cpu")
+    normalize = Normalize(data.mean, data.std, device=device, dtype=torch.float32, channels_last=False)
+    for images, _ in evaluation_batches(some, batch_size=128, normalize=normalize, device=device):
+        yield images
 
 
 def _print_latency(model: nn.Module, fused: nn.Module, example: Tensor) -> None:
@@ -116,11 +163,9 @@ def _print_latency(model: nn.Module, fused: nn.Module, example: Tensor) -> None:
     )
 
 
-def _print_accuracy(trial: Trial, model: nn.Module, fused: nn.Module, data_root: Path | None) -> None:
-    from ..data import load_data
+def _print_accuracy(data: Data, model: nn.Module, fused: nn.Module) -> None:
     from ..train import evaluate
 
-    data = load_data(trial.data, root=data_root, image_size=trial.image_size, download=False)
     before, after = (evaluate(m, data.test, data) for m in (model, fused))
     changed = int((before.predictions != after.predictions).sum())
     print(

@@ -1,0 +1,230 @@
+"""The command line, from the arguments to what is printed and written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convswap import __version__, list_units
+from convswap.cli import main
+from convswap.cli.options import absolute_data, parse_options, parse_units
+from convswap.errors import UsageError
+
+VERBS = ["compare", "units", "plan", "train", "fuse", "report", "doctor"]
+TINY = ["--epochs", "1", "--quiet"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, and a terminal wide enough for whole lines."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("CONVSWAP_DATA", raising=False)
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """What a command that succeeds prints."""
+    code = main(argv)
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return captured.out
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == f"convswap {__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
+def test_help_names_every_verb(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    printed = run(capsys, *argv)
+    assert all(verb in printed for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = run(capsys, verb, "--help")
+    assert f"convswap {verb}" in printed
+    assert verb == "doctor" or "Examples" in printed
+
+
+def test_units_lists_the_registry(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = run(capsys, "units")
+    assert all(name in printed for name in list_units())
+    rows = json.loads(run(capsys, "units", "c*", "--json"))
+    assert [row["name"] for row in rows] == list_units("c*")
+    circle = next(row for row in rows if row["name"] == "circle")
+    assert circle["options"] == {"angles": "even", "ring": "max", "radius": 1.0}
+
+
+def test_one_unit_is_shown_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = run(capsys, "units", "circle")
+    assert "arXiv:2107.02451" in printed
+    assert "radius=1.0" in printed
+    assert "exactly the functions of the square kernel" in printed
+
+
+def test_plan_prints_a_table_or_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["plan", "cifar_resnet8", "circle", "--where", "layer3.*", "--option", "radius=1.2"]
+    assert "layer3.0.conv2" in run(capsys, *argv)
+    plan = json.loads(run(capsys, *argv, "--json"))
+    assert [r["path"] for r in plan["replacements"]] == ["layer3.0.conv1", "layer3.0.conv2"]
+    assert plan["options"] == {"radius": 1.2}
+    assert plan["replacements"][0]["macs_before"] is not None
+    assert list(folder.iterdir()) == []
+
+
+def test_compare_trains_reports_and_goes_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["compare", "--units", "circle", "--seeds", "1", *TINY]
+    printed = run(capsys, *argv)
+    assert "cifar_resnet8" in printed
+    assert "circle" in printed
+    assert "baseline" in printed  # conv was added
+    assert printed.splitlines()[-1] == f"report: {Path('convswap-lab') / 'report.html'}"
+    page = (folder / "convswap-lab" / "report.html").read_text()
+    assert "convswap compare --units circle --seeds 1 --epochs 1 --quiet" in page
+    results = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
+    assert len(results) == 2
+    latency = json.loads((folder / "convswap-lab" / "latency.json").read_text())
+    assert len(latency["trials"]) == 2
+    assert all({"latency_ms", "latency_fused_ms"} <= row.keys() for row in latency["trials"].values())
+
+    run(capsys, *[arg if arg != "1" or argv[i - 1] != "--seeds" else "2" for i, arg in enumerate(argv)])
+    assert len(list(folder.rglob("result.json"))) == 4
+    assert {path: path.stat().st_mtime_ns for path in results} == results  # nothing ran twice
+    assert json.loads((folder / "convswap-lab" / "latency.json").read_text()) == latency
+
+    assert "circle" in run(capsys, "report")
+    page = (folder / "convswap-lab" / "report.html").read_text()
+    assert "--seeds 1" in page
+    assert "--seeds 2" in page
+
+
+def test_train_then_fuse(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["train", "--model", "cifar_resnet8", "--data", "digits", "--unit", "circle_mix", "--seed", "3", *TINY]
+    printed = run(capsys, *argv)
+    (run_folder,) = (folder / "runs").iterdir()
+    assert run_folder.name.startswith("cifar_resnet8-circle_mix-digits-seed3-")
+    assert f"next: convswap fuse {Path('runs') / run_folder.name}" in printed
+    assert run(capsys, *argv) == printed  # a finished run is shown, not run again
+
+    printed = run(capsys, "fuse", str(run_folder))
+    assert "largest relative difference in float64" in printed
+    assert "latency" in printed
+    assert "0 of 359 predictions changed" in printed
+    assert "--recalibrate" in printed
+    fused = run_folder / "fused.safetensors"
+
+    import convswap
+
+    names = {type(module).__name__ for module in convswap.load(fused).modules()}
+    assert "CircleMixConv2d" not in names
+    assert "BatchNorm2d" not in names
+    printed = run(capsys, "fuse", str(run_folder), "--recalibrate", "--no-latency")
+    assert "test accuracy" in printed
+
+
+def test_fuse_takes_a_saved_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    import convswap
+
+    model = convswap.create_model("cifar_resnet8", num_classes=4, in_channels=1)
+    image = torch.zeros(1, 1, 16, 16)
+    swapped = convswap.swap(model, "circle", where="layer1.*", example_input=image)
+    convswap.save(swapped, folder / "mine.safetensors")
+    printed = run(capsys, "fuse", "mine.safetensors", "--image-size", "16", "--no-latency")
+    assert "fused 2 units" in printed
+    assert (folder / "mine-fused.safetensors").is_file()
+
+
+def test_train_starts_from_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["train", "--model", "cifar_resnet8", "--data", "digits", *TINY]
+    run(capsys, *common, "--out", "first")
+    run(capsys, *common, "--out", "second", "--unit", "circle", "--weights", "first/model.safetensors")
+    trial = json.loads((folder / "second" / "trial.json").read_text())
+    assert trial["start"] == "warm"
+    assert trial["weights"]["file"] == str(folder / "first" / "model.safetensors")
+    assert trial["recipe"]["learning_rate"] < 0.1  # fine-tuning is gentle
+
+
+def test_a_comparison_in_which_all_fails_fails(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["compare", "--units", "conv", "--seeds", "1", "--learning-rate", "1e30", *TINY]
+    assert main(argv) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("convswap: error: all 1 trials failed")
+    assert "--retry-failed" in error
+    assert error.count("\n") == 1
+
+
+def test_doctor_says_what_is_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = run(capsys, "doctor")
+    for what in ("torch", "bfloat16", "optional packages", "data root", "registered"):
+        assert what in printed
+
+
+def without(package: str) -> str:
+    """A program that runs the command line as if a package were not installed."""
+    return (
+        "import sys\n"
+        "class Hidden:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] == {package!r}:\n"
+        f"            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)\n"
+        "sys.meta_path.insert(0, Hidden())\n"
+        "from convswap.cli import main\n"
+        "sys.exit(main())\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("package", "argv", "code", "fragment"),
+    [
+        ("typer", ["compare"], 1, 'typer is not installed; the command line needs it: pip install "convswap[lab]"'),
+        ("typer", ["--version"], 0, ""),
+        ("typer", ["doctor"], 0, ""),
+        ("timm", ["plan", "cifar_resnet8", "circle"], 1, "timm is not installed; models by name"),
+    ],
+)
+def test_without_the_lab_extra(package: str, argv: list[str], code: int, fragment: str, folder: Path) -> None:
+    command = [sys.executable, "-c", without(package), *argv]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120)
+    assert done.returncode == code, done.stderr
+    assert fragment in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "convswap", "units"], stdout=write, stderr=subprocess.PIPE, text=True, timeout=120
+    )
+    os.close(write)
+    assert done.stderr == ""
+
+
+def test_options_are_typed() -> None:
+    given = ["circle.radius=1.2", "circle.angles=arctan", "circle.radius=learnable"]
+    assert parse_options(given, ["conv", "circle"]) == {
+        "conv": {},
+        "circle": {"radius": "learnable", "angles": "arctan"},
+    }
+    assert parse_options(["ring=floor"], ["circle"]) == {"circle": {"ring": "floor"}}
+    assert parse_options(["radius=NaN"], ["circle"]) == {"circle": {"radius": "NaN"}}
+
+
+def test_units_are_a_list_without_repetitions() -> None:
+    assert parse_units(" circle, conv,circle,") == ["circle", "conv"]
+    with pytest.raises(UsageError, match="did you mean 'circle'"):
+        parse_units("conv,cirle")
+
+
+def test_paths_of_data_are_made_absolute(folder: Path) -> None:
+    assert absolute_data("digits") == "digits"
+    assert absolute_data("imagefolder:photos") == f"imagefolder:{folder / 'photos'}"
