@@ -8,6 +8,7 @@ from .circle_mix import CircleMixConv2d
 from .circle_square import CircleSquareConv2d
 from .contract import FeatureUnit, Geometry, Unit, WeightUnit, plain_conv
 from .conv import PlainConv2d
+from .ic import FusedIC, ICConv2d
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "CircleMixConv2d",
     "CircleSquareConv2d",
     "FeatureUnit",
+    "FusedIC",
     "Geometry",
+    "ICConv2d",
     "PlainConv2d",
     "Unit",
     "UnitSpec",

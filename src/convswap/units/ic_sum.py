@@ -1,0 +1,138 @@
+"""The group sum of the IC neuron: channel sums, then a box filter on one map per group; and adding it back."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .contract import Geometry, compute_dtype
+
+
+class GroupSum(nn.Module):
+    """`s = conv(x, ones)` with a convolution's geometry, one map per group: (N, in, H, W) -> (N, groups, H', W').
+
+    The channels of a group are summed first, in at least float32; the box filter then runs on the group's single
+    map, rows and columns apart, by adding shifted slices. A convolution with ones would cost the layer's own
+    input width, and even a one-channel convolution is far slower on a CPU than the slices (backward: 90x).
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.margins = _margins(geometry)  # as F.pad takes them
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, groups, H', W') in at least float32."""
+        dtype, groups = compute_dtype(x.dtype), self.geometry.groups
+        if groups == self.geometry.in_channels:
+            total = x.to(dtype)
+        elif groups == 1:
+            total = x.sum(1, keepdim=True, dtype=dtype)
+        else:
+            total = x.unflatten(1, (groups, -1)).sum(2, dtype=dtype)
+        total = self._padded(total)
+        for axis in (0, 1):
+            total = _box(total, axis + 2, *(pair[axis] for pair in self._steps()))
+        return total
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution of this geometry: (N, in, H, W) -> (N, out, H', W')."""
+        g = self.geometry
+        if g.padding_mode == "zeros":
+            return F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
+        return F.conv2d(self._padded(x), weight, bias, g.stride, 0, g.dilation, g.groups)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        if not any(self.margins):
+            return x
+        mode = self.geometry.padding_mode
+        return F.pad(x, self.margins, mode="constant" if mode == "zeros" else mode)
+
+    def _steps(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        return self.geometry.kernel_size, self.geometry.stride, self.geometry.dilation
+
+
+def _margins(geometry: Geometry) -> tuple[int, int, int, int]:
+    (kh, kw), (dh, dw), padding = geometry.kernel_size, geometry.dilation, geometry.padding
+    if padding == "valid":
+        return 0, 0, 0, 0
+    if padding == "same":
+        (rows, columns) = dh * (kh - 1), dw * (kw - 1)
+        return columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
+    ph, pw = cast(tuple[int, int], padding)
+    return pw, pw, ph, ph
+
+
+def _box(x: Tensor, dim: int, size: int, stride: int, dilation: int) -> Tensor:
+    """Sums of `size` values along one dimension, `dilation` apart, every `stride`."""
+    length = stride * ((x.shape[dim] - dilation * (size - 1) - 1) // stride) + 1
+    lead = (slice(None),) * dim
+    total = x[(*lead, slice(0, length, stride))]
+    for tap in range(1, size):
+        total = total + x[(*lead, slice(tap * dilation, tap * dilation + length, stride))]
+    return total
+
+
+def add_scaled_sum(y: Tensor, total: Tensor, scale: Tensor, shift: Tensor | None, *, own: bool = False) -> Tensor:
+    """`y + scale s + shift` in y's precision and memory layout, without a temporary of y's size for one group.
+
+    Args:
+        y: (N, out, H, W).
+        total: s, (N, groups, H, W), in at least float32.
+        scale: (out,), in at least float32.
+        shift: (out,) or None.
+        own: nobody else needs y, so that without autograd it may be overwritten.
+    """
+    with _without_autocast(y):
+        if total.shape[1] > 1:
+            return _add_by_group(y, total, scale, shift)
+        images, out, height, width = y.shape
+        left, right = _factors(total, scale, shift, y.dtype)
+        if y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous():
+            rows = y.permute(0, 2, 3, 1).reshape(-1, out)
+            add = rows.addmm_ if own and not torch.is_grad_enabled() else rows.addmm
+            rows = add(left.flatten(0, 1), right)
+            return rows.reshape(images, height, width, out).permute(0, 3, 1, 2)
+        planes = y.reshape(images, out, -1)
+        add = planes.baddbmm_ if own and not torch.is_grad_enabled() else planes.baddbmm
+        planes = add(right.t().expand(images, -1, -1), left.transpose(1, 2))
+        return planes.reshape(images, out, height, width)
+
+
+def _factors(total: Tensor, scale: Tensor, shift: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`scale s + shift` as a matrix product: (N, H W, k) with k columns, and (k, out).
+
+    In half precision s and the scale are split in two parts each, so that the product keeps about 16 bits; the
+    split parts are constants to the gradient, which flows through the leading parts.
+    """
+    s, w = total.flatten(1).unsqueeze(2), scale.unsqueeze(0)
+    columns, rows = [s.to(dtype)], [w.to(dtype)]
+    if dtype in (torch.float16, torch.bfloat16):
+        rest_s = (s - columns[0]).detach().to(dtype)
+        rest_w = (w - rows[0]).detach().to(dtype)
+        columns, rows = [columns[0], rest_s, columns[0]], [rows[0], rows[0], rest_w]
+    if shift is not None:
+        columns.append(torch.ones_like(columns[0]))
+        rows.append(shift.to(dtype).unsqueeze(0))
+    return torch.cat(columns, 2), torch.cat(rows)
+
+
+def _add_by_group(y: Tensor, total: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+    groups = total.shape[1]
+    per_group = scale.reshape(groups, -1, 1, 1)
+    if shift is None:
+        added = total.unsqueeze(2) * per_group
+    else:
+        added = torch.addcmul(shift.to(scale.dtype).reshape(groups, -1, 1, 1), total.unsqueeze(2), per_group)
+    return y + added.flatten(1, 2).to(y.dtype)
+
+
+def _without_autocast(y: Tensor) -> AbstractContextManager[object]:
+    device = y.device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
