@@ -105,14 +105,17 @@ def test_a_failure_is_recorded_and_the_grid_goes_on(
     assert f"trial 2/4 circle seed 0: failed: {type(error).__name__}: {error}" in capsys.readouterr().err
 
 
-def test_failed_trials_are_tried_again_only_on_request(tmp_path: Path, trainer: Trainer) -> None:
+def test_failed_trials_are_tried_again_only_on_request(
+    tmp_path: Path, trainer: Trainer, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(trial: Trial) -> dict[str, Any]:
         raise ValueError("boom")
 
     trainer.fake = fail
     run_grid(GRID[:1], tmp_path, progress=False)
     trainer.fake = good
-    assert run_grid(GRID[:1], tmp_path, progress=False)[0].state == "failed"
+    assert run_grid(GRID[:1], tmp_path)[0].state == "failed"
+    assert capsys.readouterr().err == "1 of 1 trials failed before and are left out; --retry-failed tries them again\n"
     (row,) = run_grid(GRID[:1], tmp_path, progress=False, retry_failed=True)
     assert (row.state, row.traceback) == ("finished", None)
 
@@ -189,7 +192,10 @@ def test_progress_lines(tmp_path: Path, trainer: Trainer, capsys: pytest.Capture
     ]
     assert captured.out == ""
     run_grid([*GRID, trial("conv", 2)], tmp_path)
-    assert capsys.readouterr().err == "trial 5/5 conv seed 2: 92.00% in 2 s\n"
+    assert capsys.readouterr().err.splitlines() == [
+        "4 of 5 trials are finished already",
+        "trial 5/5 conv seed 2: 92.00% in 2 s",
+    ]
     run_grid([trial("conv", 3)], tmp_path, progress=False)
     assert capsys.readouterr().err == ""
 

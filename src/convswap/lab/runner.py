@@ -92,10 +92,7 @@ def run_grid(
     with Store(lab / STORE_FILE) as store:
         todo = _prepare(store, grid, retry_failed)
         report = GridProgress(grid, todo, progress)
-        for trial in grid:
-            result = store.get(trial.id).result
-            if result is not None:
-                report.known(trial, result["seconds"])
+        _say_what_is_done(store, report, grid, todo)
         attempt = _Attempt(lab, data_root, device, skip_unreadable, progress and sys.stderr.isatty())
         begin = partial(_begin, store, report)
         with _sigterm_interrupts(), _mark_interrupted(store, lab):
@@ -115,9 +112,24 @@ def _prepare(store: Store, grid: Sequence[Trial], retry_failed: bool) -> list[Tr
     return [trial for trial in grid if store.get(trial.id).state not in skipped]
 
 
+def _say_what_is_done(store: Store, report: GridProgress, grid: Sequence[Trial], todo: Sequence[Trial]) -> None:
+    """Learn from the finished trials how long one takes, and say what will not run."""
+    finished = failed = 0
+    for trial in grid:
+        row = store.get(trial.id)
+        if row.result is not None:
+            finished += 1
+            report.known(trial, row.result["seconds"])
+        failed += row.state == "failed" and trial not in todo
+    if finished:
+        report.say(f"{finished} of {len(grid)} trials are finished already")
+    if failed:
+        report.say(f"{failed} of {len(grid)} trials failed before and are left out; --retry-failed tries them again")
+
+
 def _begin(store: Store, report: GridProgress, trial: Trial) -> str:
     store.start(trial.id)
-    return report.label(trial)
+    return f"{report.label(trial)}, epoch"
 
 
 def _record(store: Store, report: GridProgress, trial: Trial, outcome: Outcome) -> None:
