@@ -15,6 +15,10 @@ from filelock import FileLock
 
 TESTS = Path(__file__).resolve().parent
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers run side by side, one a core: more threads would only wait
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+    torch.set_num_threads(1)
+
 
 def shared_folder() -> Path | None:
     """The folder of real data and references beside the checkout, where there is one."""
