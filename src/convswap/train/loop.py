@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data import Data
-from ..errors import TrainingError, UsageError
+from ..errors import StoreError, TrainingError, UsageError
 from .augment import Normalize
 from .batches import Augmentation, Share, TrainBatches, evaluation_batches
 from .checkpoint import Identity, describe_model, load_checkpoint, restore_random_state, save_checkpoint
@@ -24,7 +24,7 @@ from .files import deferred_interrupt
 from .metrics import append_metrics, rewrite_metrics
 from .parallel import copy_buffers_from_first, mean_over_processes, start_fabric, sum_over_processes
 from .parameters import parameter_groups
-from .precision import input_dtype, resolve_device, resolve_precision
+from .precision import autocast, input_dtype, resolve_device, resolve_precision
 from .progress import Reporter, reporter_for
 from .recipe import Recipe
 
@@ -155,6 +155,7 @@ class _Training:
         directory: Path | None,
     ) -> None:
         self.fabric, self.model, self.data, self.recipe, self.directory = fabric, model, data, recipe, directory
+        self.precision = precision
         self.history: list[dict[str, Any]] = []
         self.identity = Identity(recipe.as_dict(), seed, data.fingerprint, describe_model(model))
         device = fabric.device
@@ -168,8 +169,8 @@ class _Training:
             nesterov=recipe.nesterov,
             fused=_can_fuse(model, device),
         )
-        compiled = cast(nn.Module, torch.compile(model)) if recipe.compile else model
-        self.forward, self.stepper = fabric.setup(compiled, self.optimizer)
+        self.compiled = cast(nn.Module, torch.compile(model)) if recipe.compile else model
+        self.forward, self.stepper = fabric.setup(self.compiled, self.optimizer)
         self.share = Share(fabric.global_rank, fabric.world_size)
         self.normalize = Normalize(
             data.mean, data.std, device=device, dtype=input_dtype(precision), channels_last=recipe.channels_last
@@ -189,13 +190,19 @@ class _Training:
         if self.directory is None:
             return 0
         path = self.directory / "checkpoint.pt"
+        self.fabric.barrier()  # an earlier training's first process may still be writing it
         if wanted and path.exists():
             state = load_checkpoint(path, self.identity)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             restore_random_state(state["random"], self.fabric.device)
             self.history = state["history"]
-        self.fabric.barrier()
+        done = self.fabric.broadcast(len(self.history))
+        if done != len(self.history):
+            raise StoreError(
+                f"{path} holds {len(self.history)} epochs in process {self.fabric.global_rank}, but {done} in the "
+                "first; all processes must see the same folder"
+            )
         if self.fabric.is_global_zero:
             if not wanted:
                 path.unlink(missing_ok=True)
@@ -294,7 +301,13 @@ class _Training:
             device=self.fabric.device,
             share=self.share,
         )
-        mine = sum_up(self.model, cast(Callable[[Tensor], Tensor], self.forward), batches)
+
+        def forward(x: Tensor) -> Tensor:
+            # Not through DDP, whose forward waits for the others: processes may have different numbers of batches.
+            with autocast(self.precision, self.fabric.device):
+                return self.compiled(x)
+
+        mine = sum_up(self.model, forward, batches)
         sums = torch.tensor([mine.loss, mine.correct, mine.count], dtype=torch.float64)
         if self.fabric.world_size > 1:
             sums = sum_over_processes(self.fabric, sums.to(self.fabric.device)).cpu()
