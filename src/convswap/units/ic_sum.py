@@ -94,12 +94,12 @@ def add_scaled_sum(y: Tensor, total: Tensor, scale: Tensor, shift: Tensor | None
         left, right = _factors(total, scale, shift, y.dtype)
         if y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous():
             rows = y.permute(0, 2, 3, 1).reshape(-1, out)
-            add = rows.addmm_ if own and not torch.is_grad_enabled() else rows.addmm
-            rows = add(left.flatten(0, 1), right)
+            add_rows = rows.addmm_ if own and not torch.is_grad_enabled() else rows.addmm
+            rows = add_rows(left.flatten(0, 1), right)
             return rows.reshape(images, height, width, out).permute(0, 3, 1, 2)
         planes = y.reshape(images, out, -1)
-        add = planes.baddbmm_ if own and not torch.is_grad_enabled() else planes.baddbmm
-        planes = add(right.t().expand(images, -1, -1), left.transpose(1, 2))
+        add_planes = planes.baddbmm_ if own and not torch.is_grad_enabled() else planes.baddbmm
+        planes = add_planes(right.t().expand(images, -1, -1), left.transpose(1, 2))
         return planes.reshape(images, out, height, width)
 
 
