@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from convswap.units import UnitSpec, get_unit, list_units
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Case:
     """One unit with one set of options."""
 
@@ -30,6 +30,8 @@ class Case:
     def __str__(self) -> str:
         options = ",".join(f"{k}={v}" for k, v in self.options.items())
         return f"{self.spec.name}({options})"
+
+    __repr__ = __str__
 
     @property
     def cls(self) -> Any:

@@ -135,7 +135,9 @@ def test_building_in_inference_mode_spoils_no_cache(case: Case) -> None:
 
 @each_unit
 def test_row_names_real_parameters(case: Case) -> None:
-    """`no_weight_decay` names must exist in some option set, else a recipe excludes nothing by a typo."""
+    """`no_weight_decay` names must exist for some options and start, else a recipe excludes nothing by a typo."""
     siblings = [other for other in CASES if other.spec is case.spec]
-    names = {name.rsplit(".", 1)[-1] for other in siblings for name, _ in other.home().named_parameters()}
+    conv = nn.Conv2d(**case.homes()[0])
+    units = [unit for other in siblings for unit in (other.home(), other.from_conv(conv))]
+    names = {name.rsplit(".", 1)[-1] for unit in units for name, _ in unit.named_parameters()}
     assert case.spec.no_weight_decay <= names
