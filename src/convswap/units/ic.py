@@ -235,12 +235,13 @@ class FusedIC(nn.Module):
         self.kernel_size, self.stride, self.padding = geometry.kernel_size, geometry.stride, geometry.padding
         self.dilation, self.groups, self.padding_mode = geometry.dilation, geometry.groups, geometry.padding_mode
         self.group_sum = GroupSum(geometry)
-        self.weight = nn.Parameter(weight.clone(), requires_grad=False)
-        self.bias = nn.Parameter(bias.clone(), requires_grad=False)
-        self.sum_weight = nn.Parameter(sum_weight.clone(), requires_grad=False)
-        self.shift = nn.Parameter(shift.clone(), requires_grad=False)
-        self.slope = nn.Parameter(torch.ones_like(bias), requires_grad=False)
-        self.sign = nn.Parameter(torch.ones_like(bias), requires_grad=False)
+        self.weight = nn.Parameter(weight.clone())
+        self.bias = nn.Parameter(bias.clone())
+        self.sum_weight = nn.Parameter(sum_weight.clone())
+        self.shift = nn.Parameter(shift.clone())
+        self.slope = nn.Parameter(torch.ones_like(bias))
+        self.sign = nn.Parameter(torch.ones_like(bias))
+        self.requires_grad_(False)  # an inference form: the unit itself is what trains
         self.leaky = False
         self.signed = False
 
