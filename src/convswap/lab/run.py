@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ def run_trial(
     _claim(folder, trial)
     if (folder / RESULT).exists():
         return _finished(folder)
-    data = _data(trial, data, data_root, skip_unreadable)
+    data = trial_data(trial, data, root=data_root, skip_unreadable=skip_unreadable)
     return _train(trial, folder, data, device, progress, label)
 
 
@@ -152,17 +153,35 @@ def _finished(folder: Path) -> dict[str, Any]:
     return result
 
 
-def _data(trial: Trial, data: Data | None, root: str | Path | None, skip_unreadable: bool) -> Data:
+def trial_data(
+    trial: Trial,
+    data: Data | None = None,
+    *,
+    root: str | Path | None = None,
+    skip_unreadable: bool = False,
+    download: bool = True,
+) -> Data:
+    """The data a trial describes, checked by fingerprint, with the trial's normalization.
+
+    Raises:
+        DataError: the data are not the described ones any more, or have other channels than the normalization.
+    """
     from ..data import load_data
 
     if data is None:
-        data = load_data(trial.data, root=root, image_size=trial.image_size, skip_unreadable=skip_unreadable)
+        size = trial.image_size
+        data = load_data(trial.data, root=root, image_size=size, skip_unreadable=skip_unreadable, download=download)
     if data.fingerprint != trial.data_fingerprint:
         raise DataError(
             f"data {trial.data!r} changed since the trial was described (fingerprint {data.fingerprint[:12]}, "
             f"described {trial.data_fingerprint[:12]}); restore the files, or describe a new trial"
         )
-    return data
+    if trial.normalization is None:
+        return data
+    mean, std = (tuple(trial.normalization[key]) for key in ("mean", "std"))
+    if not len(mean) == len(std) == data.channels:
+        raise DataError(f"normalization={trial.normalization!r} does not fit data of {data.channels} channels")
+    return replace(data, mean=mean, std=std)
 
 
 def _check_weights(weights: dict[str, str]) -> None:

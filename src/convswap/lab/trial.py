@@ -29,6 +29,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "seed": (int,),
     "weights": (dict, type(None)),
     "pretrained": (bool,),
+    "normalization": (dict, type(None)),
     "version": (str,),
 }
 
@@ -54,6 +55,8 @@ class Trial:
         seed: of everything random.
         weights: None or `{"file", "sha256"}` of the file training starts from, see `describe_weights`.
         pretrained: start from the model's published weights.
+        normalization: None for the data's own, or `{"mean": [...], "std": [...]}` of pixels in 0..1: trained
+            weights want the constants they were trained with.
         version: of convswap.
     """
 
@@ -70,6 +73,7 @@ class Trial:
     image_size: int | None = None
     weights: dict[str, str] | None = None
     pretrained: bool = False
+    normalization: dict[str, list[float]] | None = None
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -84,6 +88,9 @@ class Trial:
             raise UsageError(f"seed={self.seed} is not allowed; choose 0 or a positive number")
         if self.weights is not None and set(self.weights) != {"file", "sha256"}:
             raise UsageError(f"weights={self.weights!r} is not allowed; it must have exactly the keys 'file', 'sha256'")
+        if self.normalization is not None and set(self.normalization) != {"mean", "std"}:
+            value = self.normalization
+            raise UsageError(f"normalization={value!r} is not allowed; it must have exactly the keys 'mean', 'std'")
         if self.unit == BASELINE:
             if self.unit_options:
                 raise UsageError(f"unit_options={self.unit_options!r} is not allowed; {BASELINE!r} has no options")

@@ -48,6 +48,9 @@ def create_torchvision_model(
         raise no_download(f"torchvision:{name}", error) from error
 
     if pretrained:
+        preset = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
+        # as timm's models say it: what these weights want to be shown
+        model.__dict__["pretrained_cfg"] = {"mean": tuple(preset.mean), "std": tuple(preset.std)}
         for head in _AUXILIARY_HEADS.get(name, ()):
             setattr(model, head, None)
             model.aux_logits = False  # type: ignore[assignment]

@@ -51,7 +51,7 @@ def save(
     state, aliases = _distinct(model.state_dict())
     header = {"version": __version__, "constructor": built, "history": history_of(model), "aliases": aliases}
     try:
-        metadata = {_KEY: json.dumps(header), "format": "pt"}
+        metadata = {_KEY: json.dumps(header)}  # one key only: several are written in random order
     except TypeError as error:
         raise UsageError(
             f"arguments={arguments!r} or the surgery's options cannot be written as JSON: {error}"
@@ -125,7 +125,7 @@ def _constructor(model: nn.Module, name: str | None, arguments: dict[str, Any] |
 
 def _distinct(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors that share no memory, and the further names of those that are shared."""
-    first: dict[tuple[int, torch.Size, int], str] = {}
+    first: dict[tuple[Any, ...], str] = {}
     aliases: dict[str, str] = {}
     kept: dict[str, Tensor] = {}
     for name, tensor in state.items():
