@@ -22,7 +22,7 @@ from .arguments import (
     Weights,
     Where,
 )
-from .grid import check, chosen_recipe, make_trials
+from .grid import check, chosen_recipe, make_trials, suitable_threads
 from .options import existing_file, parse_options, parse_units
 from .output import command_line, fail_if_nothing_finished, print_comparison
 
@@ -102,15 +102,16 @@ def run(
         pretrained=pretrained,
     )
     check(trials, loaded, device)
-    rows = run_grid(
-        trials,
-        lab,
-        data_root=data_root,
-        device=device,
-        skip_unreadable=skip_unreadable,
-        retry_failed=retry_failed,
-        progress=not quiet,
-    )
+    with suitable_threads(loaded):
+        rows = run_grid(
+            trials,
+            lab,
+            data_root=data_root,
+            device=device,
+            skip_unreadable=skip_unreadable,
+            retry_failed=retry_failed,
+            progress=not quiet,
+        )
     note_command(lab, command_line(context))
     if latency:
         measure_lab(lab, rows, example_of(loaded))
