@@ -62,11 +62,16 @@ def git_commit() -> str | None:
     return commit.stdout.strip() + (" with changes in src" if changes.stdout.strip() else "")
 
 
+def without_folder(argument: str) -> str:
+    """An absolute path without the folders of this machine, anything else as it is."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
+
+
 def write_result(name: str, payload: dict[str, Any]) -> Path:
     """Write `benchmarks/results/<name>.json`, at once or not at all; returns its path and prints it."""
     result = {
         "benchmark": name,
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(without_folder, sys.argv[1:])]),
         "commit": git_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
