@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,10 +71,38 @@ def _box(x: Tensor, dim: int, size: int, stride: int, dilation: int) -> Tensor:
     """Sums of `size` values along one dimension, `dilation` apart, every `stride`."""
     length = stride * ((x.shape[dim] - dilation * (size - 1) - 1) // stride) + 1
     lead = (slice(None),) * dim
-    total = x[(*lead, slice(0, length, stride))]
-    for tap in range(1, size):
-        total = total + x[(*lead, slice(tap * dilation, tap * dilation + length, stride))]
+    taps = [(*lead, slice(tap * dilation, tap * dilation + length, stride)) for tap in range(size)]
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return cast(Tensor, _SumOfSlices.apply(x, taps))
+    return _sum_of_slices(x, taps)
+
+
+def _sum_of_slices(x: Tensor, taps: list[tuple[slice, ...]]) -> Tensor:
+    total = x[taps[0]]
+    for tap in taps[1:]:
+        total = total + x[tap]
     return total
+
+
+class _SumOfSlices(torch.autograd.Function):
+    """`_sum_of_slices`, whose backward pass adds into one buffer instead of making one per slice."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, taps: list[tuple[slice, ...]]) -> Tensor:
+        return _sum_of_slices(x, taps) if len(taps) > 1 else x[taps[0]].clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.shape, ctx.taps = inputs[0].shape, inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        total = gradient.new_zeros(ctx.shape)
+        for tap in ctx.taps:
+            total[tap].add_(gradient)
+        return total, None
 
 
 def add_scaled_sum(y: Tensor, total: Tensor, scale: Tensor, shift: Tensor | None, *, own: bool = False) -> Tensor:
@@ -90,35 +118,80 @@ def add_scaled_sum(y: Tensor, total: Tensor, scale: Tensor, shift: Tensor | None
     with _without_autocast(y):
         if total.shape[1] > 1:
             return _add_by_group(y, total, scale, shift)
-        images, out, height, width = y.shape
-        left, right = _factors(total, scale, shift, y.dtype)
-        if y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous():
-            rows = y.permute(0, 2, 3, 1).reshape(-1, out)
-            add_rows = rows.addmm_ if own and not torch.is_grad_enabled() else rows.addmm
-            rows = add_rows(left.flatten(0, 1), right)
-            return rows.reshape(images, height, width, out).permute(0, 3, 1, 2)
-        planes = y.reshape(images, out, -1)
-        add_planes = planes.baddbmm_ if own and not torch.is_grad_enabled() else planes.baddbmm
-        planes = add_planes(right.t().expand(images, -1, -1), left.transpose(1, 2))
-        return planes.reshape(images, out, height, width)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return cast(Tensor, _AddScaledSum.apply(y, total, scale, shift))
+        return _add_product(y, *_factors(total, scale, shift, y.dtype), overwrite=own and not torch.is_grad_enabled())
+
+
+class _AddScaledSum(torch.autograd.Function):
+    """`_add_product` with a shorter backward pass: two products with the gradient, no temporary of its size.
+
+    Autograd alone would also form the gradient of the constant row of `_factors`, the dearest of all.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, total: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+        return _add_product(y, *_factors(total, scale, shift, y.dtype))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, total, scale, shift = inputs
+        ctx.save_for_backward(total, scale)
+        ctx.shift_dtype = None if shift is None else shift.dtype
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        total, scale = ctx.saved_tensors
+        images, out = gradient.shape[:2]
+        factors = total.to(gradient.dtype).reshape(images, 1, -1)
+        if ctx.shift_dtype is not None:
+            factors = torch.cat([factors, torch.ones_like(factors)], 1)
+        w = scale.to(gradient.dtype)
+        if _is_channels_last(gradient):
+            rows = gradient.permute(0, 2, 3, 1).reshape(-1, out)
+            for_s, for_right = rows @ w, factors.transpose(0, 1).reshape(factors.shape[1], -1) @ rows
+        else:
+            planes = gradient.reshape(images, out, -1)
+            for_s, for_right = w @ planes, (factors @ planes.transpose(1, 2)).sum(0)
+        for_shift = None if ctx.shift_dtype is None else for_right[1].to(ctx.shift_dtype)
+        return gradient, for_s.reshape(total.shape).to(total.dtype), for_right[0].to(scale.dtype), for_shift
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _add_product(y: Tensor, left: Tensor, right: Tensor, overwrite: bool = False) -> Tensor:
+    """`y` plus the product of (N, k, H W), transposed, and (k, out), in y's memory layout."""
+    images, out, height, width = y.shape
+    if _is_channels_last(y):
+        rows = y.permute(0, 2, 3, 1).reshape(-1, out)
+        add_rows = rows.addmm_ if overwrite else rows.addmm
+        columns = left.transpose(0, 1).reshape(left.shape[1], -1).t()
+        return add_rows(columns, right).reshape(images, height, width, out).permute(0, 3, 1, 2)
+    planes = y.reshape(images, out, -1)
+    add_planes = planes.baddbmm_ if overwrite else planes.baddbmm
+    return add_planes(right.t().expand(images, -1, -1), left).reshape(y.shape)
 
 
 def _factors(total: Tensor, scale: Tensor, shift: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`scale s + shift` as a matrix product: (N, H W, k) with k columns, and (k, out).
+    """`scale s + shift` as a matrix product: (N, k, H W) and (k, out).
 
     In half precision s and the scale are split in two parts each, so that the product keeps about 16 bits; the
     split parts are constants to the gradient, which flows through the leading parts.
     """
-    s, w = total.flatten(1).unsqueeze(2), scale.unsqueeze(0)
-    columns, rows = [s.to(dtype)], [w.to(dtype)]
+    s, w = total.flatten(2), scale.unsqueeze(0)
+    left, right = [s.to(dtype)], [w.to(dtype)]
     if dtype in (torch.float16, torch.bfloat16):
-        rest_s = (s - columns[0]).detach().to(dtype)
-        rest_w = (w - rows[0]).detach().to(dtype)
-        columns, rows = [columns[0], rest_s, columns[0]], [rows[0], rows[0], rest_w]
+        rest_s = (s - left[0]).detach().to(dtype)
+        rest_w = (w - right[0]).detach().to(dtype)
+        left, right = [left[0], rest_s, left[0]], [right[0], right[0], rest_w]
     if shift is not None:
-        columns.append(torch.ones_like(columns[0]))
-        rows.append(shift.to(dtype).unsqueeze(0))
-    return torch.cat(columns, 2), torch.cat(rows)
+        left.append(torch.ones_like(left[0]))
+        right.append(shift.to(dtype).unsqueeze(0))
+    return torch.cat(left, 1), torch.cat(right)
 
 
 def _add_by_group(y: Tensor, total: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
