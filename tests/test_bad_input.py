@@ -79,6 +79,7 @@ USAGE = [
     (["train", "--model", "cifar_resnet8", "--data", "digits", "--image-size", "9"], ["image_size=9", "digits"]),
     (["train", "--model", "cifar_resnet8", "--data", "digits", "--device", "gpu"], ["device='gpu'", "'cuda'"]),
     (["train", "--model", "cifar_resnet8", "--data", "digits", "--unit", "conv,circle"], ["--unit", "one unit"]),
+    (["compare", "--normalization", "imagenet"], ["normalization='imagenet'", "'data'", "MEAN"]),
     # paths
     (
         ["train", "--model", "cifar_resnet8", "--data", "digits", "--weights", "no.th"],

@@ -153,6 +153,15 @@ def test_train_starts_from_weights(folder: Path, capsys: pytest.CaptureFixture[s
     assert trial["recipe"]["learning_rate"] < 0.1  # fine-tuning is gentle
 
 
+def test_normalization_follows_the_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["train", "--model", "cifar_resnet8", "--data", "digits", *TINY]
+    run(capsys, *common, "--out", "first", "--normalization", "0.4/0.3")
+    run(capsys, *common, "--out", "second", "--weights", "first/model.safetensors")
+    trial = json.loads((folder / "second" / "trial.json").read_text())
+    assert trial["normalization"] == {"mean": [0.4], "std": [0.3]}
+    assert "0 of 359 predictions changed" in run(capsys, "fuse", "second", "--no-latency")
+
+
 def test_a_comparison_in_which_all_fails_fails(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["compare", "--units", "conv", "--seeds", "1", "--learning-rate", "1e30", *TINY]
     assert main(argv) == 1

@@ -33,6 +33,15 @@ Weights = Annotated[
 Pretrained = Annotated[
     bool, typer.Option("--pretrained", help="Download the weights published for the model.", rich_help_panel=_START)
 ]
+Normalization = Annotated[
+    str,
+    typer.Option(
+        metavar="CHOICE",
+        help="What images are normalised with: auto (what trained weights declare, else the data's own), model, data, "
+        "or numbers MEAN,.../STD,...",
+        rich_help_panel=_START,
+    ),
+]
 DataName = Annotated[
     str,
     typer.Option(

@@ -41,6 +41,7 @@ def make_trials(
     recipe: Recipe,
     weights: Path | None,
     pretrained: bool,
+    normalization: str,
 ) -> list[Trial]:
     """Every model with every unit and every seed; seeds vary slowest, so that a stopped grid is still a fair one."""
     from ..lab import Trial, describe_weights
@@ -48,14 +49,15 @@ def make_trials(
     if weights is not None and pretrained:
         raise UsageError("--weights and --pretrained exclude each other; give one")
     described = None if weights is None else describe_weights(weights)
-    start = "warm" if weights is not None or pretrained else "fresh"
+    trained = weights is not None or pretrained
+    constants = {model: _normalization(normalization, model, data, weights, trained) for model in models}
     return [
         Trial(
             model=model,
             unit=unit,
             unit_options=options[unit],
             where=where,
-            start=start,
+            start="warm" if trained else "fresh",
             data=absolute_data(data.name),
             data_fingerprint=data.fingerprint,
             image_size=image_size,
@@ -63,11 +65,27 @@ def make_trials(
             seed=seed,
             weights=described,
             pretrained=pretrained,
+            normalization=constants[model],
         )
         for seed in seeds
         for model in models
         for unit in units
     ]
+
+
+def _normalization(
+    choice: str, model: str, data: Data, weights: Path | None, trained: bool
+) -> dict[str, list[float]] | None:
+    from ..lab import Trial
+    from ..lab.normalization import choose_normalization
+    from ..models import create_model
+
+    description = weights.with_name("trial.json") if weights is not None else None
+    if choice == "auto" and description is not None and description.is_file():
+        # Weights out of a run of ours go on with what they were trained with.
+        return Trial.from_json(description.read_text(encoding="utf-8")).normalization
+    network = create_model(model, num_classes=data.num_classes, in_channels=data.channels)
+    return choose_normalization(choice, network, data, trained=trained)
 
 
 def check(trials: list[Trial], data: Data, device: str) -> None:

@@ -15,6 +15,7 @@ from .arguments import (
     Epochs,
     ImageSize,
     LearningRate,
+    Normalization,
     Pretrained,
     Quiet,
     SkipUnreadable,
@@ -55,6 +56,7 @@ def run(
     option: UnitOptions = None,
     weights: Weights = None,
     pretrained: Pretrained = False,
+    normalization: Normalization = "auto",
     image_size: ImageSize = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
@@ -100,6 +102,7 @@ def run(
         recipe=recipe,
         weights=weights,
         pretrained=pretrained,
+        normalization=normalization,
     )
     check(trials, loaded, device)
     with suitable_threads(loaded):

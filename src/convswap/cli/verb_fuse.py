@@ -103,11 +103,12 @@ def _find(source: Path) -> Source:
 
 
 def _data(trial: Trial | None, root: Path | None) -> Data | None:
-    from ..data import load_data
+    from ..lab.run import trial_data
 
     if trial is None:
         return None
-    return load_data(trial.data, root=root, image_size=trial.image_size, download=False)
+    # Unreadable files were refused or left out when the run began; the fingerprint says that the rest is the same.
+    return trial_data(trial, root=root, skip_unreadable=True, download=False)
 
 
 def _draws_at_random(trial: Trial | None) -> bool:

@@ -16,6 +16,7 @@ from .arguments import (
     Epochs,
     ImageSize,
     LearningRate,
+    Normalization,
     Pretrained,
     Quiet,
     SkipUnreadable,
@@ -42,6 +43,7 @@ def run(
     option: UnitOptions = None,
     weights: Weights = None,
     pretrained: Pretrained = False,
+    normalization: Normalization = "auto",
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
@@ -88,6 +90,7 @@ def run(
         recipe=recipe,
         weights=weights,
         pretrained=pretrained,
+        normalization=normalization,
     )
     check([trial], loaded, device)
     folder = out or Path("runs") / _name(trial)
