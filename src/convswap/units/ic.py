@@ -224,7 +224,7 @@ class ICConv2d(FeatureUnit):
 class FusedIC(nn.Module):
     """The inference form of `ICConv2d`: `y = o prelu(conv(x, V) + c, m) + v s + d`, all constants per channel.
 
-    V is (out, in/groups, kH, kW); c, the slopes m, v, d and the signs o are (out,). It is built by
+    V is (out, in/groups, kH, kW); c, the slopes m, v, d and the signs o are (out,), s is the group sum. It is built by
     `ICConv2d.fuse()`; `fold_affine` absorbs the BatchNorm that follows. Where all slopes are 0.5 (an open gate, no
     negative BatchNorm scale) the rectifier is a plain leaky ReLU, and where all signs are 1 they are skipped.
     """
@@ -237,8 +237,7 @@ class FusedIC(nn.Module):
         self.group_sum = GroupSum(geometry)
         self.weight = nn.Parameter(weight.clone())
         self.bias = nn.Parameter(bias.clone())
-        self.sum_weight = nn.Parameter(sum_weight.clone())
-        self.shift = nn.Parameter(shift.clone())
+        self.added = nn.Parameter(torch.stack([sum_weight, shift]))  # v and d
         self.slope = nn.Parameter(torch.ones_like(bias))
         self.sign = nn.Parameter(torch.ones_like(bias))
         self.requires_grad_(False)  # an inference form: the unit itself is what trains
@@ -270,8 +269,8 @@ class FusedIC(nn.Module):
     def fold_affine(self, scale: Tensor, shift: Tensor) -> None:
         """Absorb a following per-channel `y -> scale y + shift` in place, also where the scale is negative or 0."""
         scale = scale.to(self.bias)
-        self.sum_weight.mul_(scale)
-        self.shift.mul_(scale).add_(shift.to(self.shift))
+        self.added.mul_(scale)
+        self.added[1].add_(shift.to(self.added))
         self.set_slopes(scale * self.sign, scale * self.sign * self.slope)
 
     def _note(self) -> None:
@@ -290,7 +289,7 @@ class FusedIC(nn.Module):
         y = F.leaky_relu_(y, 0.5) if self.leaky else F.prelu(y, self.slope.to(y.dtype))
         if self.signed:
             y = y * self.sign.to(y.dtype)[:, None, None]
-        y = add_scaled_sum(y, self.group_sum(x), self.sum_weight, self.shift, own=True)
+        y = self.group_sum.add_to(y, x, self.added)
         return y if input.dim() == 4 else y.squeeze(0)
 
     def extra_repr(self) -> str:

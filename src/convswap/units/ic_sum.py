@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from .contract import Geometry, compute_dtype
 
+_FEW = 8192  # pixels in a batch
+
 
 class GroupSum(nn.Module):
     """`s = conv(x, ones)` with a convolution's geometry, one map per group: (N, in, H, W) -> (N, groups, H', W').
@@ -24,6 +26,8 @@ class GroupSum(nn.Module):
         super().__init__()
         self.geometry = geometry
         self.margins = _margins(geometry)  # as F.pad takes them
+        ones = torch.ones(1, 1, *geometry.kernel_size, device="cpu")
+        self.small_map = torch.cat([ones, torch.zeros_like(ones)]), torch.tensor([0.0, 1.0], device="cpu")
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, groups, H', W') in at least float32."""
@@ -38,6 +42,21 @@ class GroupSum(nn.Module):
         for axis in (0, 1):
             total = _box(total, axis + 2, *(pair[axis] for pair in self._steps()))
         return total
+
+    def add_to(self, y: Tensor, x: Tensor, added: Tensor) -> Tensor:
+        """`y + added[0] s + added[1]` for inference, y being the caller's own: it may be overwritten.
+
+        For few pixels on a CPU the calls cost more than the sums. There one convolution of the channel sum with a
+        filter of ones and one of zeros (bias 0 and 1) gives s and the constant of the product at once.
+        """
+        g = self.geometry
+        few = not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() < _FEW * g.in_channels
+        exact = y.dtype == x.dtype == compute_dtype(x.dtype) and not torch.is_grad_enabled()
+        if not (few and exact and g.groups == 1 and g.padding_mode == "zeros"):
+            return add_scaled_sum(y, self(x), added[0], added[1], own=True)
+        filters, constant = (part.to(x.dtype) for part in self.small_map)
+        left = F.conv2d(x.sum(1, keepdim=True), filters, constant, g.stride, g.padding, g.dilation)
+        return _add_product(y, left.flatten(2), added, overwrite=True)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution of this geometry: (N, in, H, W) -> (N, out, H', W')."""
