@@ -1,22 +1,29 @@
 """convswap: swap any convolution unit into any CNN, train, compare, see, fuse, compress, export.
 
 The public face: `list_units`, `get_unit`, `register_unit`; `plan_swap`, `swap`; `plan_fuse`, `fuse`;
-`create_model`, `save`, `load`. Everything here needs torch alone; timm and the rest load when used.
+`create_model`, `save`, `load`. All of it needs torch alone, and loads when it is first used.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
-from .errors import (
-    ConvswapError,
-    DataError,
-    FusionError,
-    StoreError,
-    SurgeryError,
-    TrainingError,
-    UsageError,
-)
-from .models import create_model, load, save
-from .surgery import FusePlan, SwapPlan, fuse, plan_fuse, plan_swap, recalibrate_batch_norm, swap
-from .units import FeatureUnit, UnitSpec, WeightUnit, get_unit, list_units, register_unit
+
+if TYPE_CHECKING:
+    from .errors import (
+        ConvswapError,
+        DataError,
+        FusionError,
+        StoreError,
+        SurgeryError,
+        TrainingError,
+        UsageError,
+    )
+    from .models import create_model, load, save
+    from .surgery import FusePlan, SwapPlan, fuse, plan_fuse, plan_swap, recalibrate_batch_norm, swap
+    from .units import FeatureUnit, UnitSpec, WeightUnit, get_unit, list_units, register_unit
 
 __all__ = [
     "ConvswapError",
@@ -44,3 +51,22 @@ __all__ = [
     "save",
     "swap",
 ]
+
+_ROOMS = ("data", "errors", "lab", "measure", "models", "surgery", "train", "units")
+_HOMES = ("errors", "units", "surgery", "models")
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for: the command line's help should not wait for torch."""
+    if name in _ROOMS:
+        return import_module(f".{name}", __name__)
+    if name in __all__:
+        for home in _HOMES:
+            room = import_module(f".{home}", __name__)
+            if hasattr(room, name):
+                return getattr(room, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

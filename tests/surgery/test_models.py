@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from sweep_models import examine  # noqa: E402
+from sweep_models import examine
 
 REFUSED = {"nf_resnet50": "subclass of nn.Conv2d"}
 

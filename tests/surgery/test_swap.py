@@ -203,7 +203,7 @@ def test_errors_name_the_thing_and_the_nearest_fix() -> None:
         convswap.swap(model, "circle", where="3x3", radius="wide")
     with pytest.raises(UsageError, match="start='hot'"):
         convswap.swap(model, "circle", start="hot")  # type: ignore[arg-type]
-    with pytest.raises(SurgeryError, match=r"matches none of the model's 3 convolutions"):
+    with pytest.raises(UsageError, match=r"matches none of the model's 3 convolutions"):
         convswap.swap(model, "circle", where="layer9.*")
     with pytest.raises(SurgeryError, match="none of the 1 selected places"):
         convswap.swap(model, "circle", where="head")
@@ -216,3 +216,10 @@ def test_a_unit_of_the_wrong_shape_is_found_out(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(CircleConv2d, "forward", lambda self, x: nn.Conv2d.forward(self, x)[..., :4, :4])
     with pytest.raises(SurgeryError, match="conv1: circle gives output shapes"):
         plan.apply()
+
+
+def test_the_guessed_example_has_the_channels_the_model_was_built_for() -> None:
+    import timm
+
+    plan = convswap.plan_swap(timm.create_model("resnet18", in_chans=1), "circle")
+    assert plan.replacements[0].macs_before is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -109,8 +109,10 @@ def example_input_of(model: nn.Module) -> Tensor | None:
     """One random image of the size a timm model declares, on the model's device, or None if it declares none."""
     declared = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     size = declared.get("input_size") if isinstance(declared, dict) else getattr(declared, "input_size", None)
-    parameter = next(model.parameters(), None)
-    if size is None or parameter is None:
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d) or is_unit(m)), None)
+    if size is None or first is None:
         return None
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, *size, generator=generator).to(device=parameter.device, dtype=parameter.dtype)
+    weight = cast(Tensor, first.weight)
+    channels = cast(int, first.in_channels)  # the model may have been built for others than it declares
+    image = torch.randn(1, channels, *size[1:], generator=torch.Generator().manual_seed(0))
+    return image.to(device=weight.device, dtype=weight.dtype)

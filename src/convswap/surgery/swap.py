@@ -193,8 +193,9 @@ def plan_swap(
         options: the unit's options.
 
     Raises:
-        UsageError: unknown unit or option, an option value that is not allowed, a malformed `where`.
-        SurgeryError: nothing matched, everything matched was skipped, or the model is wrapped (DDP, compile, ...).
+        UsageError: unknown unit or option, an option value that is not allowed, a `where` that is malformed or
+            matches nothing.
+        SurgeryError: everything matched was skipped, or the model is wrapped (DDP, compile, ...).
     """
     spec = get_unit(unit)
     check_options(spec, options)
@@ -205,7 +206,7 @@ def plan_swap(
     chosen = select_sites(model, selection)
     if not chosen:
         total = len(select_sites(model, "all"))
-        raise SurgeryError(f"where={described!r} matches none of the model's {total} convolutions")
+        raise UsageError(f"where={described!r} matches none of the model's {total} convolutions")
     example = example_input_of(model) if example_input is None else example_input
     seen = observe(model, example, chosen) if example is not None else Observation()
     tied = _tied_parameters(model)
