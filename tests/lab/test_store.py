@@ -215,3 +215,14 @@ def test_a_lab_on_a_read_only_disk_can_be_read(file: Path) -> None:
             Store(file)
     finally:
         file.parent.chmod(0o700)
+
+
+def test_a_foreign_database_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "lab.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="no convswap lab"):
+        Store(path)
+    assert path.read_bytes() == before

@@ -157,11 +157,11 @@ class Store:
         mode = "ro&immutable=1" if frozen else "rwc" if write else "rw"
         connection = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None)
         try:
-            if write:
-                connection.execute("PRAGMA journal_mode = WAL")
-                if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
-                    _create(connection)
+            if write and connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+                _create(connection)
             self._check(connection)
+            if write:  # after the check: this writes into the file, and a foreign one is not ours to write
+                connection.execute("PRAGMA journal_mode = WAL")
         except BaseException:
             connection.close()
             raise
