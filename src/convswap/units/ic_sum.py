@@ -26,8 +26,14 @@ class GroupSum(nn.Module):
         super().__init__()
         self.geometry = geometry
         self.margins = _margins(geometry)  # as F.pad takes them
-        ones = torch.ones(1, 1, *geometry.kernel_size, device="cpu")
-        self.small_map = torch.cat([ones, torch.zeros_like(ones)]), torch.tensor([0.0, 1.0], device="cpu")
+        (kh, kw), (right, left, lower, upper) = geometry.kernel_size, self.margins
+        self.poolable = (  # what F.avg_pool2d can do
+            geometry.groups == 1
+            and geometry.padding_mode == "zeros"
+            and geometry.dilation == (1, 1)
+            and right == left <= kw // 2
+            and lower == upper <= kh // 2
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, groups, H', W') in at least float32."""
@@ -46,17 +52,17 @@ class GroupSum(nn.Module):
     def add_to(self, y: Tensor, x: Tensor, added: Tensor) -> Tensor:
         """`y + added[0] s + added[1]` for inference, y being the caller's own: it may be overwritten.
 
-        For few pixels on a CPU the calls cost more than the sums. There one convolution of the channel sum with a
-        filter of ones and one of zeros (bias 0 and 1) gives s and the constant of the product at once.
+        For few pixels on a CPU the calls cost more than the sums, so fewer calls are made there.
         """
-        g = self.geometry
-        few = not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() < _FEW * g.in_channels
+        few = not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() < _FEW * x.shape[1]
         exact = y.dtype == x.dtype == compute_dtype(x.dtype) and not torch.is_grad_enabled()
-        if not (few and exact and g.groups == 1 and g.padding_mode == "zeros"):
+        if not (few and exact and self.poolable):
             return add_scaled_sum(y, self(x), added[0], added[1], own=True)
-        filters, constant = (part.to(x.dtype) for part in self.small_map)
-        left = F.conv2d(x.sum(1, keepdim=True), filters, constant, g.stride, g.padding, g.dilation)
-        return _add_product(y, left.flatten(2), added, overwrite=True)
+        size, margins = self.geometry.kernel_size, (self.margins[2], self.margins[0])
+        channel_sum = x.sum(1, keepdim=True)
+        s = F.avg_pool2d(channel_sum, size, self.geometry.stride, margins, divisor_override=1)
+        scale, shift = added[:, :, None, None]
+        return y.addcmul_(s, scale).add_(shift)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution of this geometry: (N, in, H, W) -> (N, out, H', W')."""
