@@ -1,0 +1,6 @@
+"""What a lab found, for people: the self-contained `report.html` and the table on the terminal."""
+
+from .page import write_report
+from .terminal import terminal_table
+
+__all__ = ["terminal_table", "write_report"]

@@ -1,0 +1,252 @@
+"""The self-contained HTML report: one file, no script, nothing loaded from anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..._version import __version__
+from ..files import write_atomic
+from . import charts, svg, text, view
+from .verdict import verdict
+from .view import Record, RowView
+
+WIDE, NARROW = 880, 340
+
+
+def write_report(
+    lab_dir: str | Path,
+    rows: Iterable[Mapping[str, Any]],
+    results: Iterable[Record],
+    *,
+    command: str,
+    versions: Mapping[str, Any],
+    machine: Mapping[str, Any],
+    latency: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    title: str | None = None,
+) -> Path:
+    """Write `report.html` into a lab.
+
+    Args:
+        lab_dir: the lab's folder; trials are linked relative to it.
+        rows: summary rows, as made by `convswap.lab.summary`. `latency_ms` and `latency_fused_ms` may be a
+            median or a mapping with `median_ms`, `q1_ms`, `q3_ms`; `replaced` a list of replacements or a plan's
+            dictionary.
+        results: one record per trial: `id`, `status` (`"finished"`, `"failed"`, ...), `trial` (its
+            description), `result` (what `run_trial` returned, or None) and `traceback` (of a failed one).
+        command: the command line that reproduces the lab.
+        versions: package name to version.
+        machine: what it ran on.
+        latency: the conditions latencies were measured under (threads, repeats, input shape, ...).
+        data: further facts on the data beside those in the trials (sizes, class names, ...).
+        title: instead of one made from the data's name.
+
+    Returns:
+        The path of the page, which is whole or not there: it is written atomically.
+    """
+    records = list(results)
+    page = render(
+        view.view_rows(rows),
+        records,
+        command=command,
+        versions=versions,
+        machine=machine,
+        latency=latency,
+        data=data,
+        title=title,
+    )
+    path = Path(lab_dir) / "report.html"
+    write_atomic(path, page)
+    return path
+
+
+def render(
+    rows: Sequence[RowView],
+    records: Sequence[Record],
+    *,
+    command: str,
+    versions: Mapping[str, Any],
+    machine: Mapping[str, Any],
+    latency: Mapping[str, Any] | None,
+    data: Mapping[str, Any] | None,
+    title: str | None,
+) -> str:
+    """The page as text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    loader = PackageLoader("convswap.lab.report", "")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    style = loader.get_source(environment, "report.css")[0]
+    trials = [record["trial"] for record in records]
+    names = list(dict.fromkeys(trial["data"] for trial in trials))
+    return environment.get_template("report.html.j2").render(
+        title=title or " ".join(["Convolution units", *([f"on {', '.join(names)}"] if names else [])]),
+        style=Markup(style),
+        palette=Markup(_palette()),
+        t=text,
+        folder=view.folder,
+        last_line=view.last_line,
+        color_name=svg.color_name,
+        version=__version__,
+        created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        verdicts=verdict(rows),
+        groups=view.by_model(rows),
+        timed=any(row.latency or row.latency_fused for row in rows),
+        noisy=any(timing is not None and timing.noisy for row in rows for timing in (row.latency, row.latency_fused)),
+        seeds=_seeds(rows),
+        curves=_curves(rows, records),
+        costs=_costs(rows),
+        glyphs=_glyphs(rows),
+        failed=[record for record in records if record["status"] == "failed"],
+        records=records,
+        row_of={trial_id: row for row in rows for trial_id in row.trial_ids},
+        recipes=_recipes(trials),
+        data=_facts(trials, data),
+        command=command,
+        versions=versions,
+        machine=machine,
+        latency=latency or {},
+    )
+
+
+def _palette() -> str:
+    """The looks' colours as CSS variables, for light and for dark pages."""
+    light = "".join(f"--look{i}:{color};" for i, (color, _) in enumerate(svg.LOOKS))
+    dark = "".join(f"--look{i}:{color};" for i, (_, color) in enumerate(svg.LOOKS))
+    return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+
+
+def _markup(drawing: str | None) -> Any:
+    from markupsafe import Markup
+
+    return None if drawing is None else Markup(drawing)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One small multiple."""
+
+    row: RowView | None
+    title: str
+    svg: Any
+
+
+def _seeds(rows: Sequence[RowView]) -> dict[str, tuple[Any, Any]]:
+    """For each model the chart of its seeds, wide and narrow."""
+    drawn = {}
+    for index, (model, group) in enumerate(view.by_model(rows).items()):
+        wide = charts.seeds_chart(group, name=f"seeds{index}w", width=WIDE)
+        narrow = charts.seeds_chart(group, name=f"seeds{index}n", width=NARROW)
+        if wide is not None and narrow is not None:
+            drawn[model] = (_markup(wide), _markup(narrow))
+    return drawn
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """The learning curves of one model: panels, and the means by epoch as a table."""
+
+    panels: list[_Panel]
+    header: list[str]
+    table: list[list[str]]
+
+
+def _curves(rows: Sequence[RowView], records: Sequence[Record]) -> dict[str, _Curves]:
+    by_id = {record["id"]: record for record in records}
+    found: dict[str, _Curves] = {}
+    for group in view.by_model(rows).values():
+        curves = {row.key: _histories(row, by_id) for row in group}
+        shown = [row for row in group if curves[row.key]]
+        if not shown:
+            continue
+        baseline = next((curves[row.key] for row in shown if row.is_baseline), [])
+        domain = charts.curve_domain([curve for row in shown for curve in curves[row.key]])
+        panels = [
+            _Panel(
+                row,
+                row.label,
+                _markup(charts.curve_chart(row, curves[row.key], baseline, domain, name=f"curve-{row.key}")),
+            )
+            for row in shown
+        ]
+        means = [charts.mean_curve(curves[row.key]) for row in shown]
+        table = [
+            [text.percent(mean[epoch]) if epoch < len(mean) else text.NONE for mean in means]
+            for epoch in range(max(map(len, means)))
+        ]
+        found[shown[0].model] = _Curves(panels, [row.label for row in shown], table)
+    return found
+
+
+def _histories(row: RowView, by_id: Mapping[str, Record]) -> list[list[float]]:
+    """Test accuracy by epoch for each finished seed of a row that has a history."""
+    results = [by_id[trial_id].get("result") or {} for trial_id in row.trial_ids if trial_id in by_id]
+    curves = [
+        [epoch["test_accuracy"] for epoch in result.get("history") or () if epoch.get("test_accuracy") is not None]
+        for result in results
+    ]
+    return [curve for curve in curves if curve]
+
+
+def _costs(rows: Sequence[RowView]) -> list[_Panel]:
+    panels = []
+    for cost, title in charts.COSTS.items():
+        drawing = charts.cost_chart(rows, cost, name=f"cost-{cost}")
+        if drawing is not None:
+            panels.append(_Panel(None, title, _markup(drawing)))
+    return panels
+
+
+_GLYPHS = {
+    "circle": '<circle cx="7" cy="7" r="5"/>',
+    "square": '<path d="M2.5 2.5h9v9h-9z"/>',
+    "triangle-up": '<path d="M7 2l5.5 10h-11z"/>',
+    "diamond": '<path d="M7 1l5 6-5 6-5-6z"/>',
+    "cross": '<path d="M5 1.5h4V5h3.5v4H9v3.5H5V9H1.5V5H5z"/>',
+    "triangle-down": '<path d="M7 12L1.5 2h11z"/>',
+    "triangle-right": '<path d="M12 7L2 12.5v-11z"/>',
+}
+
+
+def _glyphs(rows: Sequence[RowView]) -> list[tuple[str, str, Any]]:
+    """The legend: name, CSS colour variable and drawn shape. Shapes stand for models where there are several."""
+    shapes = charts.shape_by(rows)
+    models = view.by_model(rows)
+    units: dict[str, tuple[str, str]] = {}
+    for row in sorted(rows, key=lambda row: row.look):
+        units.setdefault(row.label, (svg.color_name(row.look), "circle" if len(models) > 1 else shapes[row.key]))
+    legend = [(label, paint, _markup(_GLYPHS[shape])) for label, (paint, shape) in units.items()]
+    if len(models) > 1:
+        legend += [(model, "--muted", _markup(_GLYPHS[shapes[group[0].key]])) for model, group in models.items()]
+    return legend
+
+
+def _recipes(trials: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Each different recipe as a column, each setting as a line."""
+    recipes: dict[str, Mapping[str, Any]] = {}
+    counts: dict[str, int] = {}
+    for trial in trials:
+        key = json.dumps(trial.get("recipe") or {}, sort_keys=True, default=str)
+        recipes.setdefault(key, trial.get("recipe") or {})
+        counts[key] = counts.get(key, 0) + 1
+    names = list(dict.fromkeys(name for recipe in recipes.values() for name in recipe))
+    header = [f"{n} trial{'s' if n != 1 else ''}" for n in counts.values()]
+    return header, [(name, [text.value(recipe.get(name)) for recipe in recipes.values()]) for name in names]
+
+
+def _facts(trials: Sequence[Mapping[str, Any]], data: Mapping[str, Any] | None) -> dict[str, str]:
+    """What is known of the data: from the trials, then whatever the caller adds."""
+    facts: dict[str, str] = {}
+    for key, name in (("data", "name"), ("image_size", "image size"), ("data_fingerprint", "fingerprint")):
+        values = dict.fromkeys(text.value(trial.get(key)) for trial in trials if trial.get(key) is not None)
+        if values:
+            facts[name] = ", ".join(values)
+    return facts | {key.replace("_", " "): text.value(value) for key, value in (data or {}).items()}

@@ -1,0 +1,184 @@
+"""Summary rows and trial records as the table and the page show them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from . import text
+
+Record = Mapping[str, Any]
+
+BASELINE = "conv"
+ENOUGH_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A measured latency; quartiles are None where only the median is known."""
+
+    median_ms: float
+    q1_ms: float | None = None
+    q3_ms: float | None = None
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the quartiles are more than a fifth of the median apart."""
+        return self.q1_ms is not None and self.q3_ms is not None and self.q3_ms - self.q1_ms > 0.2 * self.median_ms
+
+    @classmethod
+    def of(cls, value: Any) -> Timing | None:
+        """Read a number of milliseconds, a mapping such as `Latency.as_dict()`, a `Latency`, or None."""
+        if value is None:
+            return None
+        if isinstance(value, int | float):
+            return cls(float(value))
+        if isinstance(value, Mapping):
+            return cls(value["median_ms"], value.get("q1_ms"), value.get("q3_ms"))
+        return cls(value.median_ms, value.q1_ms, value.q3_ms)
+
+
+@dataclass(frozen=True)
+class RowView:
+    """One summary row: a model with a unit, over its seeds."""
+
+    model: str
+    unit: str
+    options: str
+    where: str | None
+    label: str
+    """The shortest name that tells the row from the others of its model."""
+    look: int
+    """Which colour and shape stand for it; 0 is the baseline's."""
+    key: str
+    """An identifier for anchors within the page."""
+    n: int
+    failed: int
+    ranked: bool
+    accuracies: tuple[float, ...]
+    trial_ids: tuple[str, ...]
+    mean: float | None
+    low: float | None
+    high: float | None
+    difference: float | None
+    diff_low: float | None
+    diff_high: float | None
+    p_value: float | None
+    p_holm: float | None
+    probability_better: float | None
+    parameters: int | None
+    macs: int | None
+    latency: Timing | None
+    latency_fused: Timing | None
+    replacements: list[Mapping[str, Any]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the others are compared with this row."""
+        return self.unit == BASELINE
+
+    @property
+    def detail(self) -> str:
+        """Options and placement, as one muted line below the unit's name."""
+        return ", ".join(part for part in (self.options, f"where {self.where}" if self.where else "") if part)
+
+    @property
+    def missing(self) -> str:
+        """Why there is no number, or an empty text."""
+        return "" if self.n else ("every trial failed" if self.failed else "no finished trial")
+
+
+def view_rows(rows: Iterable[Mapping[str, Any]]) -> list[RowView]:
+    """Read summary rows and order them: models as given; in each, ranked rows by mean, then the unranked."""
+    given = list(rows)
+    labels = _labels(given)
+    looks: dict[str, int] = {}
+    for row, label in zip(given, labels, strict=True):
+        if row["unit"] != BASELINE:
+            looks.setdefault(label, len(looks) + 1)
+    views = [
+        _view(row, label, looks.get(label, 0), f"row{index}")
+        for index, (row, label) in enumerate(zip(given, labels, strict=True))
+    ]
+    models = list(dict.fromkeys(view.model for view in views))
+
+    def order(view: RowView) -> tuple[int, bool, float]:
+        return models.index(view.model), not view.ranked, -(view.mean if view.mean is not None else -1.0)
+
+    return sorted(views, key=order)
+
+
+def by_model(rows: Sequence[RowView]) -> dict[str, list[RowView]]:
+    """The rows of each model, order kept."""
+    groups: dict[str, list[RowView]] = {}
+    for row in rows:
+        groups.setdefault(row.model, []).append(row)
+    return groups
+
+
+def folder(trial_id: str) -> str:
+    """A trial's folder, relative to the lab, as a link."""
+    return f"trials/{quote(trial_id, safe='')}/"
+
+
+def last_line(traceback: str | None) -> str:
+    """The line of a traceback that says what happened."""
+    lines = [line.strip() for line in (traceback or "").splitlines() if line.strip()]
+    return lines[-1] if lines else "no traceback was recorded"
+
+
+def _view(row: Mapping[str, Any], label: str, look: int, key: str) -> RowView:
+    replacements, skipped = _plan(row.get("replaced"))
+    accuracies = tuple(row.get("accuracies") or ())
+    n = row.get("n_seeds", len(accuracies))
+    copied = ["mean", "low", "high", "difference", "diff_low", "diff_high", "p_value", "p_holm"]
+    copied += ["probability_better", "parameters", "macs"]
+    return RowView(
+        model=row["model"],
+        unit=row["unit"],
+        options=text.options(row.get("options")),
+        where=row.get("where"),
+        label=label,
+        look=look,
+        key=key,
+        n=n,
+        failed=row.get("failed", 0),
+        ranked=bool(row.get("ranked", True)) and n >= ENOUGH_SEEDS,
+        accuracies=accuracies,
+        trial_ids=tuple(row.get("trial_ids") or ()),
+        latency=Timing.of(row.get("latency_ms")),
+        latency_fused=Timing.of(row.get("latency_fused_ms")),
+        replacements=replacements,
+        skipped=skipped,
+        **{name: row.get(name) for name in copied},
+    )
+
+
+def _plan(replaced: Any) -> tuple[list[Mapping[str, Any]], list[tuple[str, str]]]:
+    """Replacements and skips from a plan's dictionary, or from a plain list of replacements."""
+    if not replaced:
+        return [], []
+    if not isinstance(replaced, Mapping):
+        return list(replaced), []
+    skipped = [
+        (skip["path"], skip["reason"]) if isinstance(skip, Mapping) else (skip[0], skip[1])
+        for skip in replaced.get("skipped", ())
+    ]
+    return list(replaced.get("replacements", ())), skipped
+
+
+def _labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The unit's name, with options or placement only where a model has the unit more than once."""
+    labels = []
+    for row in rows:
+        peers = [r for r in rows if (r["model"], r["unit"]) == (row["model"], row["unit"])]
+        parts = [row["unit"]]
+        if any((r.get("options") or {}) != (row.get("options") or {}) for r in peers) and row.get("options"):
+            parts.append(text.options(row["options"]))
+        if any(r.get("where") != row.get("where") for r in peers) and row.get("where"):
+            parts.append(f"where {row['where']}")
+        labels.append(" ".join(parts))
+    return labels

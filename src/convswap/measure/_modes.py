@@ -1,0 +1,22 @@
+"""Eval mode for the length of a block, every module's own mode put back after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def evaluating(models: Iterable[nn.Module]) -> Iterator[None]:
+    """Put models in eval mode; on leaving, each submodule gets back the mode it had (they may differ)."""
+    models = list(models)
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
