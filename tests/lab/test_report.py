@@ -66,6 +66,8 @@ def row(unit: str, accuracies: list[float], **changes: Any) -> dict[str, Any]:
         "sd": 0.004,
         "parameters": 75002,
         "macs": 747000,
+        "parameters_fused": 74000,
+        "macs_fused": 747000,
         "latency_ms": {"median_ms": 1.0, "q1_ms": 0.9, "q3_ms": 1.4},
         "latency_fused_ms": {"median_ms": 0.8, "q1_ms": 0.79, "q3_ms": 0.81},
         "difference": None,
@@ -175,6 +177,9 @@ def test_what_it_says(page: str) -> None:
     assert "91.00 ± 1.00" in page
     assert "+1.23" in page
     assert "not ranked" in page
+    assert "74,000" in page
+    assert "75,002 in training" in page
+    assert "747 k in training" not in page
     assert "TrainingError: the loss is nan &amp; &lt;gone&gt;" in page
     assert "layer1.0.conv1" in page
     assert page.count("<svg") >= 3

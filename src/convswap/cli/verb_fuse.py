@@ -53,6 +53,13 @@ def run(
             "random draws, such as circle_mix.",
         ),
     ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="For a model of your own: its function again. A file is never trusted to choose what is imported.",
+        ),
+    ] = None,
     data_root: DataRoot = None,
 ) -> None:
     """Turn a trained model into plain convolutions, prove it equal, and save it beside the original.
@@ -65,26 +72,37 @@ def run(
       convswap fuse convswap-lab/trials/0f3a5d6c7b8e9a01
       convswap fuse model.safetensors --image-size 128
     """
-    from ..models import load, save
+    from ..models import save
     from ..surgery import plan_fuse
 
     found = _find(source)
-    model = load(found.weights).eval()
+    network = _load(found.weights, model)
     data = _data(found.trial, data_root) if evaluate or recalibrate or image_size is None else None
     if recalibrate and data is None:
         raise UsageError(f"--recalibrate needs a run, whose data are known; {source} is a file")
-    example = _example(model, data, image_size)
-    plan = plan_fuse(model, example, recalibrate=_some_images(data) if recalibrate and data else None)
+    example = _example(network, data, image_size)
+    plan = plan_fuse(network, example, recalibrate=_some_images(data) if recalibrate and data else None)
     fused = plan.apply().eval()
     save(fused, found.output)
     print(plan)
     if latency:
-        _print_latency(model, fused, example)
+        _print_latency(network, fused, example)
     if evaluate and data is not None:
-        _print_accuracy(data, model, fused)
+        _print_accuracy(data, network, fused)
     if not recalibrate and _draws_at_random(found.trial):
         print("the unit trained with random draws: --recalibrate fits BatchNorm to the kernel that is used now")
     print(f"fused model: {found.output}")
+
+
+def _load(weights: Path, model: str | None) -> nn.Module:
+    from ..models import load
+
+    try:
+        return load(weights, constructor=model).eval()
+    except UsageError as error:
+        if model is None and "constructor=" in str(error):
+            raise UsageError(str(error).replace("constructor=", "--model ")) from error
+        raise
 
 
 def _find(source: Path) -> Source:

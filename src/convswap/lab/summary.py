@@ -24,7 +24,7 @@ def summarize(trials: Iterable[StoredTrial], latency: Mapping[str, Mapping[str, 
 
     Args:
         trials: the store's rows; those not finished count only as `failed`.
-        latency: by the id of any trial of a row, what was measured: `{"latency_ms": ..., "latency_fused_ms": ...}`.
+        latency: by the id of any trial of a row, what was measured: see `timing.measure_lab`.
 
     Returns:
         Dictionaries with these keys:
@@ -34,7 +34,8 @@ def summarize(trials: Iterable[StoredTrial], latency: Mapping[str, Mapping[str, 
         - `difference`, `diff_low`, `diff_high`, `probability_better`: against `conv`; `p_value` and `p_holm`
           (corrected for the units of the model) only between two sides of at least three seeds;
         - `ranked`: at least three finished seeds; `rank`: among these, 1 is the best, equal means share a rank;
-        - `parameters`, `macs`, `replaced` (the plan of the swap), `latency_ms`, `latency_fused_ms`.
+        - `parameters`, `macs`: as trained; `parameters_fused`, `macs_fused`: of the fused network, None where it was
+          not fused; `replaced` (the plan of the swap), `latency_ms`, `latency_fused_ms`.
     """
     groups: dict[tuple[str, str], list[StoredTrial]] = {}
     for stored in trials:
@@ -83,8 +84,7 @@ def _row(name: str, members: Sequence[StoredTrial], latency: Mapping[str, Mappin
         "parameters": first.get("parameters"),
         "macs": first.get("macs"),
         "replaced": first.get("plan"),
-        "latency_ms": timed.get("latency_ms"),
-        "latency_fused_ms": timed.get("latency_fused_ms"),
+        **{key: timed.get(key) for key in ("latency_ms", "latency_fused_ms", "parameters_fused", "macs_fused")},
         "difference": None,
         "diff_low": None,
         "diff_high": None,

@@ -1,4 +1,4 @@
-"""Latency of what a lab trained, before and after `fuse`, measured when nothing trains beside it."""
+"""Latency of what a lab trained, before and after `fuse`, measured when nothing trains beside it; costs once fused."""
 
 from __future__ import annotations
 
@@ -63,23 +63,27 @@ def measure_lab(lab_dir: str | Path, trials: Iterable[StoredTrial], example: Ten
 
 
 def _measure(lab: Path, chosen: Sequence[StoredTrial], example: Tensor) -> dict[str, Any]:
+    from ..measure.cost import count_macs, count_parameters
     from ..measure.latency import measure_latency
     from ..models import load
 
     networks: dict[str, nn.Module] = {}
-    problems: dict[str, str] = {}
+    found: dict[str, Any] = {stored.id: {} for stored in chosen}
     for stored in chosen:
-        network = load(lab / TRIALS / stored.id / MODEL).eval()
+        # the person who filled this lab named the model, also where it is a function of their own
+        network = load(lab / TRIALS / stored.id / MODEL, constructor=stored.trial.model).eval()
         networks[f"{stored.id} latency_ms"] = network
         try:
-            networks[f"{stored.id} latency_fused_ms"] = _fused(network, example)
+            fused = _fused(network, example)
         except FusionError as error:  # a network that cannot be fused is still worth its other number
-            problems[stored.id] = str(error)
+            found[stored.id]["fuse_problem"] = str(error)
+            continue
+        networks[f"{stored.id} latency_fused_ms"] = fused
+        found[stored.id] |= {"parameters_fused": count_parameters(fused), "macs_fused": count_macs(fused, example[:1])}
     times = measure_latency(networks, example, threads=1, repeats=30)
-    found: dict[str, Any] = {id: {"fuse_problem": problem} for id, problem in problems.items()}
     for key, latency in times.items():
         id, name = key.split()
-        found.setdefault(id, {})[name] = latency.as_dict()
+        found[id][name] = latency.as_dict()
     return found
 
 

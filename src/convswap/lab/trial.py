@@ -135,7 +135,10 @@ class Trial:
         wrong = [f"unknown {sorted(values.keys() - known)}"] if values.keys() - known else []
         wrong += [f"missing {sorted(known - values.keys())}"] if known - values.keys() else []
         if wrong:
-            raise StoreError(f"a trial's description has other keys than this convswap writes: {', '.join(wrong)}")
+            raise StoreError(
+                f"a trial's description has other keys than convswap {__version__} writes: {', '.join(wrong)}; it is "
+                "of another version: use that one, or another folder"
+            )
         try:
             return cls(**values)
         except UsageError as error:

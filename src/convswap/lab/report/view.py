@@ -69,7 +69,11 @@ class RowView:
     p_holm: float | None
     probability_better: float | None
     parameters: int | None
+    """Of the fused network, which is what runs in the end; as trained where it was not fused."""
     macs: int | None
+    parameters_trained: int | None
+    """As trained, where that is another number."""
+    macs_trained: int | None
     latency: Timing | None
     latency_fused: Timing | None
     replacements: list[Mapping[str, Any]] = field(default_factory=list)
@@ -135,7 +139,9 @@ def _view(row: Mapping[str, Any], label: str, look: int, key: str) -> RowView:
     accuracies = tuple(row.get("accuracies") or ())
     n = row.get("n_seeds", len(accuracies))
     copied = ["mean", "low", "high", "difference", "diff_low", "diff_high", "p_value", "p_holm"]
-    copied += ["probability_better", "parameters", "macs"]
+    copied.append("probability_better")
+    parameters, parameters_trained = _cost(row, "parameters")
+    macs, macs_trained = _cost(row, "macs")
     return RowView(
         model=row["model"],
         unit=row["unit"],
@@ -149,12 +155,22 @@ def _view(row: Mapping[str, Any], label: str, look: int, key: str) -> RowView:
         ranked=bool(row.get("ranked", True)) and n >= ENOUGH_SEEDS,
         accuracies=accuracies,
         trial_ids=tuple(row.get("trial_ids") or ()),
+        parameters=parameters,
+        macs=macs,
+        parameters_trained=parameters_trained,
+        macs_trained=macs_trained,
         latency=Timing.of(row.get("latency_ms")),
         latency_fused=Timing.of(row.get("latency_fused_ms")),
         replacements=replacements,
         skipped=skipped,
         **{name: row.get(name) for name in copied},
     )
+
+
+def _cost(row: Mapping[str, Any], name: str) -> tuple[int | None, int | None]:
+    """A cost of the network that runs in the end, and the same in training where it differs."""
+    trained, fused = row.get(name), row.get(f"{name}_fused")
+    return (trained, None) if fused is None or fused == trained else (fused, trained)
 
 
 def _plan(replaced: Any) -> tuple[list[Mapping[str, Any]], list[tuple[str, str]]]:
