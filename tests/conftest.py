@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,9 @@ import torch
 from filelock import FileLock
 
 TESTS = Path(__file__).resolve().parent
+
+# A shell that starts the tests in the background makes them, and all they start, deaf to Ctrl-C, which some test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers run side by side, one a core: more threads would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start

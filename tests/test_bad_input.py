@@ -266,13 +266,16 @@ def test_ctrl_c_says_how_to_go_on(verb: str, folder: Path) -> None:
         "train": ["train", "--model", "cifar_resnet8", "--data", "digits", "--out", "run", *long],
     }[verb]
     process = subprocess.Popen([sys.executable, "-m", "convswap", *argv], stderr=subprocess.PIPE, text=True, cwd=folder)
-    deadline = time.monotonic() + 120
-    while not list(folder.rglob("checkpoint.pt")):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
+    try:
+        deadline = time.monotonic() + 120
+        while not list(folder.rglob("checkpoint.pt")):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Traceback" not in error
     assert error.strip().splitlines()[-1].startswith("convswap: interrupted; run the same command again")
