@@ -169,16 +169,16 @@ class _AddScaledSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         total, scale = ctx.saved_tensors
-        images, out = gradient.shape[:2]
-        factors = total.to(gradient.dtype).reshape(images, 1, -1)
+        images, out, height, width = gradient.shape
+        factors = total.to(gradient.dtype).reshape(images, 1, height * width)
         if ctx.shift_dtype is not None:
             factors = torch.cat([factors, torch.ones_like(factors)], 1)
         w = scale.to(gradient.dtype)
         if _is_channels_last(gradient):
-            rows = gradient.permute(0, 2, 3, 1).reshape(-1, out)
-            for_s, for_right = rows @ w, factors.transpose(0, 1).reshape(factors.shape[1], -1) @ rows
+            rows = gradient.permute(0, 2, 3, 1).reshape(images * height * width, out)
+            for_s, for_right = rows @ w, factors.transpose(0, 1).reshape(factors.shape[1], len(rows)) @ rows
         else:
-            planes = gradient.reshape(images, out, -1)
+            planes = gradient.reshape(images, out, height * width)
             for_s, for_right = w @ planes, (factors @ planes.transpose(1, 2)).sum(0)
         for_shift = None if ctx.shift_dtype is None else for_right[1].to(ctx.shift_dtype)
         return gradient, for_s.reshape(total.shape).to(total.dtype), for_right[0].to(scale.dtype), for_shift
@@ -192,11 +192,11 @@ def _add_product(y: Tensor, left: Tensor, right: Tensor, overwrite: bool = False
     """`y` plus the product of (N, k, H W), transposed, and (k, out), in y's memory layout."""
     images, out, height, width = y.shape
     if _is_channels_last(y):
-        rows = y.permute(0, 2, 3, 1).reshape(-1, out)
+        rows = y.permute(0, 2, 3, 1).reshape(images * height * width, out)
         add_rows = rows.addmm_ if overwrite else rows.addmm
-        columns = left.transpose(0, 1).reshape(left.shape[1], -1).t()
+        columns = left.transpose(0, 1).reshape(left.shape[1], rows.shape[0]).t()
         return add_rows(columns, right).reshape(images, height, width, out).permute(0, 3, 1, 2)
-    planes = y.reshape(images, out, -1)
+    planes = y.reshape(images, out, height * width)  # no -1: it is ambiguous for an empty batch
     add_planes = planes.baddbmm_ if overwrite else planes.baddbmm
     return add_planes(right.t().expand(images, -1, -1), left).reshape(y.shape)
 
