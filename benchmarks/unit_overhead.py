@@ -87,7 +87,9 @@ def kinds(model: nn.Module) -> Counter[str]:
     return Counter(type(module).__name__ for module in model.modules())
 
 
-def fused_ratios(name: str, units: list[str], repeats: int, threads: int, count: int) -> dict[str, dict[str, Any]]:
+def fused_ratios(
+    name: str, units: list[str], repeats: int, threads: int, count: int, compiled: bool
+) -> dict[str, dict[str, Any]]:
     """Per unit, the latency of the fused model and its ratio to the plain network folded the same way."""
     size, _ = HOSTS[name]
     images = batch(size, count)
@@ -96,7 +98,8 @@ def fused_ratios(name: str, units: list[str], repeats: int, threads: int, count:
     for unit in units:
         fused[unit] = convswap.fuse(convswap.swap(plain, unit, start="fresh").eval(), images[:1])
     fused = {unit: model.to(memory_format=torch.channels_last) for unit, model in fused.items()}
-    timed = measure_latency(fused, images, threads=threads, repeats=repeats)
+    run = {unit: torch.compile(model) for unit, model in fused.items()} if compiled else fused
+    timed = measure_latency(run, images, threads=threads, repeats=repeats)
     base = timed["conv"].median_ms
     return {
         unit: timed[unit].as_dict()
@@ -108,6 +111,7 @@ def fused_ratios(name: str, units: list[str], repeats: int, threads: int, count:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--units", default=",".join(u for u in convswap.list_units() if u != "conv"))
+    parser.add_argument("--hosts", default=",".join(HOSTS))
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -117,7 +121,7 @@ def main() -> None:
     units = options.units.split(",")
     precision = resolve_precision(options.precision, torch.device("cpu"))
     results: dict[str, Any] = {}
-    for name in HOSTS:
+    for name in options.hosts.split(","):
         training = training_ratios(name, units, options.repeats, precision, options.compile)
         results[name] = {"training": {}, "fused": {}}
         for unit, ratios in training.items():
@@ -125,7 +129,7 @@ def main() -> None:
             results[name]["training"][unit] = {"ratio": median(ratios), "q1": q1, "q3": q3}
             print(f"{name:15} train  {unit:14} {median(ratios):.3f} ({q1:.3f} to {q3:.3f})", flush=True)
         for count in (1, 32):
-            found = fused_ratios(name, units, options.repeats * 2, options.threads, count)
+            found = fused_ratios(name, units, options.repeats * 2, options.threads, count, options.compile)
             results[name]["fused"][f"batch {count}"] = found
             for unit, row in found.items():
                 same = "same modules" if row["same_modules"] else "other modules"
