@@ -107,8 +107,8 @@ def test_full_disk_leaves_the_old_file(model: nn.Module, tmp_path: Path, monkeyp
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("convswap.models.saved.save_file", full)
-    with pytest.raises(StoreError, match="No space left on device"):
+    monkeypatch.setattr("convswap.files.os.replace", full)
+    with pytest.raises(StoreError, match="the disk is full"):
         convswap.save(model, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

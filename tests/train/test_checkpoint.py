@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from convswap import files
 from convswap.errors import StoreError, TrainingError
-from convswap.train import files, fit
-from convswap.train.files import deferred_interrupt, write_atomically
+from convswap.files import write_atomically
+from convswap.train import fit
+from convswap.train.interrupts import deferred_interrupt
 
 from .conftest import make_data, make_model, make_recipe
 
@@ -161,8 +163,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch) -> No
     before = (tmp_path / "full/checkpoint.pt").read_bytes()
 
     with monkeypatch.context() as patch:
-        real = files.os.fdopen
-        patch.setattr(files.os, "fdopen", lambda handle, mode: _Full(real(handle, mode), after=100))
+        patch.setattr(files, "open", lambda p, mode: _Full(open(p, mode), after=100), raising=False)  # noqa: SIM115
         with pytest.raises(StoreError, match="the disk is full: could not write"):
             run(tmp_path / "full")
     assert (tmp_path / "full/checkpoint.pt").read_bytes() == before

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
+from ..files import write_atomically
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NEXT_TO_NOTHING = 1 << 20
@@ -20,8 +21,6 @@ def write_atomic(path: Path, text: str) -> None:
     Raises:
         StoreError: it could not be written; what was there before is untouched.
     """
-    from ..train.files import write_atomically  # training's room imports lightning; the store does not need it
-
     write_atomically(path, text.encode())
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ._modes import evaluating
+from ..surgery.modes import evaluating
 
 # One timed block lasts at least this long: below it, the clock and the scheduler are what is measured.
 _BLOCK_MS = 2.0
@@ -73,7 +73,7 @@ def measure_latency(
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with evaluating(models.values()), torch.inference_mode():
+        with evaluating(*models.values()), torch.inference_mode():
             times = _interleaved(models, example_input, repeats, warmup)
     finally:
         torch.set_num_threads(threads_before)

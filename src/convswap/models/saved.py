@@ -5,21 +5,19 @@ No pickle is ever read, and no function named in a file is called on the file's 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from .._version import __version__
 from ..errors import StoreError, UsageError
+from ..files import write_atomically
 from ..surgery.history import append_history, constructor_of, history_of
 from ..surgery.sites import carry_hooks, replace
 from ..surgery.steps import apply_step
@@ -57,19 +55,7 @@ def save(
             f"arguments={arguments!r} or the surgery's options cannot be written as JSON: {error}"
         ) from error
     target = Path(path).expanduser()
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        os.close(handle)
-        save_file(state, temporary, metadata=metadata)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except (OSError, SafetensorError) as error:
-        if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-        raise StoreError(f"cannot write {str(target)!r}: {error}") from error
+    write_atomically(target, serialize(state, metadata=metadata))
     return target
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import SurgeryError
+from .modes import evaluating
 from .sites import Site, is_unit
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd,)
@@ -79,30 +79,6 @@ def observe(model: nn.Module, example_input: Tensor, watched: list[Site]) -> Obs
         for handle in handles:
             handle.remove()
     return seen
-
-
-class evaluating:
-    """Put a model in eval mode for a while; every module's own flag is restored."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.flags = [(module, module.training) for module in model.modules()]
-
-    def __enter__(self) -> nn.Module:
-        return self.model.eval()
-
-    def __exit__(self, *exc: object) -> None:
-        for module, flag in self.flags:
-            module.training = flag
-
-
-def count_macs(call: Callable[[Tensor], Any], shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Multiply-accumulates (convolutions and matrix products) of one call on a meta tensor, per image."""
-    from torch.utils.flop_counter import FlopCounterMode  # 0.1 s to import, and only plans need it
-
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        call(torch.empty((1, *shape[1:]), device="meta", dtype=dtype))
-    return counter.get_total_flops() // 2
 
 
 def example_input_of(model: nn.Module) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import SurgeryError
-from .observe import evaluating
+from .modes import evaluating
 
 
 def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:

@@ -16,7 +16,8 @@ from ..errors import SurgeryError, UsageError, check_choice
 from ..units.contract import FeatureUnit, Geometry, WeightUnit
 from ..units.registry import UnitSpec, get_unit, spec_of
 from .history import append_history, carry_history
-from .observe import Observation, count_macs, example_input_of, observe
+from .macs import count_macs
+from .observe import Observation, example_input_of, observe
 from .plan import Replacement, Skip, SwapReport
 from .select import Where, select_sites
 from .sites import Site, carry_hooks, refuse_wrappers, replace, why_not_plain
@@ -257,9 +258,12 @@ def _declared_start(spec: UnitSpec, conv: nn.Module, options: dict[str, Any]) ->
 
 
 def _macs(module: nn.Module, shapes: list[tuple[int, ...]], batch: int) -> int:
-    twin = copy.deepcopy(module).to("meta").eval()
-    dtype = next(twin.parameters()).dtype
-    return sum(count_macs(twin, shape, dtype) * shape[0] // batch for shape in shapes)
+    """Per image of the example, over all calls of the module; a call may see several windows of one image."""
+    dtype = next(module.parameters()).dtype
+    return sum(
+        count_macs(module, torch.empty((1, *shape[1:]), device="meta", dtype=dtype)) * shape[0] // batch
+        for shape in shapes
+    )
 
 
 def swap(

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..errors import StoreError, TrainingError
-from .files import write_atomically
+from ..files import write_atomically
 
 FORMAT = 1
 

@@ -20,7 +20,7 @@ from .augment import Normalize
 from .batches import Augmentation, Share, TrainBatches, evaluation_batches
 from .checkpoint import Identity, describe_model, load_checkpoint, restore_random_state, save_checkpoint
 from .evaluate import check_logits, evaluation_batch_size, sum_up
-from .files import deferred_interrupt
+from .interrupts import deferred_interrupt
 from .metrics import append_metrics, rewrite_metrics
 from .parallel import copy_buffers_from_first, mean_over_processes, start_fabric, sum_over_processes
 from .parameters import parameter_groups

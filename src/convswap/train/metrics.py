@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .files import cannot_write, write_atomically
+from ..files import cannot_write, write_atomically
 
 
 def to_line(row: dict[str, Any]) -> str:

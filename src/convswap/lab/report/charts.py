@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +10,12 @@ from . import text
 from .svg import INK, MUTED, PAPER, SHAPES, color, shape, to_svg
 from .view import RowView, Timing
 
-PANEL_WIDTH = 330
-"""Small multiples are drawn this wide: about a phone's width, and a third of a desktop page."""
+CURVE_WIDTH, COST_WIDTH = 330, 262
+"""Small multiples are drawn as wide as a third and a quarter of a desktop page; a phone shows one in a row."""
 
 COSTS = {
     "parameters": "parameters",
-    "macs": "multiply-accumulates per image",
+    "macs": "multiply-accumulates (MACs) per image",
     "latency": "latency as trained, ms",
     "latency_fused": "latency after fuse, ms",
 }
@@ -46,7 +47,7 @@ def seeds_chart(rows: Sequence[RowView], *, name: str, width: int) -> str | None
         if narrow
         else alt.Axis(
             title=None,
-            labelExpr=f"({_js(names)})[datum.value]",
+            labelExpr=f"({json.dumps(names)})[datum.value]",
             labelLimit=240,
             labelColor=INK,
             labelFontSize=13,
@@ -144,7 +145,7 @@ def curve_chart(
             for index, curve in enumerate(curves)
         ]
     layers.append(line(mean_curve(curves), f"{name}m", color=paint, strokeWidth=2.5))
-    chart = alt.layer(*layers).properties(width=PANEL_WIDTH, height=190, autosize=_fit(alt))
+    chart = alt.layer(*layers).properties(width=CURVE_WIDTH, height=190, autosize=_fit(alt))
     last = text.percent(mean_curve(curves)[-1])
     return to_svg(chart, name=name, title=f"Test accuracy of {row.label} by epoch, {last} % after the last one")
 
@@ -183,7 +184,7 @@ def cost_chart(rows: Sequence[RowView], cost: str, *, name: str) -> str | None:
     if not log:
         edges = [point[end] for point in points for end in ("cost", "q1", "q3")]
         scale = alt.Scale(nice=False, zero=False, domain=list(_domain(edges, least=0.12 * max(costs), pad=0.12)))
-    label = "format(datum.value, '~g')" if cost.startswith("latency") else "replace(format(datum.value,'.3~s'),'G','G')"
+    label = "format(datum.value, '~g')" if cost.startswith("latency") else "format(datum.value, '.3~s')"
     x: dict[str, Any] = {
         "scale": scale,
         "axis": alt.Axis(title=COSTS[cost], tickCount=4, grid=False, labelExpr=label, labelOverlap=True),
@@ -205,8 +206,8 @@ def cost_chart(rows: Sequence[RowView], cost: str, *, name: str) -> str | None:
         base.mark_point(size=90, filled=True, opacity=1, stroke=PAPER, strokeWidth=0.75).encode(
             x=alt.X("cost:Q", **x), y=alt.Y("accuracy:Q", **y), color=paint, shape=alt.Shape("shape:N", scale=None)
         ),
-    ).properties(width=PANEL_WIDTH, height=230, autosize=_fit(alt))
-    return to_svg(chart, name=name, title=f"Mean test accuracy with 95 % interval against {COSTS[cost]}")
+    ).properties(width=COST_WIDTH, height=220, autosize=_fit(alt))
+    return to_svg(chart, name=name, grow=1.35, title=f"Mean test accuracy with 95 % interval against {COSTS[cost]}")
 
 
 def cost_of(row: RowView, cost: str) -> float | None:
@@ -263,12 +264,6 @@ def _data(values: list[dict[str, Any]]) -> Any:
     import altair as alt
 
     return alt.InlineData(values=values)
-
-
-def _js(names: dict[str, str]) -> str:
-    import json
-
-    return json.dumps(names)
 
 
 def _spoken(rows: Sequence[RowView]) -> str:

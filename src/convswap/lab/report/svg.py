@@ -41,13 +41,14 @@ def shape(look: int) -> str:
     return SHAPES[(look + lap) % len(SHAPES)]
 
 
-def to_svg(chart: Any, *, name: str, title: str) -> str:
+def to_svg(chart: Any, *, name: str, title: str, grow: float = 1.0) -> str:
     """Render an Altair chart as an `<svg>` element.
 
     Args:
         chart: any Altair chart.
         name: unique on the page; the ids within the SVG start with it.
         title: what the chart shows, for readers who cannot see it.
+        grow: how far beyond its drawn width the page may stretch it.
     """
     themed = chart.configure(
         aria=False,  # the drawing is one image with one title; thousands of labelled marks help nobody
@@ -68,10 +69,10 @@ def to_svg(chart: Any, *, name: str, title: str) -> str:
     )
     target = io.StringIO()
     themed.save(target, format="svg")
-    return inline(target.getvalue(), name=name, title=title)
+    return inline(target.getvalue(), name=name, title=title, grow=grow)
 
 
-def inline(svg: str, *, name: str, title: str) -> str:
+def inline(svg: str, *, name: str, title: str, grow: float = 1.0) -> str:
     """Make a rendered SVG fit to stand in a page: scalable, titled, unique ids, the page's colours."""
     width = re.search(r'<svg[^>]*? width="([\d.]+)"', svg)
     if width is None:
@@ -82,7 +83,7 @@ def inline(svg: str, *, name: str, title: str) -> str:
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     svg = re.sub(r' xmlns(?::\w+)?="[^"]*"', "", svg)  # an HTML parser knows the namespace
     svg = re.sub(r"#[0-9a-f]{6}\b", _themed, svg, flags=re.IGNORECASE)
-    head = f'<svg role="img" aria-labelledby="{name}-title" style="max-width:{float(width.group(1)):.0f}px"'
+    head = f'<svg role="img" aria-labelledby="{name}-title" style="max-width:{grow * float(width.group(1)):.0f}px"'
     svg = svg.replace("<svg", head, 1)
     return svg.replace(">", f'><title id="{name}-title">{escape(title)}</title>', 1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import text
@@ -11,10 +11,11 @@ from .view import RowView, Timing, view_rows
 if TYPE_CHECKING:
     from rich.table import Table
 
-WIDE = 96
-"""From this width on all columns fit; below it the least needed ones are left out."""
-MEDIUM = 76
-SMALL = 56
+COLUMNS = ("n", "accuracy %", "vs conv", "p (Holm)", "params", "MACs", "ms", "ms fused", "P(better)")
+NEEDED = ("accuracy %", "n", "vs conv", "p (Holm)", "params", "MACs", "ms fused", "ms", "P(better)")
+"""The same columns, the ones that a narrow terminal keeps longest first."""
+NAME_WIDTH = 8, 24
+_GAP = 2
 
 
 def terminal_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = None) -> Table:
@@ -30,37 +31,38 @@ def terminal_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = Non
     from rich.table import Table
 
     views = view_rows(rows)
-    available = width if width is not None else Console().width
     several_models = len({view.model for view in views}) > 1
-    columns = _columns(available)
+    cells = [_cells(view) for view in views]
+    columns = _columns(views, cells, width if width is not None else Console().width)
     title = None if several_models or not views else escape(views[0].model)
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, padding=(0, 1))
-    table.add_column("unit", overflow="fold", min_width=8)
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("unit", overflow="fold", min_width=NAME_WIDTH[0])
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     model = None
-    for view in views:
+    for view, texts in zip(views, cells, strict=True):
         if several_models and view.model != model:
             table.add_section()
             table.add_row(f"[bold]{escape(view.model)}[/]")
             model = view.model
-        cells = _cells(view)
-        table.add_row(_name(view), *(cells[name] for name in columns))
-    notes = _notes(views, timed="ms" in columns)
+        table.add_row(_name(view), *(texts[name] for name in columns))
+    notes = _notes(views, columns)
     table.caption = escape(notes) if notes else None
     table.caption_justify = "left"
     return table
 
 
-def _columns(width: int) -> list[str]:
-    if width < SMALL:
-        return ["accuracy %", "vs conv"]
-    columns = ["n", "accuracy %", "vs conv", "p (Holm)"]
-    if width >= MEDIUM:
-        columns += ["params", "MACs"]
-    if width >= WIDE:
-        columns += ["P(better)", "ms", "ms fused"]
-    return columns
+def _columns(views: Sequence[RowView], cells: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """The columns that fit beside the units' names; names get room before the least needed columns do."""
+    longest = max((len(word) for view in views for word in (view.unit, *view.detail.split())), default=0)
+    left = width - max(NAME_WIDTH[0], min(NAME_WIDTH[1], longest)) - _GAP
+    chosen = set()
+    for name in NEEDED:
+        left -= _GAP + max([len(name), *(len(texts[name]) for texts in cells)])
+        if left < 0:
+            break
+        chosen.add(name)
+    return [name for name in COLUMNS if name in chosen]
 
 
 def _cells(view: RowView) -> dict[str, str]:
@@ -88,12 +90,13 @@ def _name(view: RowView) -> str:
     return f"{name} [dim]{escape(view.detail)}[/]" if view.detail else name
 
 
-def _notes(views: list[RowView], *, timed: bool) -> str:
+def _notes(views: Iterable[RowView], columns: Sequence[str]) -> str:
+    views = list(views)
     notes = []
     if any(not view.ranked for view in views):
         notes.append("* fewer than three seeds: not ranked")
-    timings = [timing for view in views for timing in (view.latency, view.latency_fused) if timing is not None]
-    if timed and any(timing.noisy for timing in timings):
+    shown = {"ms": [view.latency for view in views], "ms fused": [view.latency_fused for view in views]}
+    if any(timing is not None and timing.noisy for name in shown if name in columns for timing in shown[name]):
         notes.append("~ noisy: the quartiles are over 20 % of the median apart")
     failed = sum(view.failed for view in views)
     if failed:

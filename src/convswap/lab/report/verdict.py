@@ -65,13 +65,16 @@ def _decided(baseline: RowView, compared: Sequence[RowView]) -> list[str]:
     k = len(compared)
     hopeless = [row for row in rest if smallest_p(row.n, baseline.n, k) > LEVEL]
     same = [row for row in rest if row not in hopeless]
+    corrected = " after Holm's correction" if k > 1 else ""
     sentences = []
     if better:
-        sentences.append(f"Better than conv: {_list([_with_difference(row) for row in better])}.")
+        sentences.append(f"Better than conv at 95 %{corrected}: {_list([_with_difference(row) for row in better])}.")
     if worse:
-        sentences.append(f"Worse than conv: {_list([_with_difference(row) for row in worse])}.")
+        sentences.append(f"Worse than conv at 95 %{corrected}: {_list([_with_difference(row) for row in worse])}.")
     if same:
-        sentences.append(f"Not to be told from conv at 95 %: {_list([_with_difference(row) for row in same])}.")
+        sentences.append(
+            f"Indistinguishable from conv at 95 %{corrected}: {_list([_with_difference(row) for row in same])}."
+        )
     if hopeless:
         lowest = min(smallest_p(row.n, baseline.n, k) for row in hopeless)
         seeds = f"{min(row.n for row in hopeless)} seeds against {baseline.n}"
@@ -89,8 +92,8 @@ def _mean(row: RowView) -> str:
 
 
 def _with_difference(row: RowView) -> str:
-    interval = text.points_interval(row.diff_low, row.diff_high)
-    return f"{row.label} ({text.points(row.difference)} points{' ' + interval if interval else ''})"
+    # Without Welch's interval: it is not corrected for several units, and would seem to contradict the sentence.
+    return f"{row.label} ({text.points(row.difference)} points)"
 
 
 def _list(names: Sequence[str]) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
 
 
 @contextmanager
-def evaluating(models: Iterable[nn.Module]) -> Iterator[None]:
+def evaluating(*models: nn.Module) -> Iterator[None]:
     """Put models in eval mode; on leaving, each submodule gets back the mode it had (they may differ)."""
-    models = list(models)
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:
         for model in models:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
-import tempfile
-import threading
-from collections.abc import Iterator
+import secrets
 from pathlib import Path
-from types import FrameType
 
-from ..errors import StoreError
+from .errors import StoreError
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -21,23 +17,21 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     Raises:
         StoreError: it could not be written (full disk, no permission); what was there before is untouched.
     """
-    temporary: str | None = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        # not tempfile: its files are for their owner alone, and a report is for others to read
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        temporary = None
         _sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):  # renamed away if all went well
+            temporary.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError) -> StoreError:
@@ -59,19 +53,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextlib.contextmanager
-def deferred_interrupt() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is done. Signals reach only the main thread, elsewhere this does nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pending: list[tuple[int, FrameType | None]] = []
-    previous = signal.signal(signal.SIGINT, lambda number, frame: pending.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        if pending and callable(previous):
-            previous(*pending[0])
