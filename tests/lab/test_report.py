@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from convswap.lab.report import terminal_table, write_report
-from convswap.lab.report.verdict import verdict
+from convswap.lab.report.verdict import seeds_needed, smallest_p, verdict
 from convswap.lab.report.view import view_rows
 
 VOID = {"meta", "br", "img", "link", "input", "hr", "col"}
@@ -195,6 +195,61 @@ def test_verdict_is_honest() -> None:
     assert "oo few seeds" in sentence
 
 
+def compared(unit: str, difference: float, p_holm: float, n: int) -> dict[str, Any]:
+    return row(unit, [0.9 + difference] * n, difference=difference, p_value=p_holm, p_holm=p_holm)
+
+
+def test_verdict_tells_better_worse_and_indistinguishable_apart() -> None:
+    rows = [
+        row("conv", [0.9] * 6),
+        compared("circle", 0.01, 0.02, 6),
+        compared("ic", -0.02, 0.01, 6),
+        compared("circle_mix", 0.003, 0.4, 6),
+        row("circle_square", [0.99, 0.98]),
+    ]
+    ((model, sentence),) = verdict(view_rows(rows))
+    assert model == "cifar_resnet8"
+    assert "Better than conv at 95 % after Holm's correction: circle (+1.00 points)." in sentence
+    assert "Worse than conv at 95 % after Holm's correction: ic (\N{MINUS SIGN}2.00 points)." in sentence
+    assert "Indistinguishable from conv at 95 % after Holm's correction: circle_mix (+0.30 points)." in sentence
+    assert "Not compared, for lack of finished seeds: circle_square." in sentence
+
+
+def test_three_seeds_cannot_reach_95_percent_and_the_verdict_says_so() -> None:
+    rows = [row("conv", [0.9] * 3), compared("circle", 0.05, 0.2, 3), compared("ic", -0.05, 0.2, 3)]
+    ((_, sentence),) = verdict(view_rows(rows))
+    assert sentence.startswith("Too few seeds to say: with 3 seeds against 3 even the clearest difference has p = 0.20")
+    assert "5 seeds each could reach 95 %" in sentence
+    assert smallest_p(3, 3) == pytest.approx(0.1)
+    assert [seeds_needed(comparisons) for comparisons in (1, 2, 10)] == [4, 5, 6]
+
+
+def test_ids_on_the_page_are_unique(page: str) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r"url\(#([^)]+)\)", page)) | set(re.findall(r'aria-labelledby="([^"]+)"', page))
+    assert used <= set(ids)
+
+
+def test_charts_take_the_pages_colours(page: str) -> None:
+    drawings = "".join(re.findall(r'<svg role="img".*?</svg>', page, re.DOTALL))
+    assert "var(--look1)" in drawings
+    assert not re.search(r'(fill|stroke)="(black|white|#[0-9a-fA-F]{3,6})"', drawings)
+
+
+def test_two_models_get_a_verdict_each_and_repeated_units_their_options(tmp_path: Path) -> None:
+    rows = [
+        row("conv", [0.9, 0.91, 0.92]),
+        row("circle", [0.9, 0.91, 0.92], options={"radius": "learnable"}),
+        row("circle", [0.9, 0.91, 0.92], where="3x3"),
+        row("conv", [0.8], model="other"),
+    ]
+    assert [view.label for view in view_rows(rows)] == ["conv", "circle radius=learnable", "circle where 3x3", "conv"]
+    text = write_report(tmp_path, rows, [], command="c", versions={}, machine={}).read_text(encoding="utf-8")
+    Page(text)
+    assert text.count('<p class="verdict">') == 2
+
+
 def test_an_empty_lab(tmp_path: Path) -> None:
     text = write_report(tmp_path, [], [], command="c", versions={}, machine={}).read_text(encoding="utf-8")
     Page(text)
@@ -210,4 +265,6 @@ def test_terminal_table_fits(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     assert "circle" in text
     assert "91.00" in text
+    assert "ic*" in text
+    assert ("P(better)" in text) == (width >= 100)
     assert ("~ noisy" in text) == ("ms fused" in text)

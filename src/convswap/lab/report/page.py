@@ -15,7 +15,7 @@ from . import charts, svg, text, view
 from .verdict import verdict
 from .view import Record, RowView
 
-WIDE, NARROW = 1080, 340
+WIDE, NARROW = 960, 340
 
 
 def write_report(

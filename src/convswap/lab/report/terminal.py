@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 COLUMNS = ("n", "accuracy %", "vs conv", "p (Holm)", "params", "MACs", "ms", "ms fused", "P(better)")
-NEEDED = ("accuracy %", "n", "vs conv", "p (Holm)", "params", "MACs", "ms fused", "ms", "P(better)")
+NEEDED = ("accuracy %", "vs conv", "n", "p (Holm)", "params", "MACs", "ms fused", "ms", "P(better)")
 """The same columns, the ones that a narrow terminal keeps longest first."""
-NAME_WIDTH = 8, 24
+NAME_WIDTH = 8, 18
+_ALWAYS = 2
 _GAP = 2
 
 
@@ -56,18 +57,18 @@ def _columns(views: Sequence[RowView], cells: Sequence[Mapping[str, str]], width
     """The columns that fit beside the units' names; names get room before the least needed columns do."""
     longest = max((len(word) for view in views for word in (view.unit, *view.detail.split())), default=0)
     left = width - max(NAME_WIDTH[0], min(NAME_WIDTH[1], longest)) - _GAP
-    chosen = set()
+    chosen = list(NEEDED[:_ALWAYS])
     for name in NEEDED:
         left -= _GAP + max([len(name), *(len(texts[name]) for texts in cells)])
         if left < 0:
             break
-        chosen.add(name)
+        chosen.append(name)
     return [name for name in COLUMNS if name in chosen]
 
 
 def _cells(view: RowView) -> dict[str, str]:
     return {
-        "n": f"{view.n}" if view.ranked else f"{view.n}*",
+        "n": f"{view.n}",
         "accuracy %": text.mean_with_interval(view.mean, view.low, view.high),
         "vs conv": "baseline" if view.is_baseline else text.points(view.difference),
         "p (Holm)": text.p_value(view.p_holm),
@@ -86,7 +87,7 @@ def _ms(timing: Timing | None) -> str:
 def _name(view: RowView) -> str:
     from rich.markup import escape
 
-    name = f"[bold]{escape(view.unit)}[/]" if view.ranked else escape(view.unit)
+    name = f"[bold]{escape(view.unit)}[/]" if view.ranked else f"{escape(view.unit)}*"
     return f"{name} [dim]{escape(view.detail)}[/]" if view.detail else name
 
 

@@ -96,7 +96,7 @@ def seconds(value: float | None) -> str:
     """A duration.
 
     >>> seconds(3.24), seconds(75), seconds(7300)
-    ('3.2 s', '1 min 15 s', '2 h 2 min')
+    ('3.2 s', '1 min 15 s', '2 h 1 min')
     """
     if value is None:
         return NONE
