@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from convswap.data import Data, load_data
-from convswap.errors import DataError, StoreError, UsageError
+from convswap.errors import DataError, StoreError, SurgeryError, UsageError
 from convswap.lab import run
 from convswap.lab.run import build_model, run_trial
 from convswap.lab.trial import Trial, describe_weights
@@ -182,3 +182,12 @@ def test_an_unknown_unit_fails_before_training(tmp_path: Path, data: Data) -> No
     with pytest.raises(UsageError, match="unknown unit 'circel'; did you mean 'circle'"):
         go(make(data, unit="circel"), tmp_path, data)
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def three_channels(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, num_classes))
+
+
+def test_a_model_for_other_channels_is_refused_before_the_training(tmp_path: Path, data: Data) -> None:
+    with pytest.raises(SurgeryError, match=r"does not accept the example input of shape \(1, 1, 8, 8\)"):
+        run_trial(make(data, model=f"{__name__}:three_channels", unit="conv", unit_options={}), tmp_path)

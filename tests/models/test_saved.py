@@ -93,11 +93,35 @@ def test_damaged_and_foreign_files(model: nn.Module, tmp_path: Path) -> None:
         convswap.load(tmp_path)
 
 
-def test_a_model_that_no_longer_fits_its_history(model: nn.Module, tmp_path: Path) -> None:
-    model.linear = nn.Linear(64, 7)  # edited by hand after it was built
-    path = convswap.save(model, tmp_path / "m.safetensors")
-    with pytest.raises(StoreError, match="cannot be rebuilt"):
-        convswap.load(path)
+def test_a_model_edited_by_hand_is_not_saved_as_something_else(model: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    part = convswap.create_model("cifar_resnet8", num_classes=5)
+    part.layer1 = convswap.swap(part.layer1, "circle", where="3x3")  # the whole model knows nothing of it
+    with pytest.raises(UsageError, match=r"layer1\.0\.conv1 is CircleConv2d.*swap the whole model"):
+        convswap.save(part, path)
+    model.linear = nn.Linear(64, 7)
+    with pytest.raises(UsageError, match=r"linear is Linear.*out_features=7"):
+        convswap.save(model, path)
+    assert not path.exists()
+
+
+def test_every_tensor_keeps_its_own_precision(model: nn.Module, tmp_path: Path) -> None:
+    model.layer1.half()
+    model.bn1.running_var.fill_(1e6)
+    loaded = convswap.load(convswap.save(convswap.swap(model, "circle", where="layer1.*"), tmp_path / "m.safetensors"))
+    assert loaded.layer1[0].conv1.weight.dtype == torch.float16
+    assert loaded.bn1.running_var.dtype == torch.float32
+    assert loaded.bn1.running_var.max() == 1e6
+
+
+def only_classes(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, num_classes, 3))
+
+
+def test_the_simplest_function_of_ones_own(tmp_path: Path) -> None:
+    net = convswap.create_model("tests.models.test_saved:only_classes", num_classes=4)
+    loaded = convswap.load(convswap.save(net, tmp_path / "m.safetensors"), constructor=only_classes)
+    assert loaded(image()).equal(net(image()))
 
 
 def test_full_disk_leaves_the_old_file(model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame, ScaledStdConv2d, StdConv2d
 from torch import Tensor, nn
 
 import convswap
-from convswap.errors import FusionError, SurgeryError
+from convswap.errors import FusionError, SurgeryError, UsageError
 from convswap.surgery.steps import SummedElsewhere
 
 
@@ -63,7 +64,7 @@ def test_train_mode_is_refused_and_named() -> None:
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
-        (SharedConvolution, "is used more than once"),
+        (SharedConvolution, "used more than once"),
         (TwoReaders, "something else also reads"),
         (PreActivation, "reads the model's input"),
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)), "follows relu, not a convolution"),
@@ -96,7 +97,7 @@ def test_one_batch_norm_used_twice_is_left() -> None:
 
     plan = convswap.plan_fuse(randomize(Net()), image(2, 3, 8, 8))
     assert plan.count("fold") == 0
-    assert plan.skipped[0] == ("norm", "it is used more than once")
+    assert plan.skipped[0] == ("norm", "it, or a parameter of it, is used more than once")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_units_fuse_to_plain_convolutions_also_at_the_root() -> None:
     assert_equal(model, fused, x)
     root = convswap.swap(nn.Conv2d(3, 4, 3).eval(), "circle", where="all")
     assert type(convswap.fuse(root, x)) is nn.Conv2d
-    with pytest.raises(FusionError, match="itself a unit"):
+    with pytest.raises(FusionError, match="itself one unit or block"):
         convswap.plan_fuse(root, x).apply(inplace=True)
 
 
@@ -285,3 +286,131 @@ def test_recalibrating_before_fusing() -> None:
 def test_standardised_convolutions_stay_as_they_are() -> None:
     model = nn.Sequential(ScaledStdConv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
     assert convswap.plan_fuse(model, image(1, 3, 8, 8)).steps == ()
+
+
+class Masked(nn.Module):
+    """A lying block whose output has places that are not finite."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.block, self.value = LyingBlock(), value
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.block(x)
+        mask = torch.zeros_like(y, dtype=torch.bool)
+        mask[..., 0, 0] = True
+        return y.masked_fill(mask, self.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_places_that_are_not_finite_do_not_hide_the_others(value: float) -> None:
+    plan = convswap.plan_fuse(Masked(value).eval(), image(2, 3, 8, 8))
+    assert plan.count("block") == 0
+    assert plan.difference < 1e-12
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+
+
+def test_outputs_in_a_dataclass_are_compared_and_no_output_is_an_error() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = LyingBlock()
+
+        def forward(self, x: Tensor) -> Answer:
+            return Answer(self.block(x))
+
+    assert convswap.plan_fuse(Wrapped().eval(), image(2, 3, 8, 8)).count("block") == 0
+    with pytest.raises(FusionError, match="no tensor elements to compare"):
+        convswap.plan_fuse(randomize(Plain()), torch.zeros(0, 3, 8, 8))
+
+
+def test_integer_and_boolean_outputs() -> None:
+    class Decided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = conv_bn(3, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = self.body(x)
+            return y.argmax(1), y > 0
+
+    assert convswap.plan_fuse(randomize(Decided()), image(2, 3, 8, 8)).count("fold") == 1
+
+
+def test_a_model_that_works_on_its_input_in_place() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = conv_bn(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x.sub_(0.5))
+
+    x = image(2, 3, 8, 8).double()
+    before = x.clone()
+    assert convswap.plan_fuse(randomize(InPlace()), x).count("fold") == 1
+    convswap.plan_swap(InPlace().double(), "circle", where="all", example_input=x)
+    assert torch.equal(before, x)
+
+
+def test_a_model_that_refuses_float64_is_compared_in_its_own_precision() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = conv_bn(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x.float() / 255)
+
+    plan = convswap.plan_fuse(randomize(Fixed()), image(2, 3, 8, 8))
+    assert plan.precision == "float32"
+    assert plan.count("fold") == 1
+    assert "in float32" in str(plan)
+
+
+@pytest.mark.parametrize("example", [torch.zeros(1, 5, 8, 8), torch.zeros(3), torch.zeros(1, 3, 8, 8, device="meta")])
+def test_an_example_the_model_does_not_accept(example: Tensor) -> None:
+    with pytest.raises(FusionError, match="does not accept the example input of shape"):
+        convswap.fuse(randomize(Plain()), example)
+    with pytest.raises(UsageError, match="must be one tensor"):
+        convswap.fuse(randomize(Plain()), (example,))  # type: ignore[arg-type]
+
+
+def test_a_parameter_that_something_else_reads_is_left() -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.conv(x)) * self.norm.weight.sum() + self.conv.bias.sum()
+
+    plan = convswap.plan_fuse(randomize(Reads()), image(2, 3, 8, 8))
+    assert plan.count("fold") == 0
+    assert "used more than once" in plan.skipped[0][1]
+
+
+def test_what_the_example_does_not_reach_is_said() -> None:
+    class BySize(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.large, self.small = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.large(self.conv(x)) if x.shape[-1] > 8 else self.small(self.conv(x))
+
+    plan = convswap.plan_fuse(randomize(BySize()), image(2, 3, 16, 16))
+    assert (
+        "small",
+        "the example does not reach it: the fusion is proven for inputs like the example only",
+    ) in plan.skipped
+
+
+def test_memory_format_is_kept() -> None:
+    model = convswap.swap(randomize(Plain()).to(memory_format=torch.channels_last), "circle", where="3x3")
+    fused = convswap.fuse(model, image(1, 3, 8, 8))
+    assert fused.conv2.weight.is_contiguous(memory_format=torch.channels_last)

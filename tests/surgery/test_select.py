@@ -53,3 +53,9 @@ def test_predicate(net: nn.Module) -> None:
 def test_empty_conditions_are_errors(net: nn.Module, where: str) -> None:
     with pytest.raises(UsageError, match="empty condition"):
         select(net, where)
+
+
+@pytest.mark.parametrize("where", ["3x3 & !frist", "spatail", "all, depthwize"])
+def test_misspelt_conditions_are_errors(net: nn.Module, where: str) -> None:
+    with pytest.raises(UsageError, match="did you mean"):
+        select(net, where)

@@ -223,3 +223,94 @@ def test_the_guessed_example_has_the_channels_the_model_was_built_for() -> None:
 
     plan = convswap.plan_swap(timm.create_model("resnet18", in_chans=1), "circle")
     assert plan.replacements[0].macs_before is not None
+
+
+class Functionally(nn.Module):
+    """Reads a convolution's weight without calling it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(nn.functional.conv2d(x, self.conv.weight, self.conv.bias))
+
+
+def test_a_convolution_that_is_never_called_is_left() -> None:
+    plan = convswap.plan_swap(Functionally(), "circle", where="all", example_input=torch.zeros(1, 3, 9, 9))
+    assert [r.path for r in plan.replacements] == ["head"]
+    assert "does not call it" in plan.skipped[0].reason
+
+
+def test_a_convolution_in_a_plain_list_is_left() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+            self.order = [self.first]
+
+    plan = convswap.plan_swap(Listed(), "circle", where="all")
+    assert [r.path for r in plan.replacements] == ["second"]
+    assert plan.skipped[0].reason.startswith("it also stands in order")
+
+
+def test_a_forward_replaced_on_the_object_is_left() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
+    model[0].forward = lambda x: x
+    assert (
+        convswap.plan_swap(model, "circle", where="all").skipped[0].reason == "its forward was replaced on the object"
+    )
+
+
+def test_optimizer_groups_are_kept_by_name_and_checked_before_the_edit() -> None:
+    model = Plain()
+    decayed, plain = [model.conv2.weight], [model.conv2.bias]
+    optimizer = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], lr=1
+    )
+    plan = convswap.plan_swap(model, "circle", where="conv2", radius="learnable")
+    swapped = plan.apply(inplace=True, optimizer=optimizer)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    found = {name: decay[id(p)] for name, p in swapped.conv2.named_parameters()}
+    assert found == {"weight": 0.1, "bias": 0.0, "radius_logit": 0.0}
+    wrong = convswap.plan_swap(model, "circle", where="conv1")
+    with pytest.raises(SurgeryError, match="pass the right one"):
+        wrong.apply(inplace=True, optimizer=optimizer)
+    assert type(model.conv1) is nn.Conv2d
+    model.conv1.requires_grad_(False)
+    wrong.apply(inplace=True, optimizer=optimizer)
+    assert isinstance(model.conv1, CircleConv2d)
+
+
+def test_a_stale_plan_is_refused() -> None:
+    model = Plain()
+    plan = convswap.plan_swap(model, "ic", where="3x3")
+    plan.apply(inplace=True)
+    with pytest.raises(SurgeryError, match="changed since the plan was made"):
+        plan.apply(inplace=True)
+
+
+def test_half_precision_is_not_called_exact_where_it_is_not() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 7))
+    assert convswap.plan_swap(model, "circle", where="all").replacements[0].start == "exact"
+    assert convswap.plan_swap(model.bfloat16(), "circle", where="all").replacements[0].start == "approximate"
+
+
+def test_a_frozen_weight_with_a_trainable_bias() -> None:
+    for unit in convswap.list_units():
+        model = nn.Sequential(nn.Conv2d(3, 3, 3))
+        model[0].weight.requires_grad_(False)
+        unit_module = convswap.swap(model, unit, where="all")[0]
+        assert not unit_module.weight.requires_grad
+        assert unit_module.bias is None or unit_module.bias.requires_grad
+
+
+def test_two_branches_become_one_circle() -> None:
+    model = convswap.swap(nn.Sequential(nn.Conv2d(3, 3, 3)).double().eval(), "circle_square", where="all")
+    x = image(1, 3, 7, 7)
+    torch.testing.assert_close(convswap.swap(model, "circle", where="all")(x), model(x), rtol=1e-10, atol=1e-10)
+
+
+def test_an_example_that_is_no_tensor() -> None:
+    with pytest.raises(UsageError, match="must be one tensor"):
+        convswap.plan_swap(Plain(), "circle", example_input=(1, 3, 8, 8))  # type: ignore[arg-type]

@@ -72,6 +72,7 @@ def build_model(trial: Trial, data: Data) -> tuple[nn.Module, dict[str, Any] | N
     """The network of a trial before training, and the plan of its swap (None for `conv`)."""
     from ..models import create_model
     from ..surgery import plan_swap
+    from ..surgery.observe import observe
 
     if trial.weights is not None:
         _check_weights(trial.weights)
@@ -85,10 +86,11 @@ def build_model(trial: Trial, data: Data) -> tuple[nn.Module, dict[str, Any] | N
             weights=None if trial.weights is None else trial.weights["file"],
             **trial.model_arguments,
         )
+        example = example_of(data)
+        observe(model, example, [])  # a model for other channels or sizes should say so before the training
         if trial.unit == BASELINE:
             return model, None
         start: Any = trial.start
-        example = example_of(data)
         plan = plan_swap(model, trial.unit, where=trial.where, start=start, example_input=example, **trial.unit_options)
         return plan.apply(), json.loads(plan.to_json())
 

@@ -134,8 +134,21 @@ def _is_network_error(error: BaseException) -> bool:
 def _create_own_model(
     module_name: str, attribute: str, num_classes: int, in_channels: int, pretrained: bool, arguments: dict[str, Any]
 ) -> nn.Module:
-    name = f"{module_name}:{attribute}"
     function = _find_function(module_name, attribute)
+    both: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels, "pretrained": pretrained}
+    return call_own_function(f"{module_name}:{attribute}", function, **both, **arguments)
+
+
+def call_own_function(
+    name: str,
+    function: Callable[..., Any],
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    **arguments: Any,
+) -> nn.Module:
+    """Call a user's function with what it accepts of these, and check that it gives a model."""
     parameters = inspect.signature(function).parameters
     accepts_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     given: dict[str, Any] = {}

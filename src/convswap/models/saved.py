@@ -23,7 +23,7 @@ from ..surgery.sites import carry_hooks, replace
 from ..surgery.steps import apply_step
 from ..surgery.swap import build_unit
 from ..units.registry import get_unit
-from .factory import create_model
+from .factory import call_own_function, create_model
 
 _KEY = "convswap"
 
@@ -42,10 +42,12 @@ def save(
         arguments: the keyword arguments of that constructor, `num_classes` among them.
 
     Raises:
-        UsageError: how the model is built is unknown, or `arguments` is no JSON.
+        UsageError: how the model is built is unknown, or `arguments` is no JSON, or the model is not what building it
+            that way and repeating its surgery gives (something was edited by hand): the first difference is named.
         StoreError: the file cannot be written.
     """
     built = _constructor(model, constructor, arguments)
+    _check_provenance(model, built)
     state, aliases = _distinct(model.state_dict())
     header = {"version": __version__, "constructor": built, "history": history_of(model), "aliases": aliases}
     try:
@@ -83,15 +85,43 @@ def load(
             model = _repeat(model, record)
             append_history(model, record)
         model.__dict__["_convswap_constructor"] = built
-        model.load_state_dict(state | {name: state[kept] for name, kept in aliases.items()}, strict=True)
+        state |= {name: state[kept] for name, kept in aliases.items()}
+        _take_dtypes(model, state)
+        model.load_state_dict(state, strict=True)
     except (KeyError, AttributeError, TypeError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         written = header.get("version", "an unknown version")
         raise StoreError(
             f"{str(path)!r} cannot be rebuilt ({reason}); it was written by convswap {written}, this is {__version__}"
         ) from error
-    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
-    return model.to(device=device, dtype=dtype).eval()
+    return model.to(device=device).eval()
+
+
+def _take_dtypes(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Give every tensor of the model the precision its saved value has."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name in state and tensor.is_floating_point():
+            tensor.data = tensor.data.to(state[name].dtype)
+    model._apply(lambda tensor: tensor)  # units form their constants again, in the precision of their weight
+
+
+def _check_provenance(model: nn.Module, built: dict[str, Any]) -> None:
+    """Rebuild the model from what the file will say, and raise if it is another one: `load` would be silently wrong."""
+    with torch.random.fork_rng(devices=[]):
+        twin = create_model(built["model"], **built["arguments"])
+        for record in history_of(model):
+            twin = _repeat(twin, record)
+    mine, theirs = (
+        {path: f"{type(m).__name__}({m.extra_repr()})" for path, m in net.named_modules(remove_duplicate=False)}
+        for net in (model, twin)
+    )
+    for path in [*mine, *theirs]:
+        if mine.get(path) != theirs.get(path):
+            raise UsageError(
+                f"{path or 'the model'} is {mine.get(path, 'gone')}, but {built['model']!r} with its recorded surgery "
+                f"has {theirs.get(path, 'nothing')} there; make such edits inside a function of your own and save with "
+                "constructor='package.module:function', and swap the whole model rather than a part of it"
+            )
 
 
 def _constructor(model: nn.Module, name: str | None, arguments: dict[str, Any] | None) -> dict[str, Any]:
@@ -115,7 +145,7 @@ def _distinct(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
     aliases: dict[str, str] = {}
     kept: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        key = (tensor.data_ptr(), tensor.shape, tensor.storage_offset())
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and key in first:
             aliases[name] = first[key]
         else:
@@ -144,7 +174,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _construct(path: Path, built: dict[str, Any], constructor: str | Callable[..., nn.Module] | None) -> nn.Module:
     name, arguments = built["model"], built["arguments"]
     if callable(constructor):
-        return constructor(**arguments)
+        return call_own_function(name, constructor, **arguments)
     origin, colon, _ = name.partition(":")
     if colon and origin not in ("timm", "torchvision") and constructor != name:
         raise UsageError(

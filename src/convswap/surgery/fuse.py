@@ -2,12 +2,13 @@
 
 Order: every unit to its inference form, multi-branch blocks by the method they offer, batch norms into the
 convolution before them, parallel convolutions that are only summed into one. All of it in float64 on a copy, cast
-back last; then both models run on the same input in float64 and the largest relative difference is reported.
+back last; then both models run on the same inputs and the largest relative difference is reported.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import FusionError
 from .graph import read_graph
 from .history import append_history
-from .observe import example_input_of
+from .observe import check_example, example_input_of
 from .recalibrate import recalibrate_batch_norm
 from .sites import is_unit, refuse_wrappers, sites
 from .steps import Step, apply_step, find_block_hooks
@@ -34,7 +35,8 @@ class FusePlan:
         steps: the edits in order, as data: `["unit", path]`, `["block", path, method]`, `["fold", source, norm]`,
             `["merge", [paths]]`.
         skipped: `(module path, reason)` of batch norms, blocks and branches that stay.
-        difference: largest relative difference of the outputs in float64.
+        difference: largest relative difference of the outputs.
+        precision: what they were compared in: `"float64"`, or the model's own where it refuses float64.
         parameters_before, parameters_after: numbers of parameters.
     """
 
@@ -43,6 +45,7 @@ class FusePlan:
     difference: float
     parameters_before: int
     parameters_after: int
+    precision: str
     fused: nn.Module = field(repr=False)
     model: nn.Module = field(repr=False)
 
@@ -52,7 +55,7 @@ class FusePlan:
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as plain lists and dictionaries."""
-        names = ("steps", "skipped", "difference", "parameters_before", "parameters_after")
+        names = ("steps", "skipped", "difference", "parameters_before", "parameters_after", "precision")
         return {name: getattr(self, name) for name in names}
 
     def __str__(self) -> str:
@@ -60,7 +63,7 @@ class FusePlan:
             f"fused {self.count('unit')} units, {self.count('block')} blocks by their own method, "
             f"{self.count('fold')} batch norms, {self.count('merge')} sums of parallel convolutions",
             f"parameters {self.parameters_before:,} -> {self.parameters_after:,}; "
-            f"largest relative difference in float64 {self.difference:.1e}",
+            f"largest relative difference in {self.precision} {self.difference:.1e}",
         ]
         if self.skipped:
             lines += [
@@ -77,10 +80,11 @@ class FusePlan:
         """
         if not inplace:
             return copy.deepcopy(self.fused)
-        if ["unit", ""] in self.steps:
-            raise FusionError("the model is itself a unit and cannot be fused in place; use apply()")
-        self.model._modules.update(copy.deepcopy(self.fused)._modules)
-        self.model._parameters.update(self.fused._parameters)
+        if any(step[:2] in (["unit", ""], ["block", ""]) for step in self.steps):
+            raise FusionError("the model is itself one unit or block and cannot be fused in place; use apply()")
+        fused = copy.deepcopy(self.fused)
+        self.model._modules.update(fused._modules)
+        self.model._parameters.update(fused._parameters)
         self.model.__dict__.update({k: v for k, v in self.fused.__dict__.items() if k.startswith("_convswap")})
         return self.model
 
@@ -118,7 +122,8 @@ def plan_fuse(
     Args:
         model: in eval mode. Any model, with or without units.
         example_input: (N, C, H, W) of the real size; for a timm model its declared input size is used.
-        tolerance: largest relative difference allowed, in float64.
+        tolerance: largest relative difference allowed, in float64. A model that cannot run in float64 is compared in
+            its own precision, where 1e-4 is allowed (2e-2 for half precision).
         recalibrate: batches of inputs; batch-norm statistics are first re-estimated on them with every unit in
             eval mode. Wanted after training with a stochastic unit such as `circle_mix`.
 
@@ -127,28 +132,57 @@ def plan_fuse(
         SurgeryError: the model is wrapped (DDP, compile, ...).
     """
     refuse_wrappers(model)
+    check_example(example_input)
     _refuse_train_mode(model)
     example = example_input_of(model) if example_input is None else example_input
     if example is None:
         raise FusionError("fuse needs example_input=, a tensor (N, C, H, W) of the size the model is used with")
-    reference = copy.deepcopy(model)
+    reference = _copy(model)
     if recalibrate is not None:
         recalibrate_batch_norm(reference, recalibrate)
     dtypes = _dtypes(reference)
-    reference = reference.double()
-    inputs = _test_inputs(example)
-    expected = [_outputs(reference, x) for x in inputs]
+    reference, inputs, expected, precision = _reference(reference, example)
+    if precision != torch.float64:
+        tolerance = max(tolerance, 1e-4 if precision == torch.float32 else 2e-2)
     fused, steps, skipped, difference = _fuse_verified(reference, inputs, expected, tolerance)
+    name = str(precision).removeprefix("torch.")
     if difference > tolerance:
         raise FusionError(
-            f"the fused model differs by {difference:.1e} (relative, float64), more than tolerance={tolerance:g}; "
+            f"the fused model differs by {difference:.1e} (relative, {name}), more than tolerance={tolerance:g}; "
             "the model may depend on random numbers or read parameters that fusing changes"
         )
     _restore_dtypes(fused, dtypes)
     if steps:
         append_history(fused, {"kind": "fuse", "steps": steps})
     before, after = (sum(p.numel() for p in m.parameters()) for m in (model, fused))
-    return FusePlan(tuple(steps), tuple(skipped), difference, before, after, fused, model)
+    return FusePlan(tuple(steps), tuple(skipped), difference, before, after, name, fused, model)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise FusionError(f"the model cannot be copied: {error}") from error
+
+
+def _reference(model: nn.Module, example: Tensor) -> tuple[nn.Module, list[Tensor], list[list[Tensor]], torch.dtype]:
+    """The model to compare with, its inputs and outputs, and their precision: float64 if the model allows it."""
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), example.dtype)
+    problem: Exception | None = None
+    for dtype in dict.fromkeys((torch.float64, own)):
+        reference = copy.deepcopy(model).to(dtype)
+        inputs = _test_inputs(example, dtype)
+        try:
+            return reference, inputs, [_outputs(reference, x) for x in inputs], dtype
+        except FusionError:
+            raise
+        except Exception as error:
+            problem = error
+    message = str(problem).strip().splitlines()
+    raise FusionError(
+        f"the model does not accept the example input of shape {tuple(example.shape)}, {example.dtype} on "
+        f"{example.device}: {message[0] if message else repr(problem)}"
+    ) from problem
 
 
 def _refuse_train_mode(model: nn.Module) -> None:
@@ -214,33 +248,52 @@ def _fuse_copy(
         except FusionError as error:
             skipped.append((" + ".join(paths), str(error)))
     merged = {path for step in steps if step[0] == "merge" for path in step[1]}
-    return model, steps, [*skipped, *(kept for kept in graph.kept if kept[0] not in merged)]
+    skipped += [kept for kept in graph.kept if kept[0] not in merged]
+    if graph.unreached:
+        few = ", ".join(graph.unreached[:4]) + (", ..." if len(graph.unreached) > 4 else "")
+        skipped.append((few, "the example does not reach it: the fusion is proven for inputs like the example only"))
+    return model, steps, skipped
 
 
-def _test_inputs(example: Tensor) -> list[Tensor]:
-    """The example and noise of its shape, in float64: an example of zeros would prove nothing."""
+def _test_inputs(example: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """The example and noise of its shape: an example of zeros would prove nothing."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(example.shape, generator=generator, dtype=torch.float64).to(example.device)
-    return [example.detach().double(), noise]
+    noise = torch.randn(example.shape, generator=generator, dtype=torch.float64).to(example.device, dtype)
+    return [example.detach().to(dtype), noise]
 
 
 def _outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """All tensors of the model's output, whatever its nesting."""
+    """All tensors of the model's output, whatever its nesting; x is not touched, even by a model that works in place.
+
+    Raises:
+        FusionError: there is no tensor to compare, so that nothing could be proven.
+    """
     with torch.no_grad():
-        leaves = torch.utils._pytree.tree_leaves(model(x))
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        output = model(x.clone())
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        output = [getattr(output, field.name) for field in dataclasses.fields(output)]
+    tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.numel()]
+    if not tensors:
+        raise FusionError(
+            f"the model's output ({type(output).__name__}) for an input of shape {tuple(x.shape)} holds no tensor "
+            "elements to compare, so a fusion could not be verified"
+        )
+    return tensors
 
 
 def _relative_difference(expected: list[Tensor], found: list[Tensor]) -> float:
+    """The largest difference relative to the largest value; infinite where shapes or non-finite values differ."""
     if [t.shape for t in expected] != [t.shape for t in found]:
         return float("inf")
     worst = 0.0
     for a, b in zip(expected, found, strict=True):
-        if not (torch.isfinite(a) == torch.isfinite(b)).all():
+        a, b = a.double(), b.double()
+        finite = a.isfinite() & b.isfinite()
+        if not torch.equal(a[~finite].nan_to_num(nan=0.5), b[~finite].nan_to_num(nan=0.5)):
             return float("inf")
-        largest = a.abs().max().item() if a.numel() else 0.0
-        error = (a - b).abs().max().item() if a.numel() else 0.0
-        worst = max(worst, error / largest if largest else error)
+        if finite.any():
+            largest, error = a[finite].abs().max().item(), (a[finite] - b[finite]).abs().max().item()
+            worst = max(worst, error / largest if largest else error)
     return worst
 
 

@@ -41,12 +41,14 @@ class Graph:
     Attributes:
         foldable: batch norms that fold into the module before them.
         kept: `(batch norm path, reason)` of the others.
+        unreached: paths of modules with parameters that the example does not use.
         sums: groups of modules (convolutions, identity batch norms) that read one tensor and are only ever summed.
     """
 
     foldable: tuple[Edge, ...]
     kept: tuple[tuple[str, str], ...]
     sums: tuple[tuple[str, ...], ...]
+    unreached: tuple[str, ...] = ()
 
 
 class _Reader:
@@ -107,7 +109,21 @@ def read_graph(model: nn.Module, example_input: Tensor) -> Graph:
             foldable.append(Edge(source, path))
             if node.args[0] in linear:
                 linear[node] = linear[node.args[0]]
-    return Graph(tuple(foldable), tuple(kept), tuple(_summed(reader, linear)))
+    return Graph(tuple(foldable), tuple(kept), tuple(_summed(reader, linear)), _unreached(reader))
+
+
+def _unreached(reader: _Reader) -> tuple[str, ...]:
+    """Modules none of whose parameters any operator reads."""
+    used = {
+        reader.names[node.name].rpartition(".")[0]
+        for node in reader.program.graph.nodes
+        if node.op == "placeholder" and node.name in reader.names and reader.readers(node)
+    }
+    return tuple(
+        path
+        for path, module in reader.model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None and path not in used
+    )
 
 
 def _is_single_norm(reader: _Reader, node: Node, path: str) -> bool:
@@ -121,8 +137,8 @@ def _source_of(reader: _Reader, norm: Node) -> tuple[str | None, str]:
     statistics = norm.args[3]
     if norm.args[5] or not isinstance(statistics, Node):
         return None, "it normalises by the batch"
-    if len(reader.readers(statistics)) > 1:
-        return None, "it is used more than once"
+    if any(isinstance(own, Node) and len(reader.readers(own)) > 1 for own in norm.args[1:5]):
+        return None, "it, or a parameter of it, is used more than once"
     path = reader.owner(statistics, "running_mean")
     reason = _norm_type(reader.model.get_submodule(path)) if path is not None else "its statistics are computed"
     if reason:
@@ -140,8 +156,8 @@ def _source_of(reader: _Reader, norm: Node) -> tuple[str | None, str]:
     conv = reader.convolution(node)
     if conv is None:
         return None, f"it follows {_operator_name(node)}, not a convolution"
-    if len(reader.readers(node.args[1])) > 1:  # type: ignore[arg-type]
-        return None, f"{conv} is used more than once"
+    if any(isinstance(own, Node) and len(reader.readers(own)) > 1 for own in node.args[1:3]):
+        return None, f"{conv}, or a parameter of it, is used more than once"
     return conv, ""
 
 

@@ -46,7 +46,7 @@ def _count(model: nn.Module, one: Tensor) -> int:
 
     # The fused attention kernels have no formula on every device; the plain one is two counted products.
     with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(one)
+        model(one.clone())  # it may work in place
     return counter.get_total_flops() // 2
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..errors import SurgeryError
+from ..errors import SurgeryError, UsageError
 from .modes import evaluating
 from .sites import Site, is_unit
 
@@ -70,7 +70,7 @@ def observe(model: nn.Module, example_input: Tensor, watched: list[Site]) -> Obs
     handles += [site.module.register_forward_hook(note) for site in watched]
     try:
         with evaluating(model), torch.no_grad(), counter:
-            model(example_input)
+            model(example_input.clone())  # it may work in place
     except Exception as error:
         shape = tuple(example_input.shape)
         message = str(error).strip() or type(error).__name__
@@ -79,6 +79,12 @@ def observe(model: nn.Module, example_input: Tensor, watched: list[Site]) -> Obs
         for handle in handles:
             handle.remove()
     return seen
+
+
+def check_example(example_input: object) -> None:
+    """Raise a `UsageError` for an example that is no tensor: surgery runs models of one image batch."""
+    if example_input is not None and not isinstance(example_input, Tensor):
+        raise UsageError(f"example_input must be one tensor (N, C, H, W), got {type(example_input).__name__}")
 
 
 def example_input_of(model: nn.Module) -> Tensor | None:

@@ -22,7 +22,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from ..errors import UsageError
+from ..errors import UsageError, unknown_name
 from .sites import Site, sites
 
 Where = str | Callable[[str, nn.Conv2d], bool]
@@ -51,8 +51,17 @@ def select_sites(model: nn.Module, where: Where) -> list[Site]:
     alternatives = [[term.strip() for term in part.split("&")] for part in where.split(",")]
     if any(term in ("", "!") for part in alternatives for term in part):
         raise UsageError(f"where={where!r} has an empty condition; write for example 'spatial & !first' or 'layer4.*'")
+    for term in {term.lstrip("! ") for part in alternatives for term in part}:
+        _refuse_misspelt(term, found)
     ends = {"first": found[0], "last": found[-1]} if found else {}
     return [s for s in found if any(all(_holds(term, s, ends) for term in part) for part in alternatives)]
+
+
+def _refuse_misspelt(term: str, found: list[Site]) -> None:
+    """A bare word that is no keyword and no module is a slip, which under `!` would silently select everything."""
+    known = [*_KEYWORDS, "first", "last"]
+    if term.isalpha() and term not in known and found and not any(term in site.paths for site in found):
+        raise unknown_name("condition in where", term, known)
 
 
 def select(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:

@@ -103,8 +103,26 @@ def carry_hooks(old: nn.Module, new: nn.Module) -> None:
     new._is_full_backward_hook = old._is_full_backward_hook
 
 
+def held_elsewhere(model: nn.Module) -> dict[int, str]:
+    """Modules that also stand in a plain list, tuple, dict or attribute, by id: where a swap would not reach them."""
+    found: dict[int, str] = {}
+    for path, owner in model.named_modules():
+        for name, value in owner.__dict__.items():
+            if name in ("_modules", "_parameters", "_buffers"):
+                continue
+            values = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+            )
+            for each in values:
+                if isinstance(each, nn.Module):
+                    found[id(each)] = f"{path}.{name}" if path else name
+    return found
+
+
 def why_not_plain(conv: nn.Module) -> str | None:
     """Why this convolution cannot be read as `conv2d(x, weight, bias)`, or None."""
+    if "forward" in conv.__dict__:
+        return "its forward was replaced on the object"
     if parametrize.is_parametrized(conv):
         return "its weight is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
     for hook in conv._forward_pre_hooks.values():
@@ -112,5 +130,7 @@ def why_not_plain(conv: nn.Module) -> str | None:
         if kind in ("WeightNorm", "SpectralNorm") or hasattr(hook, "apply_mask"):
             return f"its weight is recomputed by a {kind} hook; remove it first"
     if type(conv) is not nn.Conv2d and not is_unit(conv):
-        return f"it is a {type(conv).__module__}.{type(conv).__name__}, a subclass of nn.Conv2d with its own forward"
+        return (
+            f"it is a {type(conv).__module__}.{type(conv).__name__}, a subclass of nn.Conv2d that may behave otherwise"
+        )
     return None

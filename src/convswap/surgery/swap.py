@@ -17,10 +17,10 @@ from ..units.contract import FeatureUnit, Geometry, WeightUnit
 from ..units.registry import UnitSpec, get_unit, spec_of
 from .history import append_history, carry_history
 from .macs import count_macs
-from .observe import Observation, example_input_of, observe
+from .observe import Observation, check_example, example_input_of, observe
 from .plan import Replacement, Skip, SwapReport
 from .select import Where, select_sites
-from .sites import Site, carry_hooks, refuse_wrappers, replace, why_not_plain
+from .sites import Site, carry_hooks, held_elsewhere, refuse_wrappers, replace, why_not_plain
 
 Start = Literal["warm", "fresh"]
 
@@ -40,6 +40,7 @@ class SwapPlan(SwapReport):
     model: nn.Module = field(repr=False, default_factory=nn.Identity)
     example_input: Tensor | None = field(repr=False, default=None)
     output_shapes: dict[str, list[tuple[int, ...]]] = field(repr=False, default_factory=dict)
+    modules: tuple[nn.Module, ...] = field(repr=False, default=())
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as plain lists and dictionaries."""
@@ -53,8 +54,9 @@ class SwapPlan(SwapReport):
 
         Args:
             inplace: edit the given model instead of a copy. A model that is itself a convolution cannot be.
-            optimizer: with `inplace`, the optimizer that already holds the model's parameters: the new
-                parameters take the old ones' place in their groups (their state starts anew).
+            optimizer: with `inplace`, the optimizer that already holds the model's parameters: each new
+                parameter takes the place of the old one of its name (its state starts anew); others join the
+                weight's group, or one without weight decay where the unit wants that.
 
         Returns:
             The model with units. Hooks, names, train/eval flags, device, dtype, memory format and
@@ -68,8 +70,13 @@ class SwapPlan(SwapReport):
         root = any(r.path == "" for r in self.replacements)
         if inplace and root:
             raise SurgeryError("the model is itself a convolution and cannot be replaced in place; use apply()")
-        model = self.model if inplace else _copy(self.model)
+        for replacement, module in zip(self.replacements, self.modules, strict=True):
+            if self.model.get_submodule(replacement.path) is not module:
+                raise SurgeryError(f"{replacement.path} changed since the plan was made; call plan_swap again")
         spec = get_unit(self.unit)
+        if optimizer is not None:
+            _check_optimizer(optimizer, self.modules)
+        model = self.model if inplace else _copy(self.model)
         pairs: list[tuple[nn.Module, nn.Module]] = []
         for replacement in self.replacements:
             paths = (replacement.path, *replacement.other_paths)
@@ -83,7 +90,7 @@ class SwapPlan(SwapReport):
         record = {"kind": "swap", "unit": self.unit, "options": self.options, "start": self.start}
         append_history(model, record | {"paths": [[r.path, *r.other_paths] for r in self.replacements]})
         if optimizer is not None:
-            _update_optimizer(optimizer, pairs)
+            _update_optimizer(optimizer, pairs, spec.no_weight_decay)
         if self.example_input is not None:
             self._check_shapes(model)
         return model
@@ -108,19 +115,34 @@ def _copy(model: nn.Module) -> nn.Module:
         raise SurgeryError(f"the model cannot be copied ({error}); use apply(inplace=True)") from error
 
 
-def _update_optimizer(optimizer: torch.optim.Optimizer, pairs: Iterable[tuple[nn.Module, nn.Module]]) -> None:
-    """Give each unit's parameters the place of the convolution's weight in its optimizer group."""
-    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+def _check_optimizer(optimizer: torch.optim.Optimizer, modules: Iterable[nn.Module]) -> None:
+    """Raise before anything is edited if the optimizer is not the one that trains these convolutions."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if any(p.requires_grad and id(p) not in held for module in modules for p in module.parameters()):
+        raise SurgeryError("the optimizer does not hold the parameters of a replaced convolution; pass the right one")
+
+
+def _update_optimizer(
+    optimizer: torch.optim.Optimizer, pairs: Iterable[tuple[nn.Module, nn.Module]], undecayed: frozenset[str]
+) -> None:
+    """Give each trainable parameter of a unit the group of the old one of its name, else a fitting one."""
     for old, new in pairs:
-        group = group_of.get(id(old.weight))
-        if group is None:
-            raise SurgeryError("the optimizer does not hold the weight of a replaced convolution; pass the right one")
+        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        by_name = {name: groups[id(p)] for name, p in old.named_parameters() if id(p) in groups}
         gone = {id(p) for p in old.parameters()}
-        for each in optimizer.param_groups:
-            each["params"] = [p for p in each["params"] if id(p) not in gone]
+        for group in optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if id(p) not in gone]
         for p in old.parameters():
             optimizer.state.pop(p, None)
-        group["params"].extend(p for p in new.parameters() if p.requires_grad)
+        for name, p in new.named_parameters():
+            if not p.requires_grad:
+                continue
+            home = by_name.get(name) or by_name.get("weight") or optimizer.param_groups[0]
+            if name not in by_name and name in undecayed and home.get("weight_decay"):
+                options = {key: value for key, value in home.items() if key != "params"}
+                optimizer.add_param_group({**options, "params": [p], "weight_decay": 0.0})
+            else:
+                home["params"].append(p)
 
 
 def build_unit(spec: UnitSpec, module: nn.Module, start: str, options: dict[str, Any]) -> nn.Module:
@@ -145,12 +167,12 @@ def check_options(spec: UnitSpec, options: dict[str, Any]) -> None:
             raise UsageError(f"unit {spec.name!r} has no option {name!r}; {hint}")
 
 
-def _why_not(model: nn.Module, spec: UnitSpec, site: Site, options: dict[str, Any], tied: set[int]) -> str | None:
+def _why_not(spec: UnitSpec, site: Site, options: dict[str, Any], tied: set[int], held: dict[int, str]) -> str | None:
     module = site.module
     if type(module) is spec.cls and spec.name != "conv" and not options:
         return f"it already is a {spec.name}"
     present = spec_of(module)
-    if isinstance(module, FeatureUnit) or (present is not None and present.fusion != "conv"):
+    if (present is None and isinstance(module, FeatureUnit)) or (present is not None and present.fusion != "conv"):
         name = present.name if present else type(module).__name__
         return f"it is a {name} unit, which equals no single convolution"
     reason = why_not_plain(module)
@@ -158,6 +180,8 @@ def _why_not(model: nn.Module, spec: UnitSpec, site: Site, options: dict[str, An
         return reason
     if id(module.weight) in tied:
         return "its weight is tied to another module's"
+    if id(module) in held:
+        return f"it also stands in {held[id(module)]}, outside of the module tree; use nn.ModuleList or nn.ModuleDict"
     source = module if type(module) is nn.Conv2d else cast(WeightUnit, module).fuse()
     return cast(Any, spec.cls).supports(source, **options)
 
@@ -202,19 +226,24 @@ def plan_swap(
     check_options(spec, options)
     check_choice("start", start, ("warm", "fresh"))
     refuse_wrappers(model)
+    check_example(example_input)
     selection = spec.default_where if where is None else where
     described = selection if isinstance(selection, str) else getattr(selection, "__name__", "a predicate")
     chosen = select_sites(model, selection)
     if not chosen:
         total = len(select_sites(model, "all"))
         raise UsageError(f"where={described!r} matches none of the model's {total} convolutions")
-    example = example_input_of(model) if example_input is None else example_input
-    seen = observe(model, example, chosen) if example is not None else Observation()
-    tied = _tied_parameters(model)
-    replacements, skipped = [], []
+    example, seen = _observe(model, example_input, chosen)
+    tied, held = _tied_parameters(model), held_elsewhere(model)
+    replacements: list[Replacement] = []
+    skipped: list[Skip] = []
+    places: list[nn.Module] = []
     for site in chosen:
-        reason = _why_not(model, spec, site, options, tied)
+        reason = _why_not(spec, site, options, tied, held)
+        if reason is None and example is not None and id(site.module) not in seen.inputs:
+            reason = "a pass over the example does not call it; its weight may be read directly"
         if reason is None:
+            places.append(site.module)
             replacements.append(_replacement(spec, site, start, options, seen, example))
         else:
             skipped.append(Skip(site.path, reason))
@@ -224,8 +253,31 @@ def plan_swap(
     functional = None if example is None else seen.functional
     shapes = {site.path: seen.outputs[id(site.module)] for site in chosen if id(site.module) in seen.outputs}
     return SwapPlan(
-        unit, dict(options), described, tuple(replacements), tuple(skipped), functional, start, model, example, shapes
+        unit,
+        dict(options),
+        described,
+        tuple(replacements),
+        tuple(skipped),
+        functional,
+        start,
+        model,
+        example,
+        shapes,
+        tuple(places),
     )
+
+
+def _observe(model: nn.Module, example_input: Tensor | None, chosen: list[Site]) -> tuple[Tensor | None, Observation]:
+    """A pass over the example; one that was only guessed and is not accepted counts as none."""
+    example = example_input_of(model) if example_input is None else example_input
+    if example is None:
+        return None, Observation()
+    try:
+        return example, observe(model, example, chosen)
+    except SurgeryError:
+        if example_input is not None:
+            raise
+        return None, Observation()
 
 
 def _replacement(
@@ -238,7 +290,7 @@ def _replacement(
         shapes = seen.inputs.get(id(site.module), [])
         before = _macs(site.module, shapes, example.shape[0])
         after = _macs(new, shapes, example.shape[0])
-    kind = "fresh" if start == "fresh" else _declared_start(spec, site.module, options)
+    kind = "fresh" if start == "fresh" else _declared_start(spec, site.module, options, new)
     return Replacement(
         site.path,
         site.paths[1:],
@@ -252,9 +304,15 @@ def _replacement(
     )
 
 
-def _declared_start(spec: UnitSpec, conv: nn.Module, options: dict[str, Any]) -> str:
+def _declared_start(spec: UnitSpec, conv: nn.Module, options: dict[str, Any], new: nn.Module) -> str:
     refine = getattr(spec.cls, "warm_start_for", None)
-    return (refine(conv, **options) if refine is not None else None) or spec.warm_start
+    declared = (refine(conv, **options) if refine is not None else None) or spec.warm_start
+    if declared == "exact" and spec.kind == "weight" and type(conv) is nn.Conv2d and not conv.weight.is_meta:
+        # in half precision the rounding of the unit's own weights can be far larger than that of the convolution's
+        old, fused = conv.weight.double(), cast(WeightUnit, new).fuse().weight.double()
+        if (old - fused).abs().max() > 2e-3 * old.abs().max():
+            return "approximate"
+    return declared
 
 
 def _macs(module: nn.Module, shapes: list[tuple[int, ...]], batch: int) -> int:

@@ -163,6 +163,8 @@ def _match_trainability(unit: T, conv: nn.Conv2d) -> T:
     module = cast(nn.Module, unit)
     if not conv.weight.requires_grad:
         module.requires_grad_(False)
+        if conv.bias is not None and conv.bias.requires_grad and isinstance(getattr(module, "bias", None), Tensor):
+            cast(Tensor, module.bias).requires_grad_(True)
     elif conv.bias is not None and not conv.bias.requires_grad and isinstance(getattr(module, "bias", None), Tensor):
         module.bias.requires_grad_(False)
     return unit
@@ -272,6 +274,8 @@ def plain_conv(
         if bias is not None and conv.bias is not None:
             conv.bias.copy_(bias)
     conv.requires_grad_(like.requires_grad)
+    if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous():
+        conv.to(memory_format=torch.channels_last)
     return conv.train(train)
 
 
