@@ -34,6 +34,12 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left of `write_atomically`; for a folder that nobody else writes to."""
+    for path in folder.glob(".*.????????.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def cannot_write(path: Path, error: OSError) -> StoreError:
     """The error for a file that could not be written, with what to do about it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

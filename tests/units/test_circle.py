@@ -355,7 +355,7 @@ def test_unsupported_places_say_why():
 
 def test_frozen_convolutions_stay_frozen():
     conv = nn.Conv2d(2, 2, 3)
-    conv.weight.requires_grad_(False)
+    conv.requires_grad_(False)
     assert not any(p.requires_grad for p in CircleConv2d.from_conv(conv, radius="learnable").parameters())
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..data import Data
 from ..errors import StoreError, TrainingError, UsageError
+from ..files import remove_unfinished
 from .augment import Normalize
 from .batches import Augmentation, Share, TrainBatches, evaluation_batches
 from .checkpoint import Identity, describe_model, load_checkpoint, restore_random_state, save_checkpoint
@@ -204,6 +205,7 @@ class _Training:
                 "first; all processes must see the same folder"
             )
         if self.fabric.is_global_zero:
+            remove_unfinished(self.directory)
             if not wanted:
                 path.unlink(missing_ok=True)
             rewrite_metrics(self.directory / "metrics.jsonl", self.history)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,15 @@ def start_fabric(device: torch.device, devices: int, precision: str) -> Fabric:
         plugins=[MixedPrecision("bf16-mixed", device.type)] if precision == "bf16" else [],
     )
     fabric.launch()
+    if several:
+        atexit.register(_leave_process_group)
     return fabric
+
+
+def _leave_process_group() -> None:
+    """At exit: a process that ends inside its group can die in the group's threads, and be taken for a failure."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def mean_over_processes(fabric: Fabric, values: Tensor) -> Tensor:
