@@ -268,3 +268,13 @@ def test_terminal_table_fits(width: int) -> None:
     assert "ic*" in text
     assert ("P(better)" in text) == (width >= 100)
     assert ("~ noisy" in text) == ("ms fused" in text)
+
+
+def test_one_epoch_is_no_curve(tmp_path: Path) -> None:
+    rows, records = example()
+    for each in records:
+        if each["result"]:
+            each["result"]["history"] = each["result"]["history"][:1]
+    text = write_report(tmp_path, rows, records, command="c", versions={}, machine={}).read_text(encoding="utf-8")
+    Page(text)
+    assert "Learning curves" not in text

@@ -165,8 +165,8 @@ def _curves(rows: Sequence[RowView], records: Sequence[Record]) -> dict[str, _Cu
     for group in view.by_model(rows).values():
         curves = {row.key: _histories(row, by_id) for row in group}
         shown = [row for row in group if curves[row.key]]
-        if not shown:
-            continue
+        if not any(len(curve) > 1 for row in shown for curve in curves[row.key]):
+            continue  # one epoch is a dot, and the dots are drawn above
         baseline = next((curves[row.key] for row in shown if row.is_baseline), [])
         domain = charts.curve_domain([curve for row in shown for curve in curves[row.key]])
         panels = [
