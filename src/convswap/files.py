@@ -10,6 +10,8 @@ from pathlib import Path
 
 from .errors import StoreError
 
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Replace a file at once: written beside it, flushed to the disk, then renamed over it.
@@ -42,7 +44,7 @@ def remove_unfinished(folder: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> StoreError:
     """The error for a file that could not be written, with what to do about it."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         return StoreError(
             f"the disk is full: could not write {path}; what was saved before is intact, "
             "free some space and start again to go on from there"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
-from ..files import write_atomically
+from ..files import DISK_FULL, write_atomically
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _NEXT_TO_NOTHING = 1 << 20
 
 
@@ -43,7 +41,7 @@ def disk_is_full(error: BaseException, directory: Path) -> bool:
     """Is a full disk (or quota) behind this error? Some libraries report it as a plain RuntimeError."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in _FULL:
+        if isinstance(seen, OSError) and seen.errno in DISK_FULL:
             return True
         seen = seen.__cause__ or seen.__context__
     writes = isinstance(error, (OSError, RuntimeError))

@@ -47,12 +47,8 @@ def scale_outputs(weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Ten
 
 def add_branches(branches: Sequence[Kernel]) -> Kernel:
     """B: the sum of branches of equal kernel size, stride, groups and padding. Always exact."""
-    return sum_tensors([w for w, _ in branches]), sum_tensors([b for _, b in branches])
-
-
-def sum_tensors(tensors: Sequence[Tensor]) -> Tensor:
-    """The sum of equally shaped tensors."""
-    return torch.stack(list(tensors)).sum(0)
+    weights, biases = zip(*branches, strict=True)
+    return torch.stack(weights).sum(0), torch.stack(biases).sum(0)
 
 
 def embed_kernel(

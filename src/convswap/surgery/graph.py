@@ -190,11 +190,11 @@ def _absorbing_module(reader: _Reader, node: Node) -> str | None:
     for path, _ in node.meta.get("nn_module_stack", {}).values():
         module = reader.model.get_submodule(path) if path else reader.model
         if callable(getattr(module, "fold_affine", None)):
-            return path if len(all_calls(reader, path)) == 1 else None
+            return path if len(_calls(reader, path)) == 1 else None
     return None
 
 
-def all_calls(reader: _Reader, path: str) -> set[str]:
+def _calls(reader: _Reader, path: str) -> set[str]:
     """The distinct calls of a module in the graph (export marks repeated calls by a suffix of the stack's key)."""
     return {
         key
