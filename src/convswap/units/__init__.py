@@ -3,6 +3,7 @@
 Importing this package registers every unit of convswap; a new unit adds one file and one line here.
 """
 
+from .block import BlockUnit, Place
 from .circle import CircleConv2d
 from .circle_mix import CircleMixConv2d
 from .circle_square import CircleSquareConv2d
@@ -12,6 +13,7 @@ from .ic import FusedIC, ICConv2d
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
 
 __all__ = [
+    "BlockUnit",
     "CircleConv2d",
     "CircleMixConv2d",
     "CircleSquareConv2d",
@@ -19,6 +21,7 @@ __all__ = [
     "FusedIC",
     "Geometry",
     "ICConv2d",
+    "Place",
     "PlainConv2d",
     "Unit",
     "UnitSpec",

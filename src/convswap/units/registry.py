@@ -18,6 +18,7 @@ Kind = Literal["weight", "feature", "block"]
 WarmStart = Literal["exact", "approximate", "none"]
 Fusion = Literal["conv", "cheaper", "none"]
 TrainEval = Literal["same", "batch_norm", "stochastic"]
+Replaces = Literal["convolution", "block", "stage"]
 
 ENTRY_POINT_GROUP = "convswap.units"
 
@@ -28,13 +29,17 @@ class UnitSpec:
 
     Attributes:
         name: registry name, snake case.
-        cls: the class, with an `nn.Conv2d`'s constructor arguments and keyword-only options.
-        kind: `"weight"` (one convolution with a computed weight), `"feature"` (anything else), `"block"`.
+        cls: the class, with an `nn.Conv2d`'s constructor arguments (a block unit's are those of `BlockUnit`) and
+            keyword-only options.
+        kind: `"weight"` (one convolution with a computed weight), `"feature"` (anything else that has a convolution's
+            shapes), `"block"` (stands for more than one convolution).
         paper: where it comes from, e.g. `"arXiv:2107.02451"`.
         year: of the paper.
         summary: one line.
-        warm_start: what `from_conv` keeps: `"exact"` (the same function), `"approximate"`, or `"none"`.
+        warm_start: what `from_conv` keeps: `"exact"` (the same function), `"approximate"`, or `"none"`. A block unit
+            is always drawn fresh: `"none"`.
         fusion: what `fuse` gives: `"conv"` (a plain `nn.Conv2d`), `"cheaper"`, or `"none"`.
+        replaces: what it stands for: a `"convolution"`, a residual `"block"`, or a `"stage"` of blocks.
         default_where: the selection `swap` uses when none is given.
         placement: `"paper"` when the paper says so, `"inferred"` when it is our reading.
         train_eval: does training compute what evaluation computes? `"same"`, `"batch_norm"` (batch statistics)
@@ -52,6 +57,7 @@ class UnitSpec:
     summary: str
     warm_start: WarmStart
     fusion: Fusion
+    replaces: Replaces = "convolution"
     default_where: str = "spatial & !first"
     placement: Literal["paper", "inferred"] = "inferred"
     train_eval: TrainEval = "same"
@@ -73,6 +79,7 @@ def register_unit(
     summary: str,
     warm_start: WarmStart,
     fusion: Fusion,
+    replaces: Replaces = "convolution",
     default_where: str = "spatial & !first",
     placement: Literal["paper", "inferred"] = "inferred",
     train_eval: TrainEval = "same",
@@ -82,8 +89,10 @@ def register_unit(
     """Class decorator that adds a row to the registry; see `UnitSpec` for the arguments.
 
     Raises:
-        UsageError: the name is taken by another class; both origins are named.
+        UsageError: the name is taken by another class (both origins are named), or `replaces` contradicts `kind`.
     """
+    if (kind == "block") != (replaces != "convolution"):
+        raise UsageError(f"unit {name!r}: kind={kind!r} and replaces={replaces!r} contradict each other")
 
     def add(cls: C) -> C:
         origin = f"{cls.__module__}:{cls.__qualname__}"
@@ -99,6 +108,7 @@ def register_unit(
             summary=summary,
             warm_start=warm_start,
             fusion=fusion,
+            replaces=replaces,
             default_where=default_where,
             placement=placement,
             train_eval=train_eval,
