@@ -107,7 +107,7 @@ def _create_timm_model(
 ) -> nn.Module:
     import timm
 
-    from . import cifar_resnet  # noqa: F401 (registers the CIFAR ResNets)
+    from . import families  # noqa: F401 (registers our networks with timm)
 
     if not timm.is_model(name):
         raise unknown_name("model", name, timm.list_models())
