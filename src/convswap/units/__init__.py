@@ -9,6 +9,7 @@ from .circle_mix import CircleMixConv2d
 from .circle_square import CircleSquareConv2d
 from .contract import FeatureUnit, Geometry, Unit, WeightUnit, plain_conv
 from .conv import PlainConv2d
+from .ghost import FusedGhost, GhostConv2d
 from .ic import FusedIC, ICConv2d
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
 
@@ -18,8 +19,10 @@ __all__ = [
     "CircleMixConv2d",
     "CircleSquareConv2d",
     "FeatureUnit",
+    "FusedGhost",
     "FusedIC",
     "Geometry",
+    "GhostConv2d",
     "ICConv2d",
     "Place",
     "PlainConv2d",

@@ -1,0 +1,44 @@
+"""BatchNorm as a fixed affine map, and folded into the convolution before it, for the units that hold such pairs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import FusionError
+from .contract import Geometry, plain_conv
+
+
+def batch_norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """The per-channel `(scale, shift)` of a BatchNorm in eval mode, each (C,), in float64.
+
+    `scale = gamma / sqrt(running_var + eps)`, `shift = beta - running_mean * scale`; gamma = 1 and beta = 0 for
+    `affine=False`.
+
+    Raises:
+        FusionError: it keeps no running statistics, so it is not a fixed affine map.
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        raise FusionError(f"{norm} keeps no running statistics: it cannot be folded")
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    return scale, shift
+
+
+@torch.no_grad()
+def fold_conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """One convolution that equals `norm(conv(x))` in eval mode: formed in float64, cast last, a new module.
+
+    Device, dtype, trainability and mode are those of `conv`.
+
+    Raises:
+        FusionError: the BatchNorm keeps no running statistics.
+    """
+    scale, shift = batch_norm_affine(norm)
+    weight = conv.weight.double() * scale[:, None, None, None]
+    bias = shift if conv.bias is None else shift + conv.bias.double() * scale
+    return plain_conv(Geometry.of(conv), weight, bias, like=conv.weight, train=conv.training)
