@@ -19,10 +19,8 @@ from .._version import __version__
 from ..errors import StoreError, UsageError
 from ..files import write_atomically
 from ..surgery.history import append_history, constructor_of, history_of
-from ..surgery.sites import carry_hooks, replace
 from ..surgery.steps import apply_step
-from ..surgery.swap import build_unit
-from ..units.registry import get_unit
+from ..surgery.swap import perform_swap
 from .factory import call_own_function, create_model
 
 _KEY = "convswap"
@@ -192,10 +190,4 @@ def _repeat(model: nn.Module, record: dict[str, Any]) -> nn.Module:
         return model
     if record["kind"] != "swap":
         raise StoreError(f"unknown surgery {record['kind']!r}; a newer convswap may know it")
-    spec = get_unit(record["unit"])
-    for paths in record["paths"]:
-        old = model.get_submodule(paths[0])
-        new = build_unit(spec, old, record["start"], record["options"])
-        carry_hooks(old, new)
-        model = replace(model, tuple(paths), new)
-    return model
+    return perform_swap(model, record)[0]

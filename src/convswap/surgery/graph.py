@@ -20,7 +20,7 @@ _CONVOLUTIONS = (
     torch.ops.aten.conv2d.padding,
     torch.ops.aten.convolution.default,
 )
-_BATCH_NORM = torch.ops.aten.batch_norm.default
+BATCH_NORM = torch.ops.aten.batch_norm.default
 _ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 _NO_EFFECT = (torch.ops.aten._assert_tensor_metadata.default,)
 _IDENTITIES = (torch.ops.aten.clone.default, torch.ops.aten.contiguous.default, torch.ops.aten.detach.default)
@@ -51,7 +51,7 @@ class Graph:
     unreached: tuple[str, ...] = ()
 
 
-class _Reader:
+class Reader:
     """One exported program with its parameters traced back to module paths."""
 
     def __init__(self, model: nn.Module, example_input: Tensor) -> None:
@@ -73,6 +73,7 @@ class _Reader:
         return path if name == attribute else None
 
     def readers(self, node: Node) -> list[Node]:
+        """The operators that read a value."""
         return [user for user in node.users if user.target not in _NO_EFFECT]
 
     def convolution(self, node: Node) -> str | None:
@@ -89,7 +90,7 @@ def read_graph(model: nn.Module, example_input: Tensor) -> Graph:
     Raises:
         FusionError: `torch.export` cannot read the model.
     """
-    reader = _Reader(model, example_input)
+    reader = Reader(model, example_input)
     foldable: list[Edge] = []
     kept: list[tuple[str, str]] = []
     linear: dict[Node, tuple[str, Any]] = {}  # operators that are, or will be, one convolution: (module, input)
@@ -97,10 +98,10 @@ def read_graph(model: nn.Module, example_input: Tensor) -> Graph:
         conv = reader.convolution(node)
         if conv is not None and len(reader.readers(node.args[1])) == 1:
             linear[node] = (conv, node.args[0])
-        if node.op != "call_function" or node.target is not _BATCH_NORM:
+        if node.op != "call_function" or node.target is not BATCH_NORM:
             continue
         path = reader.owner(node.args[3], "running_mean")
-        source, reason = _source_of(reader, node)
+        source, reason = source_of(reader, node)
         if path is None or source is None:
             kept.append((path or str(node), reason))
             if path is not None and _is_single_norm(reader, node, path):
@@ -112,7 +113,7 @@ def read_graph(model: nn.Module, example_input: Tensor) -> Graph:
     return Graph(tuple(foldable), tuple(kept), tuple(_summed(reader, linear)), _unreached(reader))
 
 
-def _unreached(reader: _Reader) -> tuple[str, ...]:
+def _unreached(reader: Reader) -> tuple[str, ...]:
     """Modules none of whose parameters any operator reads."""
     used = {
         reader.names[node.name].rpartition(".")[0]
@@ -126,13 +127,13 @@ def _unreached(reader: _Reader) -> tuple[str, ...]:
     )
 
 
-def _is_single_norm(reader: _Reader, node: Node, path: str) -> bool:
+def _is_single_norm(reader: Reader, node: Node, path: str) -> bool:
     """Can this batch norm be one term of a sum (a RepVGG identity branch)? Plain, in eval mode, called once."""
     module = reader.model.get_submodule(path)
     return type(module) is nn.BatchNorm2d and not node.args[5] and len(reader.readers(node.args[3])) == 1  # type: ignore[arg-type]
 
 
-def _source_of(reader: _Reader, norm: Node) -> tuple[str | None, str]:
+def source_of(reader: Reader, norm: Node) -> tuple[str | None, str]:
     """The module that a batch norm folds into, or None and the reason."""
     statistics = norm.args[3]
     if norm.args[5] or not isinstance(statistics, Node):
@@ -185,16 +186,16 @@ def after_norm(norm: nn.Module) -> nn.Module | None:
     return None
 
 
-def _absorbing_module(reader: _Reader, node: Node) -> str | None:
+def _absorbing_module(reader: Reader, node: Node) -> str | None:
     """The path of an enclosing module that can fold an affine map of its output, if `node` is its output."""
     for path, _ in node.meta.get("nn_module_stack", {}).values():
         module = reader.model.get_submodule(path) if path else reader.model
         if callable(getattr(module, "fold_affine", None)):
-            return path if len(_calls(reader, path)) == 1 else None
+            return path if len(calls_of(reader, path)) == 1 else None
     return None
 
 
-def _calls(reader: _Reader, path: str) -> set[str]:
+def calls_of(reader: Reader, path: str) -> set[str]:
     """The distinct calls of a module in the graph (export marks repeated calls by a suffix of the stack's key)."""
     return {
         key
@@ -204,7 +205,7 @@ def _calls(reader: _Reader, path: str) -> set[str]:
     }
 
 
-def _summed(reader: _Reader, linear: dict[Node, tuple[str, Any]]) -> list[tuple[str, ...]]:
+def _summed(reader: Reader, linear: dict[Node, tuple[str, Any]]) -> list[tuple[str, ...]]:
     """Maximal sums with several terms that are linear in one tensor, at least one of them a convolution."""
     groups: list[tuple[str, ...]] = []
     for node in reader.program.graph.nodes:

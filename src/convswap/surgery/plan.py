@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """One convolution and the unit that would stand in its place.
+    """One convolution (or block, or stage) and the unit that would stand in its place.
 
     Attributes:
         path: its first module path; `other_paths` are further references to the same object.
@@ -20,6 +20,10 @@ class Replacement:
             `"fresh"` when the unit starts as for training from scratch.
         parameters_before, parameters_after: numbers of parameters.
         macs_before, macs_after: multiply-accumulates per image, None without an example input.
+        site_options: options of the unit that follow from what stands around it.
+        absorbed: paths of host modules (a BatchNorm, a ReLU) that the unit takes over and that go; their parameters
+            are counted in `parameters_before`.
+        place: for a block unit its channels, stride and depth.
     """
 
     path: str
@@ -31,6 +35,9 @@ class Replacement:
     parameters_after: int
     macs_before: int | None
     macs_after: int | None
+    site_options: dict[str, Any] = field(default_factory=dict)
+    absorbed: tuple[str, ...] = ()
+    place: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class SwapReport:
     replacements: tuple[Replacement, ...]
     skipped: tuple[Skip, ...]
     functional_convolutions: int | None
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain lists and dictionaries."""
@@ -99,6 +107,11 @@ class SwapReport:
                 f"skipped: {len(self.skipped)}",
                 *(f"  {s.path or '(the model)'}: {s.reason}" for s in self.skipped),
             ]
+        absorbed = [path for r in self.replacements for path in r.absorbed]
+        if absorbed:
+            few = ", ".join(absorbed[:6]) + (", ..." if len(absorbed) > 6 else "")
+            lines.append(f"absorbed: {len(absorbed)} modules of the host go, the units bring their own: {few}")
+        lines += [f"note: {note}" for note in self.notes]
         if self.functional_convolutions:
             lines.append(
                 f"note: {self.functional_convolutions} convolutions a forward pass are computed by function calls, "

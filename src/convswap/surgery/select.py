@@ -1,10 +1,12 @@
-"""The `where` language: which convolutions a swap means.
+"""The `where` language: which convolutions (for a block unit: which residual blocks) a swap means.
 
-A selection is a predicate `(path, conv) -> bool` or a string. In a string, alternatives are separated by `,`,
+A selection is a predicate `(path, module) -> bool` or a string. In a string, alternatives are separated by `,`,
 conditions that must all hold by `&`, and `!` negates one. A condition is
 
-- a keyword: `all`, `spatial` (kernel larger than 1x1), `pointwise` (1x1), `depthwise` (one input channel a group),
-  `grouped`, `dense` (one group), `strided`, `first`, `last` (in definition order);
+- a keyword for convolutions: `all`, `spatial` (kernel larger than 1x1), `pointwise` (1x1), `depthwise` (one input
+  channel a group), `grouped`, `dense` (one group), `strided`, `first`, `last` (in definition order);
+- a keyword for blocks and stages: `all`, `stage_start` (the first, and every strided one), `strided`, `same` (shape
+  in = shape out), `first`, `last`;
 - a kernel size: `3x3`, `1x7`;
 - anything else: a wildcard on the module path, `layer[34].*`.
 
@@ -17,24 +19,34 @@ conditions that must all hold by `&`, and `!` negates one. A condition is
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
 from torch import nn
 
 from ..errors import UsageError, unknown_name
-from .sites import Site, sites
+from .blocks import BlockSite
+from .sites import Site, is_block_unit, sites
 
-Where = str | Callable[[str, nn.Conv2d], bool]
+Where = str | Callable[[str, nn.Module], bool]
+S = TypeVar("S", bound=Site)
+_Keywords = Mapping[str, Callable[[Any], bool]]
 
-_KEYWORDS: dict[str, Callable[[nn.Conv2d], bool]] = {
-    "all": lambda conv: True,
-    "spatial": lambda conv: max(conv.kernel_size) > 1,
-    "pointwise": lambda conv: max(conv.kernel_size) == 1,
-    "depthwise": lambda conv: 1 < conv.groups == conv.in_channels,
-    "grouped": lambda conv: conv.groups > 1,
-    "dense": lambda conv: conv.groups == 1,
-    "strided": lambda conv: max(conv.stride) > 1,
+_CONVOLUTION: _Keywords = {
+    "all": lambda site: True,
+    "spatial": lambda site: max(site.module.kernel_size) > 1,
+    "pointwise": lambda site: max(site.module.kernel_size) == 1,
+    "depthwise": lambda site: 1 < site.module.groups == site.module.in_channels,
+    "grouped": lambda site: site.module.groups > 1,
+    "dense": lambda site: site.module.groups == 1,
+    "strided": lambda site: max(site.module.stride) > 1,
+}
+_BLOCK: _Keywords = {
+    "all": lambda site: True,
+    "strided": lambda site: site.place.stride > 1,
+    "stage_start": lambda site: site.place.stride > 1,  # and the first, see below
+    "same": lambda site: site.place.stride == 1 and site.place.in_channels == site.place.out_channels,
 }
 _KERNEL = re.compile(r"(\d+)x(\d+)")
 
@@ -45,38 +57,56 @@ def select_sites(model: nn.Module, where: Where) -> list[Site]:
     Raises:
         UsageError: the string is empty or has an empty condition.
     """
-    found = sites(model)
+    found = [site for site in sites(model) if not is_block_unit(site.module)]
     if callable(where):
         return [s for s in found if isinstance(s.module, nn.Conv2d) and any(where(p, s.module) for p in s.paths)]
+    return _choose(found, where, _CONVOLUTION)
+
+
+def select_blocks(found: Sequence[BlockSite], where: Where) -> list[BlockSite]:
+    """The ones of these blocks or stages that `where` means, in their order.
+
+    Raises:
+        UsageError: the string is empty or has an empty condition.
+    """
+    if callable(where):
+        return [site for site in found if any(where(path, site.module) for path in site.paths)]
+    return _choose(list(found), where, _BLOCK)
+
+
+def _choose(found: list[S], where: str, keywords: _Keywords) -> list[S]:
     alternatives = [[term.strip() for term in part.split("&")] for part in where.split(",")]
     if any(term in ("", "!") for part in alternatives for term in part):
         raise UsageError(f"where={where!r} has an empty condition; write for example 'spatial & !first' or 'layer4.*'")
     for term in {term.lstrip("! ") for part in alternatives for term in part}:
-        _refuse_misspelt(term, found)
+        _refuse_misspelt(term, found, keywords)
     ends = {"first": found[0], "last": found[-1]} if found else {}
-    return [s for s in found if any(all(_holds(term, s, ends) for term in part) for part in alternatives)]
+
+    def holds(term: str, site: S) -> bool:
+        if term.startswith("!"):
+            return not holds(term[1:].strip(), site)
+        if term in ends:
+            return site is ends[term]
+        if term == "stage_start" and term in keywords and site is ends["first"]:
+            return True
+        if term in keywords:
+            return keywords[term](site)
+        kernel = _KERNEL.fullmatch(term)
+        if kernel and keywords is _CONVOLUTION:
+            return tuple(site.module.kernel_size) == (int(kernel[1]), int(kernel[2]))  # type: ignore[arg-type]
+        return any(fnmatchcase(path, term) for path in site.paths)
+
+    return [s for s in found if any(all(holds(term, s) for term in part) for part in alternatives)]
 
 
-def _refuse_misspelt(term: str, found: list[Site]) -> None:
+def _refuse_misspelt(term: str, found: Sequence[Site], keywords: _Keywords) -> None:
     """A bare word that is no keyword and no module is a slip, which under `!` would silently select everything."""
-    known = [*_KEYWORDS, "first", "last"]
-    if term.isalpha() and term not in known and found and not any(term in site.paths for site in found):
+    known = [*keywords, "first", "last"]
+    word = term.replace("_", "").isalpha()
+    if word and term not in known and found and not any(term in site.paths for site in found):
         raise unknown_name("condition in where", term, known)
 
 
 def select(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
-    """`(path, module)` of what `where` means."""
+    """`(path, module)` of the convolutions `where` means."""
     return [(site.path, site.module) for site in select_sites(model, where)]
-
-
-def _holds(term: str, site: Site, ends: dict[str, Site]) -> bool:
-    if term.startswith("!"):
-        return not _holds(term[1:].strip(), site, ends)
-    if term in ends:
-        return site is ends[term]
-    if term in _KEYWORDS:
-        return _KEYWORDS[term](site.module)  # type: ignore[arg-type]  # units have a convolution's attributes
-    kernel = _KERNEL.fullmatch(term)
-    if kernel:
-        return tuple(site.module.kernel_size) == (int(kernel[1]), int(kernel[2]))  # type: ignore[arg-type]
-    return any(fnmatchcase(path, term) for path in site.paths)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ..errors import SurgeryError
+from ..units.block import BlockUnit
 from ..units.contract import FeatureUnit, WeightUnit
 from ..units.registry import spec_of
 
@@ -48,7 +49,13 @@ class Site:
 
 def is_unit(module: nn.Module) -> bool:
     """Is this module a unit (ours or a third party's)?"""
-    return isinstance(module, (WeightUnit, FeatureUnit)) or spec_of(module) is not None
+    return isinstance(module, (WeightUnit, FeatureUnit, BlockUnit)) or spec_of(module) is not None
+
+
+def is_block_unit(module: nn.Module) -> bool:
+    """Is this module a unit that stands for more than one convolution?"""
+    spec = spec_of(module)
+    return isinstance(module, BlockUnit) or (spec is not None and spec.kind == "block")
 
 
 def refuse_wrappers(model: nn.Module) -> None:

@@ -80,8 +80,8 @@ class BlockUnit(nn.Module):
         if reason is not None:
             raise UsageError(f"{cls.__name__} cannot stand at {place.describe()}: {reason}")
         arguments = place.arguments() | cls.options_at(place) | options
-        unit = cls(**cast(Any, arguments), device=place.device, dtype=place.dtype)
-        return unit.train(place.training)
+        unit = cast(Any, cls)(**arguments, device=place.device, dtype=place.dtype)
+        return cast(Self, unit.train(place.training))
 
     @classmethod
     def options_at(cls, place: Place) -> dict[str, Any]:

@@ -1,0 +1,92 @@
+"""What of the host a unit takes over: the BatchNorm after it, the ReLU before it.
+
+A unit that brings its own says so by class attributes:
+
+- `absorbs_batch_norm`: the host's BatchNorm that reads only this convolution is taken out;
+- `absorbs_relu_before`: a ReLU module that feeds only such units is taken out;
+- `relu_follows_host`: the unit's option `relu` is set to whether a ReLU follows in the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import FusionError
+from ..units.registry import UnitSpec
+from .graph import after_norm
+from .neighbours import Neighbourhood, Neighbours, read_neighbourhood
+from .sites import Site, all_paths, carry_hooks, replace
+
+
+@dataclass(frozen=True)
+class Absorption:
+    """What one unit takes over.
+
+    Attributes:
+        paths: host modules that go.
+        options: options of the unit that follow from what stands around it.
+        parameters: how many parameters go with the modules.
+        exact: whether an approximate warm start keeps the model's function here (a rectified input).
+    """
+
+    paths: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    parameters: int = 0
+    exact: bool = False
+
+
+def wants_neighbours(spec: UnitSpec) -> bool:
+    """Does the unit take over anything of its host?"""
+    names = ("absorbs_batch_norm", "absorbs_relu_before", "relu_follows_host")
+    return any(getattr(spec.cls, name, False) for name in names)
+
+
+def plan_absorption(
+    spec: UnitSpec, model: nn.Module, places: Sequence[Site], options: dict[str, Any], example: Tensor | None
+) -> tuple[dict[str, Absorption], str | None]:
+    """What each unit takes over, by the site's path, and why nothing could be taken over, if so."""
+    if not wants_neighbours(spec):
+        return {}, None
+    if example is None:
+        return {}, "no example input is known"
+    try:
+        around = read_neighbourhood(model, example)
+    except FusionError as error:
+        return {}, str(error)
+    return _absorptions(spec, model, places, options, around), None
+
+
+def _absorptions(
+    spec: UnitSpec, model: nn.Module, places: Sequence[Site], options: dict[str, Any], around: Neighbourhood
+) -> dict[str, Absorption]:
+    relus = around.removable_relus({path for site in places for path in site.paths})
+    takes_norm, takes_relu, sets_relu = (
+        getattr(spec.cls, name, False) for name in ("absorbs_batch_norm", "absorbs_relu_before", "relu_follows_host")
+    )
+    found: dict[str, Absorption] = {}
+    for site in places:
+        beside = next((around.of[path] for path in site.paths if path in around.of), Neighbours())
+        paths: list[str] = []
+        if takes_norm and beside.batch_norm is not None:
+            paths.append(beside.batch_norm)
+        if takes_relu and beside.relu_module in relus and beside.relu_module is not None:
+            paths.append(beside.relu_module)
+        own = {"relu": beside.relu_follows} if sets_relu and "relu" not in options else {}
+        parameters = sum(p.numel() for path in paths for p in model.get_submodule(path).parameters())
+        found[site.path] = Absorption(tuple(paths), own, parameters, takes_relu and beside.rectified)
+    return found
+
+
+def take_out(model: nn.Module, path: str) -> tuple[nn.Module, nn.Module]:
+    """Put in a module's place what is left without it; returns the old module and the new one."""
+    old = model.get_submodule(path)
+    rest = after_norm(old)
+    new = nn.Identity() if rest is None else rest
+    if rest is None:
+        carry_hooks(old, new)
+    replace(model, all_paths(model, old), new)
+    return old, new.train(old.training)

@@ -1,0 +1,174 @@
+"""Where a model holds residual blocks and stages: found by watching one forward pass, in any model.
+
+A **residual block** is the smallest module of a kind that adds two feature maps of one shape in its own forward; all
+modules of that class count, also those that change shape and so add nothing. A **stage** is a module that holds
+nothing but residual blocks. Both must take one feature map and give one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..errors import SurgeryError
+from ..units.block import BlockUnit, Place
+from .modes import evaluating
+from .sites import Site, is_unit
+
+_ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
+_LARGEST_STRIDE = 32
+
+
+@dataclass(frozen=True)
+class BlockSite(Site):
+    """A residual block or stage, and what a unit must know to stand there."""
+
+    place: Place = field(default_factory=lambda: Place(1, 1))
+
+
+@dataclass
+class _Watch:
+    """What one forward pass shows of a model's modules, by the module's id."""
+
+    calls: dict[int, list[tuple[Any, Any]]] = field(default_factory=dict)  # (input, output) shapes, or None
+    adding: set[type] = field(default_factory=set)  # classes that add feature maps in their own forward
+
+
+class _NoteAdditions(TorchDispatchMode):
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self.watch = watch
+        self.stack: list[nn.Module] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _ADDITIONS and _map_shape(args[0]) is not None and _map_shape(args[0]) == _map_shape(args[1]):
+            # a module without parameters that only adds speaks for the module that calls it
+            owners = [m for m in self.stack if next(m.parameters(), None) is not None]
+            if owners:
+                self.watch.adding.add(type(owners[-1]))
+        return func(*args, **(kwargs or {}))
+
+
+def find_blocks(model: nn.Module, example_input: Tensor) -> list[BlockSite]:
+    """The residual blocks of a model, in definition order, one entry an object.
+
+    Raises:
+        SurgeryError: the model does not accept the example input.
+    """
+    watch = _watch(model, example_input)
+    return _block_sites(model, watch)
+
+
+def find_stages(model: nn.Module, example_input: Tensor) -> list[BlockSite]:
+    """The stages of a model: modules that hold nothing but residual blocks, called with one feature map.
+
+    Raises:
+        SurgeryError: the model does not accept the example input.
+    """
+    watch = _watch(model, example_input)
+    blocks = {id(site.module) for site in _block_sites(model, watch)}
+
+    def is_stage(module: nn.Module) -> bool:
+        children = [child for child in module.children() if next(child.parameters(), None) is not None]
+        own = next(module.parameters(recurse=False), None)
+        return own is None and bool(children) and all(id(child) in blocks for child in children)
+
+    found = (
+        (path, module, len(list(module.children())))
+        for path, module in model.named_modules()
+        if path and is_stage(module)
+    )
+    return list(_sites(model, found, watch))
+
+
+def _block_sites(model: nn.Module, watch: _Watch) -> list[BlockSite]:
+    plain = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    kinds = tuple(kind for kind in watch.adding if kind not in plain and kind is not type(model))
+
+    def is_block(module: nn.Module) -> bool:
+        return isinstance(module, BlockUnit) or (type(module) in kinds and not is_unit(module))
+
+    def walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, int]]:
+        smaller = not isinstance(module, BlockUnit) and any(
+            is_block(inner) for inner in module.modules() if inner is not module
+        )
+        if path and is_block(module) and not smaller:
+            yield path, module, 1
+            return
+        for name, child in module._modules.items():
+            if child is not None:
+                yield from walk(child, f"{path}.{name}" if path else name)
+
+    return list(_sites(model, walk(model, ""), watch))
+
+
+def _sites(model: nn.Module, found: Any, watch: _Watch) -> Iterator[BlockSite]:
+    """Sites of those modules that map one feature map to one, always by the same stride."""
+    paths: dict[int, list[str]] = {}
+    modules: dict[int, tuple[nn.Module, int]] = {}
+    for path, module, depth in found:
+        paths.setdefault(id(module), []).append(path)
+        modules.setdefault(id(module), (module, depth))
+    for key, (module, depth) in modules.items():
+        place = _place(module, watch.calls.get(key, []), depth)
+        if place is not None:
+            yield BlockSite(tuple(paths[key]), module, place)
+
+
+def _place(module: nn.Module, calls: list[tuple[Any, Any]], depth: int) -> Place | None:
+    parameter = next(module.parameters(), None)
+    found = {
+        None if entered is None or left is None else (entered[1], left[1], _stride(entered, left))
+        for entered, left in calls
+    }
+    if parameter is None or len(found) != 1:
+        return None
+    only = found.pop()
+    if only is None or only[2] is None:
+        return None
+    return Place(only[0], only[1], only[2], depth, parameter.device, parameter.dtype, module.training)
+
+
+def _stride(entered: tuple[int, ...], left: tuple[int, ...]) -> int | None:
+    """The smallest s with ceil(H / s), ceil(W / s) as seen, or None."""
+    strides = range(1, _LARGEST_STRIDE + 1)
+    return next((s for s in strides if all(-(-a // s) == b for a, b in zip(entered[2:], left[2:], strict=True))), None)
+
+
+def _watch(model: nn.Module, example_input: Tensor) -> _Watch:
+    watch = _Watch()
+    mode = _NoteAdditions(watch)
+    handles = []
+
+    def enter(module: nn.Module, args: Any) -> None:
+        mode.stack.append(module)
+
+    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        mode.stack.pop()
+        single = len(args) == 1 and not kwargs
+        shapes = (_map_shape(args[0]) if single else None, _map_shape(output))
+        watch.calls.setdefault(id(module), []).append(shapes)
+
+    for module in model.modules():
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(leave, with_kwargs=True, always_call=True))
+    try:
+        with evaluating(model), torch.no_grad(), mode:
+            model(example_input.clone())  # it may work in place
+    except Exception as error:
+        shape = tuple(example_input.shape)
+        message = str(error).strip() or type(error).__name__
+        raise SurgeryError(f"the model does not accept the example input of shape {shape}: {message}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return watch
+
+
+def _map_shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) and value.dim() == 4 else None

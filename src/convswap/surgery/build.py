@@ -1,0 +1,156 @@
+"""From one place in a model to the unit that stands there: the checks, the building, the row of the plan."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..units.block import BlockUnit, Place
+from ..units.contract import FeatureUnit, Geometry, WeightUnit
+from ..units.registry import UnitSpec, spec_of
+from .absorb import Absorption
+from .blocks import BlockSite
+from .macs import count_macs
+from .observe import Observation
+from .plan import Replacement
+from .sites import Site, why_not_plain
+
+
+def check_options(spec: UnitSpec, options: dict[str, Any]) -> None:
+    """Raise a `UsageError` for an option the unit does not have, with the nearest it has."""
+    signature = inspect.signature(spec.cls)
+    known = [n for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY and n not in ("device", "dtype")]
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"its options are: {', '.join(known) or 'none'}"
+            raise UsageError(f"unit {spec.name!r} has no option {name!r}; {hint}")
+
+
+def build_unit(
+    spec: UnitSpec, module: nn.Module, start: str, options: dict[str, Any], place: Place | None = None
+) -> nn.Module:
+    """The unit that takes a module's place, with its memory format; a block unit needs to be told the place."""
+    if place is not None:
+        block = cast(type[BlockUnit], spec.cls).at(place, **options)
+        _like(block, [p for p in module.parameters() if p.dim() == 4])
+        # what was frozen whole stays frozen, as it does for a convolution
+        return block.requires_grad_(any(p.requires_grad for p in module.parameters()))
+    source = module if type(module) is nn.Conv2d else cast(WeightUnit, module).fuse()
+    builder = cast(Any, spec.cls).from_conv if start == "warm" else cast(Any, spec.cls).fresh_like
+    unit = cast(nn.Module, builder(source, **options))
+    _like(unit, [source.weight])
+    return unit
+
+
+def _like(unit: nn.Module, weights: Sequence[Tensor]) -> None:
+    """Take over channels_last where the weights have it and it differs from the ordinary format."""
+    last = torch.channels_last
+    if any(w.is_contiguous(memory_format=last) and not w.is_contiguous() for w in weights):
+        unit.to(memory_format=last)
+
+
+def why_not(spec: UnitSpec, site: Site, options: dict[str, Any], tied: set[int], held: dict[int, str]) -> str | None:
+    """Why the unit cannot stand at a site, or None."""
+    module = site.module
+    if type(module) is spec.cls and spec.name != "conv" and not options:
+        return f"it already is a {spec.name}"
+    reason = (_why_not_block if isinstance(site, BlockSite) else _why_not_convolution)(module, tied)
+    if reason is not None:
+        return reason
+    if id(module) in held:
+        return f"it also stands in {held[id(module)]}, outside of the module tree; use nn.ModuleList or nn.ModuleDict"
+    if isinstance(site, BlockSite):
+        return cast(type[BlockUnit], spec.cls).supports(site.place, **options)
+    source = module if type(module) is nn.Conv2d else cast(WeightUnit, module).fuse()
+    return cast(Any, spec.cls).supports(source, **options)
+
+
+def _why_not_convolution(module: nn.Module, tied: set[int]) -> str | None:
+    present = spec_of(module)
+    if (present is None and isinstance(module, FeatureUnit)) or (present is not None and present.fusion != "conv"):
+        name = present.name if present else type(module).__name__
+        return f"it is a {name} unit, which equals no single convolution"
+    reason = why_not_plain(module)
+    if reason is None and id(module.weight) in tied:
+        return "its weight is tied to another module's"
+    return reason
+
+
+def _why_not_block(module: nn.Module, tied: set[int]) -> str | None:
+    if "forward" in module.__dict__:
+        return "its forward was replaced on the object"
+    own = {id(parameter) for inner in module.modules() for parameter in inner.parameters(recurse=False)}
+    return "a parameter of it is tied to another module's" if own & tied else None
+
+
+def tied_parameters(model: nn.Module) -> set[int]:
+    """Ids of parameters that more than one module object holds."""
+    owners: dict[int, set[int]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), set()).add(id(module))
+    return {key for key, holders in owners.items() if len(holders) > 1}
+
+
+def replacement_row(
+    spec: UnitSpec,
+    site: Site,
+    start: str,
+    options: dict[str, Any],
+    absorbed: Absorption,
+    seen: Observation,
+    images: int | None,
+) -> Replacement:
+    """One row of a plan. `images` is the batch size of the example, None without one."""
+    place = site.place if isinstance(site, BlockSite) else None
+    with torch.random.fork_rng(devices=[]):  # building the unit draws numbers; a plan must not
+        new = build_unit(spec, site.module, start, options | absorbed.options, place)
+    before = after = None
+    if images is not None:
+        shapes = seen.inputs.get(id(site.module), [])
+        before, after = (_macs(module, shapes, images) for module in (site.module, new))
+    kind = start if start == "fresh" else _declared_start(spec, site, options, absorbed, new)
+    return Replacement(
+        site.path,
+        site.paths[1:],
+        Geometry.of(site.module).describe() if place is None else place.describe(),
+        spec.name,
+        kind,
+        sum(p.numel() for p in site.module.parameters()) + absorbed.parameters,
+        sum(p.numel() for p in new.parameters()),
+        before,
+        after,
+        dict(absorbed.options),
+        absorbed.paths,
+        None if place is None else {**place.arguments(), "depth": place.depth},
+    )
+
+
+def _declared_start(spec: UnitSpec, site: Site, options: dict[str, Any], absorbed: Absorption, new: nn.Module) -> str:
+    module = site.module
+    refine = getattr(spec.cls, "warm_start_for", None)
+    declared = (refine(module, **options) if refine is not None else None) or spec.warm_start
+    if absorbed.exact and declared == "approximate":
+        return "exact"
+    if declared == "exact" and spec.kind == "weight" and type(module) is nn.Conv2d and not module.weight.is_meta:
+        # in half precision the rounding of the unit's own weights can be far larger than that of the convolution's
+        old, fused = module.weight.double(), cast(WeightUnit, new).fuse().weight.double()
+        if (old - fused).abs().max() > 2e-3 * old.abs().max():
+            return "approximate"
+    return declared
+
+
+def _macs(module: nn.Module, shapes: list[tuple[int, ...]], batch: int) -> int:
+    """Per image of the example, over all calls of the module; a call may see several windows of one image."""
+    dtype = next(module.parameters()).dtype
+    return sum(
+        count_macs(module, torch.empty((1, *shape[1:]), device="meta", dtype=dtype)) * shape[0] // batch
+        for shape in shapes
+    )

@@ -1,0 +1,100 @@
+"""What stands beside a convolution: the BatchNorm it feeds, the ReLU it reads, the ReLU that follows.
+
+Some units bring their own normalisation or rectifier, and the host's would double it. Which module that is, the
+exported graph says; definition order does not.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from .graph import BATCH_NORM, Reader, after_norm, calls_of, source_of
+
+_RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What the graph says about one convolution.
+
+    Attributes:
+        batch_norm: path of the BatchNorm that is the only reader of its output and reads nothing else.
+        relu_follows: whether all that reads its (normalised) output is a ReLU.
+        rectified: whether its input is the output of a ReLU.
+        relu_module: path of the `nn.ReLU` whose output it reads, if that module is called once.
+    """
+
+    batch_norm: str | None = None
+    relu_follows: bool = False
+    rectified: bool = False
+    relu_module: str | None = None
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """The neighbours of every plain convolution of a model by path, and which convolutions read each ReLU module."""
+
+    of: dict[str, Neighbours]
+    relu_readers: dict[str, frozenset[str | None]]
+
+    def removable_relus(self, convolutions: Collection[str]) -> list[str]:
+        """The ReLU modules that feed these convolutions and nothing else."""
+        return [path for path, readers in self.relu_readers.items() if readers and readers <= set(convolutions)]
+
+
+def read_neighbourhood(model: nn.Module, example_input: Tensor) -> Neighbourhood:
+    """Export a copy of the model in eval mode and look beside each of its convolutions.
+
+    Raises:
+        FusionError: `torch.export` cannot read the model.
+    """
+    reader = Reader(copy.deepcopy(model).eval(), example_input)
+    nodes = [node for node in reader.program.graph.nodes if node.op == "call_function"]
+    norms: dict[str, Node] = {}
+    for node in nodes:
+        if node.target is BATCH_NORM:
+            source, _ = source_of(reader, node)
+            if source is not None:
+                norms[source] = node
+    found: dict[str, Neighbours] = {}
+    for node in nodes:
+        path = reader.convolution(node)
+        if path is not None:
+            found[path] = _neighbours(reader, node, norms.get(path))
+    readers = {
+        relu: frozenset(reader.convolution(user) for user in reader.readers(node))
+        for node in nodes
+        if (relu := _relu_module(reader, node)) is not None
+    }
+    return Neighbourhood(found, readers)
+
+
+def _neighbours(reader: Reader, conv: Node, norm: Node | None) -> Neighbours:
+    batch_norm, follows = None, False
+    if norm is not None:
+        batch_norm = reader.owner(norm.args[3], "running_mean")
+        rest = after_norm(reader.model.get_submodule(batch_norm or ""))
+        follows = isinstance(rest, nn.ReLU)
+    following = reader.readers(conv if norm is None else norm)
+    follows = follows or (bool(following) and all(user.target in _RELUS for user in following))
+    source = conv.args[0]
+    rectified = isinstance(source, Node) and source.op == "call_function" and source.target in _RELUS
+    relu = _relu_module(reader, source) if rectified and isinstance(source, Node) else None
+    return Neighbours(batch_norm, follows, rectified, relu)
+
+
+def _relu_module(reader: Reader, node: Node) -> str | None:
+    """The path of the `nn.ReLU` that this operator is the one and only call of, or None."""
+    if node.target not in _RELUS:
+        return None
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = stack[-1][0].split("@")[0] if stack else ""
+    if not path or type(reader.model.get_submodule(path)) is not nn.ReLU:
+        return None
+    return path if len(calls_of(reader, path)) == 1 else None
