@@ -9,6 +9,7 @@ from .circle_mix import CircleMixConv2d
 from .circle_square import CircleSquareConv2d
 from .contract import FeatureUnit, Geometry, Unit, WeightUnit, plain_conv
 from .conv import PlainConv2d
+from .fixed import FixedConv2d
 from .ghost import FusedGhost, GhostConv2d
 from .ic import FusedIC, ICConv2d
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
@@ -19,6 +20,7 @@ __all__ = [
     "CircleMixConv2d",
     "CircleSquareConv2d",
     "FeatureUnit",
+    "FixedConv2d",
     "FusedGhost",
     "FusedIC",
     "Geometry",

@@ -46,6 +46,8 @@ class UnitSpec:
             or `"stochastic"` (random draws).
         variants: option sets that the contract tests run besides the defaults.
         no_weight_decay: parameter names (the last part) that recipes must not decay.
+        constant_weight: the unit's `weight` is no parameter but a buffer of constants, which no host's values and no
+            plain checkpoint can set.
         origin: where the row was registered, `module:class`.
     """
 
@@ -63,6 +65,7 @@ class UnitSpec:
     train_eval: TrainEval = "same"
     variants: tuple[Mapping[str, Any], ...] = ()
     no_weight_decay: frozenset[str] = field(default_factory=frozenset)
+    constant_weight: bool = False
     origin: str = ""
 
 
@@ -85,6 +88,7 @@ def register_unit(
     train_eval: TrainEval = "same",
     variants: tuple[Mapping[str, Any], ...] = (),
     no_weight_decay: tuple[str, ...] = (),
+    constant_weight: bool = False,
 ) -> Callable[[C], C]:
     """Class decorator that adds a row to the registry; see `UnitSpec` for the arguments.
 
@@ -114,6 +118,7 @@ def register_unit(
             train_eval=train_eval,
             variants=tuple(MappingProxyType(dict(v)) for v in variants),
             no_weight_decay=frozenset(no_weight_decay),
+            constant_weight=constant_weight,
             origin=origin,
         )
         return cls
