@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from timm.layers import SqueezeExcite
-from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
+from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual, SqueezeExcite
 from torch import nn
 from torchvision.models import mobilenetv2, mobilenetv3
 
