@@ -10,6 +10,7 @@ from .circle_square import CircleSquareConv2d
 from .contract import FeatureUnit, Geometry, Unit, WeightUnit, plain_conv
 from .conv import PlainConv2d
 from .fixed import FixedConv2d
+from .g_ghost import FusedGGhostStage, GGhostStage
 from .ghost import FusedGhost, GhostConv2d
 from .ic import FusedIC, ICConv2d
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
@@ -21,8 +22,10 @@ __all__ = [
     "CircleSquareConv2d",
     "FeatureUnit",
     "FixedConv2d",
+    "FusedGGhostStage",
     "FusedGhost",
     "FusedIC",
+    "GGhostStage",
     "Geometry",
     "GhostConv2d",
     "ICConv2d",
