@@ -13,6 +13,7 @@ from .fixed import FixedConv2d
 from .g_ghost import FusedGGhostStage, GGhostStage
 from .ghost import FusedGhost, GhostConv2d
 from .ic import FusedIC, ICConv2d
+from .mgic import FusedMGIC, MGICBlock, mgic_parameters
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
 
 __all__ = [
@@ -25,10 +26,12 @@ __all__ = [
     "FusedGGhostStage",
     "FusedGhost",
     "FusedIC",
+    "FusedMGIC",
     "GGhostStage",
     "Geometry",
     "GhostConv2d",
     "ICConv2d",
+    "MGICBlock",
     "Place",
     "PlainConv2d",
     "Unit",
@@ -36,6 +39,7 @@ __all__ = [
     "WeightUnit",
     "get_unit",
     "list_units",
+    "mgic_parameters",
     "plain_conv",
     "register_unit",
     "spec_of",
