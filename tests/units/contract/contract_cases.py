@@ -1,7 +1,7 @@
 """What the contract tests share: the cases (registry x option sets), typical geometries and small helpers.
 
-A unit enters by registration alone; nothing in this folder names one. Units of kind `"block"` replace more than
-one convolution, so this contract (an `nn.Conv2d`'s constructor and shapes) does not speak of them.
+A unit enters by registration alone; nothing in this folder names one. A unit of kind `"block"` replaces more than one
+convolution: its geometry is channels and stride, and what the contract says of `nn.Conv2d` does not concern it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from convswap.units import UnitSpec, get_unit, list_units
+from convswap.units import Place, UnitSpec, get_unit, list_units
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,7 +43,7 @@ class Case:
 
     def build(self, geometry: Mapping[str, Any], **place: Any) -> Any:
         """A unit by its constructor."""
-        return self.cls(**geometry, **self.options, **place)
+        return self.cls(**(dict(geometry) | dict(self.options)), **place)
 
     def from_conv(self, conv: nn.Conv2d) -> Any:
         return self.cls.from_conv(conv, **self.options)
@@ -56,9 +56,15 @@ class Case:
         refine = getattr(self.cls, "warm_start_for", None)
         return (refine(conv, **self.options) if refine else None) or self.spec.warm_start
 
+    @property
+    def block(self) -> bool:
+        return self.spec.kind == "block"
+
     def homes(self) -> list[dict[str, Any]]:
         """The geometries the unit must support, read off its `default_where`."""
         where = self.spec.default_where
+        if self.block:
+            return _block_homes(self.spec)
         asked = {word for word in re.split(r"[\s&,()]+", where) if word}
         kernels = [tuple(map(int, word.split("x"))) for word in asked if re.fullmatch(r"\d+x\d+", word)]
         kernel = (1, 1) if "pointwise" in asked else kernels[0] if kernels and (3, 3) not in kernels else (3, 3)
@@ -74,6 +80,8 @@ class Case:
 
     def geometries(self) -> list[dict[str, Any]]:
         """Typical geometries the unit supports, its home first."""
+        if self.block:
+            return self.homes() + [g for g in _BLOCKS if self.cls.supports(Place(**g), **self.options) is None]
         k3 = {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "padding": 1}
         others = [
             {"in_channels": 3, "out_channels": 4, "kernel_size": 5, "padding": 2, "bias": False},
@@ -89,16 +97,37 @@ class Case:
         return self.build(self.homes()[0], **place)
 
 
+_BLOCKS = (
+    {"in_channels": 16, "out_channels": 32, "stride": 1},
+    {"in_channels": 32, "out_channels": 16, "stride": 1},
+    {"in_channels": 16, "out_channels": 24, "stride": 2},
+)
+
+
+def _block_homes(spec: UnitSpec) -> list[dict[str, Any]]:
+    """Places of a CIFAR ResNet, of those kinds the unit stands in by default."""
+    words = set(re.split(r"[\s&,!]+", spec.default_where))
+    depth = {"depth": 3} if spec.replaces == "stage" else {}
+    same = {"in_channels": 16, "out_channels": 16, "stride": 1} | depth
+    strided = {"in_channels": 16, "out_channels": 32, "stride": 2} | depth
+    if "same" in words:
+        return [same]
+    return [strided] if "strided" in words else [same, strided]
+
+
 def _cases() -> Iterator[Case]:
     for name in list_units():
         spec = get_unit(name)
-        if spec.kind != "block":
-            yield Case(spec, {})
-            yield from (Case(spec, options) for options in spec.variants if options)
+        yield Case(spec, {})
+        yield from (Case(spec, options) for options in spec.variants if options)
 
 
 CASES = list(_cases())
+CONVOLUTIONS = [case for case in CASES if not case.block]
+BLOCKS = [case for case in CASES if case.block]
 each_unit = pytest.mark.parametrize("case", CASES, ids=str)
+each_convolution = pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+each_block = pytest.mark.parametrize("case", BLOCKS, ids=str)
 
 
 def image(module: nn.Module, batch: int = 2, size: tuple[int, int] = (7, 6)) -> Tensor:

@@ -11,6 +11,7 @@ from contract_cases import (
     Case,
     assert_untouched,
     difference,
+    each_convolution,
     each_unit,
     flops,
     image,
@@ -53,7 +54,7 @@ def test_fused_is_equal_and_of_the_declared_form(case: Case, dtype: torch.dtype)
         assert {p.dtype for p in fused.parameters()} == {dtype}
 
 
-@each_unit
+@each_convolution
 @given(place=drawn(dtypes=(torch.float64,), batches=(2,)))
 @geometry_settings
 def test_fused_is_equal_in_any_geometry(case: Case, place: Drawn) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from contract_cases import Case, difference, each_unit, image
+from contract_cases import Case, difference, each_convolution, each_unit, image
 from contract_geometry import Drawn, drawn, geometry_settings
 from hypothesis import given
 from torch import nn
@@ -15,7 +15,7 @@ from torch import nn
 from convswap.units import Geometry, Unit, WeightUnit
 
 
-@each_unit
+@each_convolution
 @given(place=drawn())
 @geometry_settings
 def test_shape_and_dtype_are_those_of_conv2d(case: Case, place: Drawn) -> None:
@@ -46,7 +46,7 @@ def assert_refused(case: Case, conv: nn.Conv2d, reason: str) -> None:
         case.build(Geometry.of(conv).arguments())
 
 
-@each_unit
+@each_convolution
 def test_supports_its_own_default_placement(case: Case) -> None:
     for geometry in case.homes():
         conv = nn.Conv2d(**geometry)
@@ -54,7 +54,7 @@ def test_supports_its_own_default_placement(case: Case) -> None:
         assert isinstance(case.from_conv(conv), case.cls)
 
 
-@each_unit
+@each_convolution
 def test_has_the_attributes_of_conv2d(case: Case) -> None:
     for geometry in case.geometries():
         conv, unit = nn.Conv2d(**geometry), case.build(geometry)
@@ -76,7 +76,7 @@ def _unit_options(cls: type) -> dict[str, inspect.Parameter]:
     return {name: p for name, p in parameters.items() if name not in known and p.kind is not p.VAR_KEYWORD}
 
 
-@each_unit
+@each_convolution
 def test_constructor_is_that_of_conv2d_and_options_are_keyword_only(case: Case) -> None:
     parameters = inspect.signature(case.cls).parameters
     positional = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -93,7 +93,7 @@ def test_constructor_is_that_of_conv2d_and_options_are_keyword_only(case: Case) 
     assert set(case.options) <= set(_unit_options(case.cls))
 
 
-@each_unit
+@each_convolution
 def test_unknown_option_is_a_type_error_naming_it(case: Case) -> None:
     conv = nn.Conv2d(**case.homes()[0])
     builders: list[Any] = [
@@ -106,7 +106,7 @@ def test_unknown_option_is_a_type_error_naming_it(case: Case) -> None:
             build(no_such_option=1)
 
 
-@each_unit
+@each_convolution
 def test_a_bad_option_value_is_a_value_error_naming_option_and_value(case: Case) -> None:
     conv = nn.Conv2d(**case.homes()[0])
     for name in _unit_options(case.cls):
@@ -118,7 +118,7 @@ def test_a_bad_option_value_is_a_value_error_naming_option_and_value(case: Case)
             case.cls.from_conv(conv, **options)
 
 
-@each_unit
+@each_convolution
 def test_repr_names_the_class_and_the_geometry(case: Case) -> None:
     for geometry in case.geometries():
         text = repr(case.build(geometry))

@@ -22,8 +22,8 @@ def test_autocast_forward_and_backward(case: Case, dtype: torch.dtype) -> None:
         expected = unit(x)
         with torch.autocast("cpu", dtype=dtype):
             output = unit(x)
-            plain = torch.nn.Conv2d(**geometry)(x)
-        assert output.dtype == plain.dtype
+        if not case.block:  # a block may end in a sum with its float32 input
+            assert output.dtype == dtype
         assert difference(output, expected) < TOLERANCES[dtype]
         unit.train()
         with torch.autocast("cpu", dtype=dtype):

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from contract_cases import CASES, Case, difference, each_unit, image, randomize_batch_norms, train_steps
+from contract_cases import (
+    CASES,
+    Case,
+    difference,
+    each_convolution,
+    each_unit,
+    image,
+    randomize_batch_norms,
+    train_steps,
+)
 from torch import nn
 
 
@@ -51,7 +60,7 @@ def test_training_goes_on_alike_from_a_checkpoint(case: Case) -> None:
         assert torch.equal(other(x), expected)
 
 
-@each_unit
+@each_convolution
 def test_a_plain_checkpoint_loads_strictly_into_a_weight_unit(case: Case) -> None:
     if case.spec.kind != "weight":
         return
@@ -121,7 +130,7 @@ def test_loading_by_assignment_takes_the_given_precision(case: Case) -> None:
     assert difference(other(x), unit(x)) < 1e-14
 
 
-@each_unit
+@each_convolution
 def test_building_in_inference_mode_spoils_no_cache(case: Case) -> None:
     """Constants kept for later units must not be inference tensors, meta tensors or of another default dtype."""
     for side in (9, 11):
@@ -138,7 +147,7 @@ def test_building_in_inference_mode_spoils_no_cache(case: Case) -> None:
         train_steps(twin, steps=1)
 
 
-@each_unit
+@each_convolution
 def test_row_names_real_parameters(case: Case) -> None:
     """`no_weight_decay` names must exist for some options and start, else a recipe excludes nothing by a typo."""
     siblings = [other for other in CASES if other.spec is case.spec]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contract_cases import CASES, Case, difference, each_unit, image
+from contract_cases import CONVOLUTIONS, Case, difference, each_convolution, image
 from contract_geometry import Drawn, drawn, geometry_settings
 from hypothesis import given
 from torch import nn
 
 
-@each_unit
+@each_convolution
 @given(place=drawn(dtypes=(torch.float64,), batches=(2,)))
 @geometry_settings
 def test_warm_start_is_as_declared(case: Case, place: Drawn) -> None:
@@ -18,7 +18,7 @@ def test_warm_start_is_as_declared(case: Case, place: Drawn) -> None:
         assert_warm_start(case, place.conv, place.x_NCHW)
 
 
-@each_unit
+@each_convolution
 def test_warm_start_is_as_declared_at_home(case: Case) -> None:
     for geometry in case.geometries():
         conv = nn.Conv2d(**geometry, dtype=torch.float64).eval()
@@ -45,14 +45,14 @@ def assert_warm_start(case: Case, conv: nn.Conv2d, x: torch.Tensor) -> None:
         assert float(torch.corrcoef(pair)[0, 1]) > 0.5
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.spec.warm_start == "exact" and not c.options], ids=str)
+@pytest.mark.parametrize("case", [c for c in CONVOLUTIONS if c.spec.warm_start == "exact" and not c.options], ids=str)
 def test_declared_exact_is_exact_in_the_default_placement(case: Case) -> None:
     """A unit may refine its promise per geometry, but not take it back where `swap` puts it by default."""
     for geometry in case.homes():
         assert case.warm_start(nn.Conv2d(**geometry)) == "exact"
 
 
-@each_unit
+@each_convolution
 def test_fresh_like_keeps_the_values_the_host_drew(case: Case) -> None:
     for geometry in case.geometries():
         conv = nn.Conv2d(**geometry)
@@ -67,7 +67,7 @@ def test_fresh_like_keeps_the_values_the_host_drew(case: Case) -> None:
         assert torch.isfinite(unit(image(unit))).all()
 
 
-@each_unit
+@each_convolution
 @pytest.mark.parametrize("start", ["from_conv", "fresh_like"])
 def test_frozen_mode_and_dtype_carry_over(case: Case, start: str) -> None:
     conv = nn.Conv2d(**case.homes()[0], dtype=torch.float64).eval().requires_grad_(False)
@@ -81,7 +81,7 @@ def test_frozen_mode_and_dtype_carry_over(case: Case, start: str) -> None:
     assert all(module.training for module in trained.modules())
 
 
-@each_unit
+@each_convolution
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_starts_from_a_low_precision_convolution(case: Case, dtype: torch.dtype) -> None:
     conv = nn.Conv2d(**case.homes()[0], dtype=dtype).eval()
@@ -93,7 +93,7 @@ def test_starts_from_a_low_precision_convolution(case: Case, dtype: torch.dtype)
     assert case.cls.fresh_like(conv, **case.options).weight.dtype == dtype
 
 
-@each_unit
+@each_convolution
 @pytest.mark.parametrize("start", ["from_conv", "fresh_like"])
 def test_a_meta_convolution_gives_a_meta_unit(case: Case, start: str) -> None:
     conv = nn.Conv2d(**case.homes()[0], device="meta")
