@@ -15,6 +15,8 @@ from .ghost import FusedGhost, GhostConv2d
 from .ic import FusedIC, ICConv2d
 from .mgic import FusedMGIC, MGICBlock, mgic_parameters
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
+from .sk import SelectiveKernelConv2d
+from .sk_attention import FusedSelectiveKernel
 
 __all__ = [
     "BlockUnit",
@@ -27,6 +29,7 @@ __all__ = [
     "FusedGhost",
     "FusedIC",
     "FusedMGIC",
+    "FusedSelectiveKernel",
     "GGhostStage",
     "Geometry",
     "GhostConv2d",
@@ -34,6 +37,7 @@ __all__ = [
     "MGICBlock",
     "Place",
     "PlainConv2d",
+    "SelectiveKernelConv2d",
     "Unit",
     "UnitSpec",
     "WeightUnit",
