@@ -12,17 +12,20 @@ from .conv import PlainConv2d
 from .fixed import FixedConv2d
 from .g_ghost import FusedGGhostStage, GGhostStage
 from .ghost import FusedGhost, GhostConv2d
+from .half_identity import HalfIdentityBlock
 from .ic import FusedIC, ICConv2d
 from .mgic import FusedMGIC, MGICBlock, mgic_parameters
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
 from .sk import SelectiveKernelConv2d
 from .sk_attention import FusedSelectiveKernel
+from .vgnet_downsampling import DownsamplingBlock
 
 __all__ = [
     "BlockUnit",
     "CircleConv2d",
     "CircleMixConv2d",
     "CircleSquareConv2d",
+    "DownsamplingBlock",
     "FeatureUnit",
     "FixedConv2d",
     "FusedGGhostStage",
@@ -33,6 +36,7 @@ __all__ = [
     "GGhostStage",
     "Geometry",
     "GhostConv2d",
+    "HalfIdentityBlock",
     "ICConv2d",
     "MGICBlock",
     "Place",
