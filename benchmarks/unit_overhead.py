@@ -1,142 +1,128 @@
-"""What does a unit cost? One training step against the plain convolution, and inference after fusing.
+"""What does a unit cost? As a layer and as a block, and in whole networks.
 
-For cifar_resnet20 (32 px) and resnet18 (224 px), every registered unit in its default places: the time of a training
-step (forward, backward, SGD) and of an inference pass of the fused model, each as a ratio to the untouched model fused
-the same way, taking turns in one process. Correctness first: a unit whose fused model is not proven equal gets no
-figure. Goals: circle trains at 1.05 at most and its fused network is the plain one; ic 1.25 and 1.10.
+Tables:
+- `layers`: every registered unit that stands for a convolution, in five shapes, against `nn.Conv2d` of that shape;
+- `blocks`: every unit that stands for a block or a stage, against the residual blocks of cifar_resnet it replaces;
+- `networks`: circle and ic (or `--units`) in their default places in cifar_resnet20 (32 px) and resnet18 (224 px).
 
-    python benchmarks/unit_overhead.py [--units circle,ic] [--repeats 15] [--precision auto] [--threads N] [--compile]
+In layers and blocks, for each: a training step (forward and backward), inference, inference after fusing, and the peak
+of memory, as ratios to the replaced module, to the straightforward form of the unit (`straightforward.py`) and to the
+same block of timm where there is one, all taking turns in one process. Goal: at most 1.0 of either peer. Correctness
+first, in float64: what is not proven equal gets no figure. In networks: goals circle 1.05 in training and the plain
+network once fused, ic 1.25 and 1.10.
+
+    python benchmarks/unit_overhead.py [--tables layers,blocks,networks] [--units circle,ic] [--device auto]
+        [--precision auto] [--threads 1] [--seconds 0.8] [--repeats 15] [--compile] [--quick]
+
+`--quick` runs tiny shapes and writes nothing: for a look whether all works. `--compile` is for networks only.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from statistics import median, quantiles
-from time import perf_counter
 from typing import Any
 
 import torch
 from common import write_result
-from torch import Tensor, nn
-from torch.nn import functional as F
+from overhead_layers import TOLERANCE, Settings, cases_for, measure
+from overhead_networks import GOALS, HOSTS, measure_host
 
 import convswap
-from convswap.measure.latency import measure_latency
-from convswap.train.precision import autocast, resolve_precision
+from convswap.train.precision import resolve_device, resolve_precision
+from convswap.units import UnitSpec
 
-HOSTS = {"cifar_resnet20": (32, 128), "resnet18": (224, 16)}
-GOALS = {"circle": (1.05, 1.0), "ic": (1.25, 1.10)}
-
-
-class Trainer:
-    """A model with its optimizer and one batch; `step()` is one training step."""
-
-    def __init__(self, model: nn.Module, images: Tensor, precision: str, compiled: bool) -> None:
-        self.model = model.to(memory_format=torch.channels_last).train()
-        self.run = torch.compile(self.model) if compiled else self.model
-        self.optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, nesterov=True, fused=True)
-        self.images, self.precision = images, precision
-        self.labels = torch.arange(len(images)) % 10
-
-    def step(self) -> float:
-        """Seconds of one step."""
-        start = perf_counter()
-        with autocast(self.precision, torch.device("cpu")):
-            logits = self.run(self.images)
-        F.cross_entropy(logits.float(), self.labels).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return perf_counter() - start
+TABLES = ("layers", "blocks", "networks")
 
 
-def batch(size: int, count: int) -> Tensor:
-    """Random images, channels last."""
-    images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
-    return images.to(memory_format=torch.channels_last)
+def specs(table: str, asked: list[str] | None) -> list[UnitSpec]:
+    """The units of a table, without the plain convolution; all of them where none are asked for."""
+    names = [name for name in convswap.list_units() if name != "conv" and (asked is None or name in asked)]
+    found = [convswap.get_unit(name) for name in names]
+    return [spec for spec in found if (spec.replaces == "convolution") == (table == "layers")]
 
 
-def host(name: str) -> nn.Module:
-    """The untouched network."""
-    torch.manual_seed(0)
-    return convswap.create_model(name, num_classes=10)
+def verdict(row: dict[str, Any], kind: str) -> str:
+    """One line's figures: the ratio to what is replaced, then to each peer; `slower` where the quartiles say so."""
+    if kind not in row:
+        return "no figure: the fused form is not equal"
+    cells = [f"{row[kind]['to_plain']['ratio']:7.3f} of plain"]
+    for peer in ("straightforward", "library"):
+        found = row[kind].get(f"to_{peer}")
+        if found is not None:
+            cells.append(f"{found['ratio']:6.3f} of {peer}{' SLOWER' if found['q1'] > 1 else ''}")
+    memory = row[kind].get("memory", {})
+    cells += [f"memory {memory['to_plain']:.2f} of plain"] if "to_plain" in memory else []
+    return ", ".join(cells)
 
 
-def training_ratios(
-    name: str, units: list[str], repeats: int, precision: str, compiled: bool
-) -> dict[str, list[float]]:
-    """Per unit, the ratio of its step's time to the plain network's beside it, one for each repetition."""
-    size, count = HOSTS[name]
-    images = batch(size, count)
-    plain = host(name)
-    models = {"conv": plain} | {u: convswap.swap(plain, u, start="fresh") for u in units}
-    trainers = {unit: Trainer(model, images, precision, compiled) for unit, model in models.items()}
-    seconds: dict[str, list[float]] = {unit: [] for unit in trainers}
-    for repeat in range(repeats + 3):
-        order = list(trainers)
-        turn = repeat % len(order)
-        for unit in order[turn:] + order[:turn]:
-            elapsed = trainers[unit].step()
-            if repeat >= 3:
-                seconds[unit].append(elapsed)
-    return {u: [t / p for t, p in zip(seconds[u], seconds["conv"], strict=True)] for u in seconds}
+def measure_table(table: str, asked: list[str] | None, settings: Settings, quick: bool) -> list[dict[str, Any]]:
+    """Every unit in every place it supports, printed as it comes; a unit without a place is a row that says so."""
+    rows: list[dict[str, Any]] = []
+    for spec in specs(table, asked):
+        reasons = []
+        for case in cases_for(spec, quick):
+            if (reason := case.refused(spec)) is not None:
+                reasons.append(f"{case.name}: {reason}")
+                continue
+            row = measure(spec, case, settings)
+            rows.append(row)
+            for kind in ("training", "inference", "fused"):
+                print(f"{spec.name:18} {case.name:38} {kind:9} {verdict(row, kind)}", flush=True)
+            for name in row["red"]:
+                print(f"{spec.name:18} {case.name:38} NOT EQUAL to {name}: {row['differences'][name]:.1e}", flush=True)
+        if len(reasons) == len(cases_for(spec, quick)):
+            rows.append({"unit": spec.name, "refused": reasons})
+            print(f"{spec.name:18} {'; '.join(reasons)}", flush=True)
+    return rows
 
 
-def kinds(model: nn.Module) -> Counter[str]:
-    """How many modules of each type."""
-    return Counter(type(module).__name__ for module in model.modules())
-
-
-def fused_ratios(
-    name: str, units: list[str], repeats: int, threads: int, count: int, compiled: bool
-) -> dict[str, dict[str, Any]]:
-    """Per unit, the latency of the fused model and its ratio to the plain network folded the same way."""
-    size, _ = HOSTS[name]
-    images = batch(size, count)
-    plain = host(name).eval()
-    fused = {"conv": convswap.fuse(plain, images[:1]), "conv again": convswap.fuse(plain, images[:1])}
-    for unit in units:
-        fused[unit] = convswap.fuse(convswap.swap(plain, unit, start="fresh").eval(), images[:1])
-    fused = {unit: model.to(memory_format=torch.channels_last) for unit, model in fused.items()}
-    run = {unit: torch.compile(model) for unit, model in fused.items()} if compiled else fused
-    timed = measure_latency(run, images, threads=threads, repeats=repeats)
-    base = timed["conv"].median_ms
-    return {
-        unit: timed[unit].as_dict()
-        | {"ratio": timed[unit].median_ms / base, "same_modules": kinds(fused[unit]) == kinds(fused["conv"])}
-        for unit in fused
-    }
-
-
-def main() -> None:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--units", default=",".join(u for u in convswap.list_units() if u != "conv"))
-    parser.add_argument("--hosts", default=",".join(HOSTS))
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--tables", default="layers,blocks")
+    parser.add_argument("--units", default=None, help="names, by comma; all that are registered")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=0.8, help="for each figure of layers and blocks")
+    parser.add_argument("--repeats", type=int, default=15, help="of networks")
+    parser.add_argument("--hosts", default=",".join(HOSTS))
     parser.add_argument("--compile", action="store_true")
-    options = parser.parse_args()
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args(arguments)
+    if wrong := set(options.tables.split(",")) - set(TABLES):
+        parser.error(f"--tables: unknown {', '.join(sorted(wrong))}; choose from {', '.join(TABLES)}")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
+    options = parse(arguments)
     torch.set_num_threads(options.threads)
-    units = options.units.split(",")
-    precision = resolve_precision(options.precision, torch.device("cpu"))
-    results: dict[str, Any] = {}
-    for name in options.hosts.split(","):
-        training = training_ratios(name, units, options.repeats, precision, options.compile)
-        results[name] = {"training": {}, "fused": {}}
-        for unit, ratios in training.items():
-            q1, _, q3 = quantiles(ratios, n=4, method="inclusive")
-            results[name]["training"][unit] = {"ratio": median(ratios), "q1": q1, "q3": q3}
-            print(f"{name:15} train  {unit:14} {median(ratios):.3f} ({q1:.3f} to {q3:.3f})", flush=True)
-        for count in (1, 32):
-            found = fused_ratios(name, units, options.repeats * 2, options.threads, count, options.compile)
-            results[name]["fused"][f"batch {count}"] = found
-            for unit, row in found.items():
-                same = "same modules" if row["same_modules"] else "other modules"
-                print(f"{name:15} fused  {unit:14} {row['ratio']:.3f} batch {count}, {same}", flush=True)
-    suffix = ("_compiled" if options.compile else "") + ("" if options.precision == "auto" else f"_{precision}")
-    payload = {"precision": precision, "threads": options.threads, "compiled": options.compile, "goals": GOALS}
-    write_result(f"unit_overhead{suffix}", payload | {"results": results})
+    device = resolve_device(options.device)
+    precision = resolve_precision(options.precision, device)
+    asked = None if options.units is None else options.units.split(",")
+    for name in asked or ():
+        convswap.get_unit(name)  # raises, with the nearest name
+    chosen, found = options.tables.split(","), {}
+    seconds, fewest = (0.0, 3) if options.quick else (options.seconds, 5)
+    settings = Settings(device, precision, seconds, fewest)
+    for table in ("layers", "blocks"):
+        if table in chosen:
+            found[table] = measure_table(table, asked, settings, options.quick)
+    suffix = "" if options.precision == "auto" else f"_{precision}"
+    payload = {"precision": precision, "threads": options.threads}
+    if found and not options.quick:
+        place = "" if device.type == "cpu" else f"_{device.type}"
+        details = {"device": str(device), "seconds": seconds, "tolerance": TOLERANCE}
+        write_result(f"unit_overhead_layers{place}{suffix}", payload | details | {"results": found})
+    if "networks" in chosen:
+        units = asked or list(GOALS)
+        results = {
+            name: measure_host(name, units, options.repeats, precision, options.compile)
+            for name in options.hosts.split(",")
+        }
+        name = f"unit_overhead{'_compiled' if options.compile else ''}{suffix}"
+        write_result(name, payload | {"compiled": options.compile, "goals": GOALS, "results": results})
+    return found
 
 
 if __name__ == "__main__":
