@@ -15,6 +15,9 @@ from .ghost import FusedGhost, GhostConv2d
 from .half_identity import HalfIdentityBlock
 from .ic import FusedIC, ICConv2d
 from .mgic import FusedMGIC, MGICBlock, mgic_parameters
+from .minimum import MinimumConv2d
+from .minimum_block import FusedMinimumBlock, MinimumBlock, ResidualAdapter
+from .minimum_core import FusedMinimum
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
 from .sk import SelectiveKernelConv2d
 from .sk_attention import FusedSelectiveKernel
@@ -32,6 +35,8 @@ __all__ = [
     "FusedGhost",
     "FusedIC",
     "FusedMGIC",
+    "FusedMinimum",
+    "FusedMinimumBlock",
     "FusedSelectiveKernel",
     "GGhostStage",
     "Geometry",
@@ -39,8 +44,11 @@ __all__ = [
     "HalfIdentityBlock",
     "ICConv2d",
     "MGICBlock",
+    "MinimumBlock",
+    "MinimumConv2d",
     "Place",
     "PlainConv2d",
+    "ResidualAdapter",
     "SelectiveKernelConv2d",
     "Unit",
     "UnitSpec",
