@@ -103,8 +103,8 @@ def main(arguments: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     for name in asked or ():
         convswap.get_unit(name)  # raises, with the nearest name
     chosen, found = options.tables.split(","), {}
-    seconds, fewest = (0.0, 3) if options.quick else (options.seconds, 5)
-    settings = Settings(device, precision, seconds, fewest)
+    seconds = 0.0 if options.quick else options.seconds
+    settings = Settings(device, precision, seconds)
     for table in ("layers", "blocks"):
         if table in chosen:
             found[table] = measure_table(table, asked, settings, options.quick)
