@@ -9,6 +9,8 @@ from .circle_mix import CircleMixConv2d
 from .circle_square import CircleSquareConv2d
 from .contract import FeatureUnit, Geometry, Unit, WeightUnit, plain_conv
 from .conv import PlainConv2d
+from .dendritic import DendriticConv2d, DendriticLinear
+from .dendritic_levels import LevelConv2d
 from .fixed import FixedConv2d
 from .g_ghost import FusedGGhostStage, GGhostStage
 from .ghost import FusedGhost, GhostConv2d
@@ -28,6 +30,8 @@ __all__ = [
     "CircleConv2d",
     "CircleMixConv2d",
     "CircleSquareConv2d",
+    "DendriticConv2d",
+    "DendriticLinear",
     "DownsamplingBlock",
     "FeatureUnit",
     "FixedConv2d",
@@ -43,6 +47,7 @@ __all__ = [
     "GhostConv2d",
     "HalfIdentityBlock",
     "ICConv2d",
+    "LevelConv2d",
     "MGICBlock",
     "MinimumBlock",
     "MinimumConv2d",
