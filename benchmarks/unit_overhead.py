@@ -32,6 +32,7 @@ from convswap.train.precision import resolve_device, resolve_precision
 from convswap.units import UnitSpec
 
 TABLES = ("layers", "blocks", "networks")
+NOISE = 1.03  # two copies of one module differ by as much
 
 
 def specs(table: str, asked: list[str] | None) -> list[UnitSpec]:
@@ -49,7 +50,7 @@ def verdict(row: dict[str, Any], kind: str) -> str:
     for peer in ("straightforward", "library"):
         found = row[kind].get(f"to_{peer}")
         if found is not None:
-            cells.append(f"{found['ratio']:6.3f} of {peer}{' SLOWER' if found['q1'] > 1 else ''}")
+            cells.append(f"{found['ratio']:6.3f} of {peer}{' SLOWER' if found['q1'] > NOISE else ''}")
     memory = row[kind].get("memory", {})
     cells += [f"memory {memory['to_plain']:.2f} of plain"] if "to_plain" in memory else []
     return ", ".join(cells)
