@@ -1,0 +1,82 @@
+"""What small image classifiers share that end in a global average and one linear layer, as timm expects it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import UsageError, check_choice
+
+
+class CifarClassifier(nn.Module):
+    """Base of networks that write `forward_features`: pooling, classifier and the methods timm's users call.
+
+    A subclass sets `num_features`, builds its layers and calls `reset_classifier`; `classifier_name` says which
+    attribute the last layer is.
+    """
+
+    classifier_name = "linear"
+    num_features: int
+    global_pool: str
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer."""
+        return self.get_submodule(self.classifier_name)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a freshly drawn classifier of `num_classes` outputs (0: none) at the end.
+
+        Raises:
+            ValueError: `global_pool` is neither `"avg"` nor `""`, or classes are asked for without pooling.
+        """
+        if global_pool is not None:
+            check_choice("global_pool", global_pool, ("avg", ""))
+            self.global_pool = global_pool
+        if num_classes and not self.global_pool:
+            raise UsageError(
+                f"num_classes={num_classes} needs global_pool='avg'; an unpooled network has num_classes=0"
+            )
+        self.num_classes = num_classes
+        place = next(self.parameters())
+        last: nn.Module = nn.Identity()
+        if num_classes:
+            last = nn.Linear(self.num_features, num_classes, device=place.device, dtype=place.dtype)
+            self.init_classifier(last)
+        self.add_module(self.classifier_name, last)
+
+    def init_classifier(self, linear: nn.Linear) -> None:
+        """Draw the classifier's weights. Here: as `nn.Linear` does."""
+
+    def forward_features(self, x_NCHW: Tensor) -> Tensor:
+        """The last feature map."""
+        raise NotImplementedError(f"{type(self).__name__} must write forward_features()")
+
+    def forward_head(self, x_NCHW: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool and classify a feature map; `pre_logits` stops before the classifier."""
+        if not self.global_pool:
+            return x_NCHW
+        x_NF = x_NCHW.mean((2, 3))
+        if isinstance(drop := getattr(self, "drop", None), nn.Module):
+            x_NF = drop(x_NF)
+        return x_NF if pre_logits else self.get_classifier()(x_NF)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Images to logits."""
+        return self.forward_head(self.forward_features(x_NCHW))
+
+
+def cifar_cfg(first_conv: str, classifier: str) -> dict[str, Any]:
+    """timm's description of a network for 32x32 images, without weights, in CIFAR-10's mean and deviation."""
+    return {
+        "url": "",
+        "num_classes": 10,
+        "input_size": (3, 32, 32),
+        "pool_size": (8, 8),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "mean": (0.4914, 0.4822, 0.4465),
+        "std": (0.2470, 0.2435, 0.2616),
+        "first_conv": first_conv,
+        "classifier": classifier,
+    }
