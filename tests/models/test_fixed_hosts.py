@@ -13,8 +13,8 @@ HOSTS = {  # the network, its 3x3 depthwise convolutions, those of them that str
     "torchvision mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=5), 17, 4),
     "torchvision shufflenet_v2": (lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=5), 19, 6),
     "torchvision efficientnet_b0": (lambda: torchvision.models.efficientnet_b0(num_classes=5), 7, 2),
-    "timm mobilenetv2_100": (lambda: nn.Sequential(timm.create_model("mobilenetv2_100", num_classes=5)), 17, 4),
-    "timm efficientnet_b0": (lambda: nn.Sequential(timm.create_model("efficientnet_b0", num_classes=5)), 7, 2),
+    "timm mobilenetv2_100": (lambda: timm.create_model("mobilenetv2_100", num_classes=5), 17, 4),
+    "timm efficientnet_b0": (lambda: timm.create_model("efficientnet_b0", num_classes=5), 7, 2),
 }
 
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ..units import UnitSpec
 
 NAME = "units"
+_FIELDS = (
+    *("name", "kind", "replaces", "paper", "year"),
+    *("warm_start", "fusion", "placement", "default_where", "summary"),
+)
 
 
 def run(
@@ -38,8 +42,7 @@ def run(
         raise unknown_name("unit", pattern, list_units())
     specs = [get_unit(name) for name in names]
     if as_json:
-        fields = ("name", "kind", "paper", "year", "warm_start", "fusion", "placement", "default_where", "summary")
-        rows = [{f: getattr(spec, f) for f in fields} | {"options": options_of(spec)} for spec in specs]
+        rows = [{f: getattr(spec, f) for f in _FIELDS} | {"options": options_of(spec)} for spec in specs]
         print(json.dumps(rows, indent=2))
         return
 
@@ -56,6 +59,7 @@ def card(spec: UnitSpec) -> str:
         f"{spec.name}: {spec.summary}",
         f"  paper           {_paper(spec)}",
         f"  kind            {spec.kind}",
+        f"  stands for      a {spec.replaces}",
         f"  warm start      {spec.warm_start}",
         f"  fuses to        {spec.fusion}",
         f"  default places  {_places(spec)}",
@@ -96,4 +100,5 @@ def _paper(spec: UnitSpec) -> str:
 
 
 def _places(spec: UnitSpec) -> str:
-    return spec.default_where if spec.placement == "paper" else f"{spec.default_where} (inferred)"
+    places = spec.default_where if spec.replaces == "convolution" else f"{spec.replaces}s: {spec.default_where}"
+    return places if spec.placement == "paper" else f"{places} (inferred)"

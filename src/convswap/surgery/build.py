@@ -149,7 +149,8 @@ def _declared_start(spec: UnitSpec, site: Site, options: dict[str, Any], absorbe
 
 def _macs(module: nn.Module, shapes: list[tuple[int, ...]], batch: int) -> int:
     """Per image of the example, over all calls of the module; a call may see several windows of one image."""
-    dtype = next(module.parameters()).dtype
+    tensors = [*module.parameters(), *module.buffers()]  # a unit of constant kernels has no parameter
+    dtype = next(t.dtype for t in tensors if t.is_floating_point())
     return sum(
         count_macs(module, torch.empty((1, *shape[1:]), device="meta", dtype=dtype)) * shape[0] // batch
         for shape in shapes

@@ -132,7 +132,7 @@ each_block = pytest.mark.parametrize("case", BLOCKS, ids=str)
 
 def image(module: nn.Module, batch: int = 2, size: tuple[int, int] = (7, 6)) -> Tensor:
     """A random input with the module's channels, device and dtype."""
-    like = next(module.parameters())
+    like = next(t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point())
     return torch.randn(batch, module.in_channels, *size, dtype=like.dtype, device=like.device)  # type: ignore[arg-type]
 
 

@@ -54,7 +54,7 @@ def _check(case: Case) -> str | None:
             first, second = _gathered(torch.zeros_like(parameter) if gradient is None else gradient)
             if not torch.equal(first, second):
                 problems.append(f"gradients of {name} differ across ranks")
-    x = torch.ones(1, unit.in_channels, 7, 6) * torch.arange(6.0)
+    x = torch.ones(2, unit.in_channels, 7, 6) * torch.arange(6.0)
     for _ in range(10):
         first, second = _gathered(model(x).detach())
         if not torch.equal(first, second):
