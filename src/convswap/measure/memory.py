@@ -1,0 +1,108 @@
+"""How much memory a forward pass or a training step needs at its peak, beyond the model and its input.
+
+Each measurement runs in a fresh process, so neither a library's caches nor what the caller did before is counted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import multiprocessing
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError, check_choice
+
+Build = Callable[[], tuple[nn.Module, Tensor]]
+Mode = Literal["inference", "training"]
+
+_STATUS = Path("/proc/self/status")
+
+
+def peak_memory(build: Build, mode: Mode = "inference", *, threads: int = 1, input_gradient: bool = False) -> int:
+    """Bytes that one pass needs at its peak, beyond imports, parameters and the input, in a fresh process.
+
+    Counted are outputs, what is kept for the backward pass, gradients and every temporary. A pass over the first
+    example of the batch comes before the measurement and is not counted: it loads code and makes what is made once.
+
+    On a processor this is resident memory: it is good to a MB or two, so measure sizes well above that. On Linux the
+    high-water mark of the process is set back before the pass; elsewhere the mark only rises, and building a model
+    that itself took more memory than the pass hides it. A model on CUDA is measured by torch's allocator, exactly.
+
+    Args:
+        build: makes the module and its input; a function that can be pickled: of a module that can be imported, or a
+            `functools.partial` of one.
+        mode: `"inference"`: a forward pass in eval and inference mode. `"training"`: forward in train mode, then
+            backward from a random gradient of the output.
+        threads: torch's intra-operator threads.
+        input_gradient: in training, whether the input gets a gradient, as that of an inner layer does.
+
+    Raises:
+        ValueError: an option is not allowed.
+    """
+    check_choice("mode", mode, ("inference", "training"))
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise UsageError(f"threads={threads!r} is not allowed; give a whole number of at least 1")
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure, build, mode, threads, input_gradient).result()
+
+
+def _measure(build: Build, mode: Mode, threads: int, input_gradient: bool) -> int:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    module, x = build()
+    module.train(mode == "training")
+    step = _train if mode == "training" else _infer
+    step(module, x[:1].clone().requires_grad_(mode == "training" and input_gradient))
+    module.zero_grad(set_to_none=True)
+    x.requires_grad_(mode == "training" and input_gradient)
+    gc.collect()
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+        torch.cuda.reset_peak_memory_stats(x.device)
+        before = torch.cuda.memory_allocated(x.device)
+        step(module, x)
+        return torch.cuda.max_memory_allocated(x.device) - before
+    before = _settle()
+    step(module, x)
+    return max(0, _high_water() - before)
+
+
+def _infer(module: nn.Module, x: Tensor) -> None:
+    with torch.inference_mode():
+        module(x)
+
+
+def _train(module: nn.Module, x: Tensor) -> None:
+    output = module(x)
+    output.backward(torch.randn_like(output))
+
+
+def _settle() -> int:
+    """Give freed memory back, set the high-water mark back to what is in use, and return it."""
+    if not _STATUS.exists():
+        return _high_water()
+    # Freed pieces that the C library keeps would serve the pass unseen.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return _high_water()
+
+
+def _high_water() -> int:
+    """The most resident memory so far, in bytes."""
+    if _STATUS.exists():
+        # Not `ru_maxrss`: that begins with the size of the process that started this one.
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) << 10
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
