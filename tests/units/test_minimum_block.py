@@ -212,6 +212,7 @@ def test_places_it_cannot_follow_are_refused():
     assert "stride=4" in str(MinimumBlock.supports(Place(4, 8, 4)))
     with pytest.raises(ValueError, match="stride=4"):
         MinimumBlock.at(Place(4, 8, 4))
+    assert "expansion=0.8 is not allowed" in str(MinimumBlock.supports(Place(4, 1), expansion=0.8))
 
 
 def test_default_placement_is_the_papers():

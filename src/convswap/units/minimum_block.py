@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from .block import BlockUnit, Place
 from .contract import Geometry
-from .minimum_core import MinimumCore
+from .minimum_core import MinimumCore, count_maps
 from .registry import register_unit
 
 
@@ -134,7 +134,11 @@ class MinimumBlock(BlockUnit):
 
     @classmethod
     def supports(cls, place: Place, **options: Any) -> str | None:
-        """Refuses strides other than 1 and 2, which its shortcut cannot follow."""
+        """Refuses strides other than 1 and 2, which its shortcut cannot follow, and an `expansion` to no map at all."""
+        try:
+            count_maps(place.out_channels, 1, options.get("expansion", 2))
+        except UsageError as error:
+            return str(error)
         return refuse_stride(place.stride)
 
     def branch(self, x_NCHW: Tensor) -> Tensor:
