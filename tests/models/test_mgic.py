@@ -127,15 +127,14 @@ def test_options_reach_the_blocks():
     assert (block.group_size, block.coarse_channels, block.coarsest, block.quirks) == (32, 16, "paper", "plain")
     assert [level.channels for level in block.levels.fine] == [512, 256, 128, 64, 32]
     assert block.levels.coarse.channels == 16
-    assert {b.coarsest for b in other.modules() if isinstance(b, MGICBlock)} == {"paper"}
+    assert {(b.coarsest, b.quirks) for b in other.modules() if isinstance(b, MGICBlock)} == {("paper", "code")}
 
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
         ("cifar_mgic_resnet20", {}),
-        ("mgic_mobilenetv3_small_g8", {}),
-        ("mgic_mobilenetv3_small_g8", {"stem": "imagenet", "head": "imagenet"}),
+        ("mgic_mobilenetv3_small_g64", {"stem": "imagenet", "head": "imagenet"}),
     ],
 )
 def test_trains_exports_and_fuses(name, arguments):

@@ -32,9 +32,9 @@ CASES = [  # in, out, stride, options
     (8, 8, 1, {"group_size": 2, "coarse_channels": 2, "kernel_size": 1}),
     (8, 12, 2, {"group_size": 2, "coarse_channels": 2, "kernel_size": 5, "init": "average"}),
     (4, 24, 2, {"block": "bottleneck", "expansion": 3, "group_size": 2, "coarse_channels": 2}),
-    (16, 16, 1, {"block": "bottleneck", "quirks": "plain"}),
-    (8, 12, 2, {"block": "mobilenet", "group_size": 2, "coarse_channels": 2}),
-    (8, 8, 1, {"block": "mobilenet", "expansion": 1, "squeeze_excite": True, "quirks": "plain"}),
+    (16, 16, 1, {"block": "bottleneck", "quirks": "code"}),
+    (8, 12, 2, {"block": "mobilenet", "quirks": "code", "group_size": 2, "coarse_channels": 2}),
+    (8, 8, 1, {"block": "mobilenet", "expansion": 1, "squeeze_excite": True, "quirks": "code"}),
     (8, 8, 1, {"block": "mobilenet", "expansion": 2, "squeeze_excite": True, "activation": "hardswish"}),
 ]
 
@@ -124,8 +124,8 @@ class Naive:
 
     def step(self, name: str, z: Tensor, coarsest: bool) -> Tensor:
         if self.block == "mobilenet":
-            y = self.inverted(name, z) + z
-            return torch.clamp(y, min=0) + z if self.quirks else y
+            y = torch.clamp(self.inverted(name, z) + z, min=0)
+            return y + z if self.quirks else y
         y = torch.clamp(self.norm(f"{name}.bn1", self.conv(f"{name}.k1", z)), min=0)
         y = self.norm(f"{name}.bn2", self.conv(f"{name}.k2", y))
         if self.block == "bottleneck":
@@ -153,7 +153,12 @@ class Naive:
 
 def golden_unit(config: dict) -> MGICBlock:
     block = "mobilenet" if "mid_planes" in config else "bottleneck" if "expansion" in config else "basic"
-    options: dict = {"block": block, "group_size": config["group_size"], "coarse_channels": config["mgFcChannel"]}
+    options: dict = {
+        "block": block,
+        "quirks": "code",
+        "group_size": config["group_size"],
+        "coarse_channels": config["mgFcChannel"],
+    }
     if block == "mobilenet":
         options |= {"kernel_size": config["dw_kernel_size"], "squeeze_excite": config["use_se"]}
         options |= {"expansion": config["mid_planes"] / config["in_planes"]}
@@ -187,8 +192,8 @@ def test_equals_the_naive_cycle(entering, leaving, stride, options):
 
 @pytest.mark.parametrize("quirk", [{"block": "bottleneck"}, {"block": "mobilenet"}])
 def test_the_quirks_of_the_code_change_the_function(quirk):
-    unit = randomised(MGICBlock(16, 16, **quirk, dtype=torch.float64))
-    plain = MGICBlock(16, 16, **quirk, quirks="plain", dtype=torch.float64).eval()
+    unit = randomised(MGICBlock(16, 16, **quirk, quirks="code", dtype=torch.float64))
+    plain = MGICBlock(16, 16, **quirk, dtype=torch.float64).eval()
     plain.load_state_dict(unit.state_dict())
     x = torch.randn(2, 16, 5, 5, dtype=torch.float64)
     assert (unit(x) - plain(x)).abs().max() > 1e-3
@@ -337,7 +342,7 @@ WRONG = [
     ({"coarse_channels": 1}, "coarse_channels=1 .* at least 2"),
     ({"block": "resnet"}, "'basic', 'bottleneck', 'mobilenet'"),
     ({"coarsest": "mine"}, "'code', 'paper'"),
-    ({"quirks": True}, "'code', 'plain'"),
+    ({"quirks": True}, "'plain', 'code'"),
     ({"init": "zero"}, "'random', 'average'"),
     ({"kernel_size": 4}, "kernel_size=4 .* odd"),
     ({"kernel_size": 0}, "kernel_size=0 .* at least 1"),

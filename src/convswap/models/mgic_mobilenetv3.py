@@ -69,7 +69,7 @@ class MGICMobileNetV3(nn.Module):
         global_pool: `""` leaves the last feature map unpooled, without head and classifier; any other name of a pool
             stands for the head's own.
         drop_rate: dropout before the classifier while training.
-        options: the other options of `MGICBlock`, such as `coarsest` and `quirks`.
+        options: the other options of `MGICBlock`, such as `coarsest`; `quirks` is `"code"` where not given.
 
     Raises:
         ValueError: an option is not allowed.
@@ -93,6 +93,7 @@ class MGICMobileNetV3(nn.Module):
         check_choice("size", size, tuple(_TABLES))
         check_choice("stem", stem, ("code", "imagenet"))
         check_choice("head", head, ("code", "imagenet"))
+        options = {"quirks": "code"} | options
         options |= {"block": "mobilenet", "group_size": group_size, "coarse_channels": coarse_channels or group_size}
         table, self.num_features = _TABLES[size]
         kernel, reduction = (1, 1) if stem == "code" else (3, 2)

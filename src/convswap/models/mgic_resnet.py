@@ -34,7 +34,7 @@ class MGICResNet(nn.Module):
         in_chans: channels of the images.
         global_pool: `"avg"`, or `""` to leave the feature map unpooled (then without classifier).
         drop_rate: dropout before the classifier while training.
-        options: the other options of `MGICBlock`, such as `coarsest` and `quirks`.
+        options: the other options of `MGICBlock`, such as `coarsest`; `quirks` is `"code"` where not given.
 
     Raises:
         ValueError: an option is not allowed.
@@ -61,6 +61,7 @@ class MGICResNet(nn.Module):
         check_choice("stem", stem, ("imagenet", "cifar"))
         if not len(widths) == len(repeats) == len(strides) > 0:
             raise UsageError(f"widths={widths}, repeats={repeats} and strides={strides} must be equally long")
+        options = {"quirks": "code"} | options
         options |= {"block": block, "group_size": group_size, "coarse_channels": coarse_channels or group_size}
         kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
         self.conv1 = nn.Conv2d(in_chans, widths[0], kernel, stride, kernel // 2, bias=False)

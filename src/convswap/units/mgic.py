@@ -57,13 +57,13 @@ class _Cycle(nn.Module):
     placement="paper",
     train_eval="batch_norm",
     variants=(
-        {"group_size": 2, "coarse_channels": 2},
+        # From 4 on: on a level of one channel, BatchNorm makes the scale before it a matter of rounding.
+        {"group_size": 2, "coarse_channels": 4},
         {"coarsest": "paper", "coarse_channels": 2},
-        {"block": "bottleneck", "expansion": 2, "group_size": 2, "coarse_channels": 2},
-        {"block": "bottleneck", "expansion": 2, "quirks": "plain"},
+        {"block": "bottleneck", "expansion": 2, "group_size": 2, "coarse_channels": 4},
+        {"block": "bottleneck", "expansion": 2, "quirks": "code"},
         {"block": "mobilenet", "expansion": 2},
         {"block": "mobilenet", "kernel_size": 5, "squeeze_excite": True, "activation": "hardswish"},
-        {"block": "mobilenet", "expansion": 2, "quirks": "plain"},
         {"init": "average"},
         {"kernel_size": 1},
     ),
@@ -99,8 +99,10 @@ class MGICBlock(_Cycle, BlockUnit):
         activation: `"relu"`, or `"hardswish"` for inverted residuals.
         coarsest: `"code"`: the official code halves once more than needed, s_c / 2 <= c_L < s_c, and has at least one
             level above the coarsest. `"paper"`: s_c <= c_L < 2 s_c; without anything to halve, only the dense block.
-        quirks: `"code"`: as released, the coarsest bottleneck has one more ReLU before its sum, and an inverted
-            residual adds its skip twice, `relu(IR(z) + z) + z`. `"plain"`: neither, `IR(z) + z`.
+        quirks: `"plain"`: every step ends with `relu(z + branch(z))`. `"code"`: as released, the coarsest bottleneck
+            has one more ReLU before its sum, and an inverted residual adds its skip again, `relu(z + IR(z)) + z`:
+            that doubles the signal in every block, which only a network with a BatchNorm behind its blocks endures
+            (MGIC-MobileNetV3 has one).
         init: of R and P: `"random"` (normal with fan-out, as all convolutions: the released networks draw them so),
             or `"average"` (each output the mean of its group: what the code first builds; all coarse channels of a
             group are equal until training parts them).
@@ -123,13 +125,13 @@ class MGICBlock(_Cycle, BlockUnit):
         squeeze_excite: bool = False,
         activation: str = "relu",
         coarsest: str = "code",
-        quirks: str = "code",
+        quirks: str = "plain",
         init: str = "random",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_channels, out_channels, stride)
-        check_choice("quirks", quirks, ("code", "plain"))
+        check_choice("quirks", quirks, ("plain", "code"))
         check_choice("init", init, ("random", "average"))
         _check_details(block, kernel_size, squeeze_excite, activation)
         self.levels: Hierarchy = hierarchy(

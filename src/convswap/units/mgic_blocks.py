@@ -37,17 +37,22 @@ class ResidualStep(nn.Module):
 
 
 class InvertedStep(nn.Module):
-    """`relu(branch(z) + z) + z` (the released code adds the skip twice) or `branch(z) + z` (MobileNet's)."""
+    """`relu(z + branch(z))`, or with `twice` as released, `relu(z + branch(z)) + z`.
+
+    MobileNet's own `z + branch(z)` would leave every shift behind `branch` without effect in training, but on the top
+    level: the prolongation carries it as a constant, which the BatchNorm after it subtracts.
+    """
 
     def __init__(self, branch: nn.Sequential, twice: bool) -> None:
         super().__init__()
         self.branch = branch
-        self.act = nn.ReLU() if twice else None
+        self.act = nn.ReLU()
+        self.twice = twice
 
     def forward(self, z: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        y = self.branch(z) + z
-        return y if self.act is None else self.act(y) + z
+        y = self.act(z + self.branch(z))
+        return y + z if self.twice else y
 
 
 class SqueezeExcite(nn.Module):
