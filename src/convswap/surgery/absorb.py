@@ -2,7 +2,8 @@
 
 A unit that brings its own says so by class attributes:
 
-- `absorbs_batch_norm`: the host's BatchNorm that reads only this convolution is taken out;
+- `absorbs_batch_norm`: the host's BatchNorm that reads only this convolution is taken out; on a warm start its
+  statistics and affine go to the unit's `start_from_batch_norm(norm)`, if it has one;
 - `absorbs_relu_before`: a ReLU module that feeds only such units is taken out;
 - `relu_follows_host`: the unit's option `relu` is set to whether a ReLU follows in the host.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import FusionError
 from ..units.registry import UnitSpec
@@ -81,9 +83,15 @@ def _absorptions(
     return found
 
 
-def take_out(model: nn.Module, path: str) -> tuple[nn.Module, nn.Module]:
-    """Put in a module's place what is left without it; returns the old module and the new one."""
+def take_out(model: nn.Module, path: str, heir: nn.Module | None) -> tuple[nn.Module, nn.Module]:
+    """Put in a module's place what is left without it; returns the old module and the new one.
+
+    A unit that starts warm (`heir`) and has a method `start_from_batch_norm` takes over what a BatchNorm had learned.
+    """
     old = model.get_submodule(path)
+    inherit = getattr(heir, "start_from_batch_norm", None)
+    if inherit is not None and isinstance(old, _BatchNorm):
+        inherit(old)
     rest = after_norm(old)
     new = nn.Identity() if rest is None else rest
     if rest is None:

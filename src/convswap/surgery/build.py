@@ -136,7 +136,7 @@ def replacement_row(
 def _declared_start(spec: UnitSpec, site: Site, options: dict[str, Any], absorbed: Absorption, new: nn.Module) -> str:
     module = site.module
     refine = getattr(spec.cls, "warm_start_for", None)
-    declared = (refine(module, **options) if refine is not None else None) or spec.warm_start
+    declared = (refine(module, **(options | absorbed.options)) if refine is not None else None) or spec.warm_start
     if absorbed.exact and declared == "approximate":
         return "exact"
     if declared == "exact" and spec.kind == "weight" and type(module) is nn.Conv2d and not module.weight.is_meta:

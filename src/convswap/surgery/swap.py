@@ -96,7 +96,7 @@ class SwapPlan(SwapReport):
         extra: dict[str, list[Any]] = {
             "site_options": [r.site_options for r in self.replacements],
             "places": [r.place for r in self.replacements],
-            "absorbed": [path for r in self.replacements for path in r.absorbed],
+            "absorbed": [list(r.absorbed) for r in self.replacements],
         }
         return record | {key: value for key, value in extra.items() if any(value)}
 
@@ -117,16 +117,16 @@ def perform_swap(model: nn.Module, record: dict[str, Any]) -> tuple[nn.Module, P
     """Carry out a recorded swap in place; returns the model and the exchanged modules, old and new."""
     spec = get_unit(record["unit"])
     none: list[Any] = [None] * len(record["paths"])
-    site_options, places = record.get("site_options", none), record.get("places", none)
+    columns = (record.get(name, none) for name in ("site_options", "places", "absorbed"))
     pairs: Pairs = []
-    for paths, extra, where in zip(record["paths"], site_options, places, strict=True):
+    for paths, extra, where, absorbed in zip(record["paths"], *columns, strict=True):
         old = model.get_submodule(paths[0])
         place = None if where is None else _place(old, where)
         new = build_unit(spec, old, record["start"], record["options"] | (extra or {}), place)
         carry_hooks(old, new)
         model = replace(model, tuple(paths), new)
         pairs.append((old, new))
-    pairs += [take_out(model, path) for path in record.get("absorbed", ())]
+        pairs += [take_out(model, path, new if record["start"] == "warm" else None) for path in absorbed or ()]
     return model, pairs
 
 
