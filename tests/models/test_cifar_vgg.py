@@ -33,8 +33,8 @@ def test_head():
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 512, 1, 1)
     with pytest.raises(ValueError, match="num_classes=3 needs global_pool='avg'"):
         model.reset_classifier(3)
-    with pytest.raises(ValueError, match="hidden=-1 is not allowed"):
-        timm.create_model("cifar_vgg16", hidden=-1)
+    with pytest.raises(ValueError, match="hidden=512 is not allowed"):
+        timm.create_model("cifar_vgg16", hidden=512)
 
 
 @pytest.mark.parametrize(("ratio", "cheap_kernel"), [(2, 3), (5, 1)])

@@ -13,43 +13,42 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ..errors import UsageError, check_choice
+from ..errors import check_choice
+from .cifar_base import CifarClassifier, cifar_cfg
 from .state import unwrap_state_dict
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
-class CifarVGG(nn.Module):
+class CifarVGG(CifarClassifier):
     """VGG-16 in five stages of 3x3 convolutions with BatchNorm and ReLU, each followed by 2x2 max pooling.
 
     The convolutions have no bias (the BatchNorm behind them has one). (N, in_chans, H, W), H and W at least 32,
     -> (N, num_classes).
 
     Args:
-        hidden: width of a hidden linear layer with ReLU before the classifier; 0 has none.
+        hidden: whether a linear layer of 512 with ReLU stands before the classifier.
         num_classes: outputs of the classifier; 0 leaves it out and returns the features before it.
         in_chans: channels of the images.
         global_pool: `"avg"`, or `""` to leave the feature map unpooled (then without classifier).
         drop_rate: dropout before the classifier while training.
 
     Raises:
-        ValueError: `hidden` is no whole number of at least 0, or a classifier has no pooling before it.
+        ValueError: `hidden` is not a truth value, or a classifier has no pooling before it.
     """
 
     def __init__(
         self,
         *,
-        hidden: int = 0,
+        hidden: bool = False,
         num_classes: int = 10,
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
     ):
         super().__init__()
-        if isinstance(hidden, bool) or not isinstance(hidden, int) or hidden < 0:
-            raise UsageError(f"hidden={hidden!r} is not allowed; give a whole number, 0 for no hidden layer")
-        self.num_features = _STAGES[-1][-1]
-        self.head_hidden_size = hidden or self.num_features
+        check_choice("hidden", hidden, (True, False))
+        self.num_features = self.head_hidden_size = _STAGES[-1][-1]
         channels = in_chans
         self.stages = nn.Sequential()
         self.feature_info = []
@@ -65,31 +64,12 @@ class CifarVGG(nn.Module):
             self.feature_info.append({"num_chs": channels, "reduction": 2 << index, "module": f"stages.{index}"})
         self.pre_logits: nn.Module = nn.Identity()
         if hidden:
-            self.pre_logits = nn.Sequential(nn.Linear(self.num_features, hidden), nn.ReLU(inplace=True))
+            self.pre_logits = nn.Sequential(nn.Linear(self.num_features, self.num_features), nn.ReLU(inplace=True))
         self.drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.linear
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a freshly drawn classifier of `num_classes` outputs (0: none) at the end."""
-        if global_pool is not None:
-            check_choice("global_pool", global_pool, ("avg", ""))
-            self.global_pool = global_pool
-        if num_classes and not self.global_pool:
-            raise UsageError(
-                f"num_classes={num_classes} needs global_pool='avg'; an unpooled network has num_classes=0"
-            )
-        self.num_classes = num_classes
-        self.linear: nn.Module = nn.Identity()
-        if num_classes:
-            like = next(self.stages.parameters())
-            self.linear = nn.Linear(self.head_hidden_size, num_classes, device=like.device, dtype=like.dtype)
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map, (N, 512, H/32, W/32)."""
@@ -100,26 +80,11 @@ class CifarVGG(nn.Module):
         if not self.global_pool:
             return x_NCHW
         x_NF = self.drop(self.pre_logits(x_NCHW.mean((2, 3))))
-        return x_NF if pre_logits else self.linear(x_NF)
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Images to logits."""
-        return self.forward_head(self.forward_features(x_NCHW))
+        return x_NF if pre_logits else self.get_classifier()(x_NF)
 
 
 def _cfg() -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 10,
-        "input_size": (3, 32, 32),
-        "pool_size": (1, 1),
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "mean": (0.4914, 0.4822, 0.4465),
-        "std": (0.247, 0.2435, 0.2616),
-        "first_conv": "stages.0.conv1",
-        "classifier": "linear",
-    }
+    return cifar_cfg("stages.0.conv1", "linear") | {"pool_size": (1, 1)}
 
 
 default_cfgs = generate_default_cfgs({f"{name}.untrained": _cfg() for name in ("cifar_vgg16", "cifar_vgg16_h512")})
@@ -144,4 +109,4 @@ def cifar_vgg16(pretrained: bool = False, **arguments: Any) -> CifarVGG:
 @register_model
 def cifar_vgg16_h512(pretrained: bool = False, **arguments: Any) -> CifarVGG:
     """VGG-16 for CIFAR with a hidden layer of 512 before the classifier: 14,986,698 parameters."""
-    return _build("cifar_vgg16_h512", pretrained, {"hidden": 512, **arguments})
+    return _build("cifar_vgg16_h512", pretrained, {"hidden": True, **arguments})

@@ -15,8 +15,9 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ..errors import UsageError, check_choice
+from ..errors import UsageError
 from ..units.g_ghost import FEWEST_BLOCKS, GGhostStage, RegNetXBlock
+from .cifar_base import CifarClassifier
 from .state import unwrap_state_dict
 
 _STEM = 32
@@ -37,7 +38,7 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {  # depths, wi
 }
 
 
-class GGhostRegNet(nn.Module):
+class GGhostRegNet(CifarClassifier):
     """A RegNetX with G-Ghost stages: stem, four stages, pooling, dropout, classifier.
 
     Args:
@@ -54,6 +55,8 @@ class GGhostRegNet(nn.Module):
     Raises:
         ValueError: there are not four depths and widths, or the group width does not suit a stage.
     """
+
+    classifier_name = "fc"
 
     def __init__(
         self,
@@ -96,40 +99,10 @@ class GGhostRegNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a freshly drawn classifier of `num_classes` outputs (0: none) at the end."""
-        if global_pool is not None:
-            check_choice("global_pool", global_pool, ("avg", ""))
-            self.global_pool = global_pool
-        if num_classes and not self.global_pool:
-            raise UsageError(
-                f"num_classes={num_classes} needs global_pool='avg'; an unpooled network has num_classes=0"
-            )
-        self.num_classes = num_classes
-        self.fc: nn.Module = nn.Identity()
-        if num_classes:
-            like = self.conv1.weight
-            self.fc = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map, (N, widths[-1], H/32, W/32)."""
         x_NCHW = self.act1(self.bn1(self.conv1(x_NCHW)))
         return self.layer4(self.layer3(self.layer2(self.layer1(x_NCHW))))
-
-    def forward_head(self, x_NCHW: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool and classify a feature map; `pre_logits` stops before the classifier."""
-        if not self.global_pool:
-            return x_NCHW
-        x_NF = self.drop(x_NCHW.mean((2, 3)))
-        return x_NF if pre_logits else self.fc(x_NF)
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Images to logits."""
-        return self.forward_head(self.forward_features(x_NCHW))
 
 
 def _plain_stage(in_channels: int, width: int, depth: int, group_width: int) -> nn.Sequential:
