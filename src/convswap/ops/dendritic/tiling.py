@@ -124,7 +124,7 @@ class Tiles:
         """Tiles whose buffers stay small beside the input and the output, and small enough to be fast.
 
         A plain convolution holds input and output, and its backward pass their gradients too. The buffers here are
-        at most half of that, or 2 MiB, or what one output channel of one image needs, whichever is most.
+        at most 3/8 of that, or 2 MiB, or what one output channel of one image needs, whichever is most.
 
         Args:
             x: (N, in, H, W).
@@ -142,7 +142,7 @@ class Tiles:
             size // weight.element_size()
             for size in (passes * (_CPU_BYTES if x.device.type == "cpu" else _GPU_BYTES), _LEAST_BYTES)
         )
-        pairs = max(1, min(max(passes * held // 2, least), cap) // max(1, values))
+        pairs = max(1, min(max(passes * held * 3 // 8, least), cap) // max(1, values))
         groups = x.shape[1] // weight.shape[1]
         at_once = min(pairs, _AT_ONCE if x.device.type == "cpu" else pairs, weight.shape[0])
         images = max(1, min(x.shape[0], pairs // at_once))
