@@ -225,8 +225,10 @@ def measure(spec: UnitSpec, case: Case, settings: Settings) -> dict[str, Any]:
     if library is not None:
         row["library"] = library[0]
     plain = case.reference()
-    together = {"plain": plain, "unit": unit} | {name: peer for name, peer in peers.items() if name not in red}
-    fused = {"plain": folded(plain, x[:1]), "unit": unit.eval().fuse()}  # type: ignore[operator]
+    together = {"plain": plain, "unit": unit, "again": unit}  # the unit against itself tells how noisy the machine is
+    together |= {name: peer for name, peer in peers.items() if name not in red}
+    made = unit.eval().fuse()  # type: ignore[operator]
+    fused = {"plain": folded(plain, x[:1]), "unit": made, "again": made}
     fused |= {name: folded(peer, x[:1]) for name, peer in together.items() if name in peers}
     kinds: dict[str, tuple[Callable[..., Callable[[], None]], dict[str, nn.Module]]] = {
         "training": (training_step, together),
@@ -240,7 +242,7 @@ def measure(spec: UnitSpec, case: Case, settings: Settings) -> dict[str, Any]:
         row[kind] = {"plain_ms": 1e3 * median(taken["plain"]), "unit_ms": 1e3 * median(taken["unit"])}
         row[kind] |= {f"to_{name}": ratio(taken["unit"], taken[name]) for name in taken if name != "unit"}
         if kind != "fused":
-            peaks = {name: peak_bytes(step, settings.device) for name, step in steps.items()}
+            peaks = {name: peak_bytes(step, settings.device) for name, step in steps.items() if name != "again"}
             row[kind]["memory"] = {f"to_{n}": peaks["unit"] / p for n, p in peaks.items() if n != "unit" and p > 0}
             row[kind]["memory"]["unit_bytes"] = peaks["unit"]
     return row

@@ -37,6 +37,7 @@ def test_every_unit_is_measured_beside_its_peer(unit: str, capsys: pytest.Captur
         for kind in KINDS:
             assert row[kind]["to_plain"]["ratio"] > 0
             assert row[kind]["to_straightforward"]["ratio"] > 0
+            assert row[kind]["to_again"]["q3"] > 0
         assert row["training"]["memory"]["to_plain"] > 0
     assert f"{unit} " in capsys.readouterr().out
 
@@ -92,6 +93,13 @@ def test_what_a_table_cannot_hold_is_said(capsys: pytest.CaptureFixture[str], mo
     assert row["unit"] == "circle"
     assert all(reason.endswith("too round") for reason in row["refused"])
     assert "too round" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--tables", "layer"], "unknown layer"), (["--tables", "networks", "--quick"], "--quick is for")],
+)
+def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        unit_overhead.main(["--tables", "layer"])
-    assert "unknown layer" in capsys.readouterr().err
+        unit_overhead.main(arguments)
+    assert message in capsys.readouterr().err
