@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median, quantiles
@@ -190,20 +191,24 @@ def _wait(device: torch.device) -> None:
 
 
 def times(steps: Mapping[str, Callable[[], None]], settings: Settings) -> dict[str, list[float]]:
-    """Seconds of each step, all taking turns in one loop; the order rotates."""
+    """Seconds of each step, all taking turns in one loop.
+
+    The order is drawn anew in every turn: in a rotation each would always follow the same one, and find the caches as
+    that one left them.
+    """
     calls = {}
     for name, step in steps.items():
         _turn(step, 1, settings.device)
         calls[name] = max(1, math.ceil(_LEAST_ROUND / max(_turn(step, 1, settings.device), 1e-6)))
-    start, names = perf_counter(), list(steps)
+    start, names, shuffle = perf_counter(), list(steps), random.Random(0)
     found: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(1000):
         taken = perf_counter() - start
         fewest = _FEWEST if taken <= 2 * settings.seconds else _FEWEST_SLOW
         if turn >= fewest and taken > settings.seconds:
             break
-        at = turn % len(names)
-        for name in names[at:] + names[:at]:
+        shuffle.shuffle(names)
+        for name in names:
             found[name].append(_turn(steps[name], calls[name], settings.device))
     return found
 
