@@ -180,12 +180,17 @@ def test_the_warm_start_says_when_it_is_an_approximation(shift: float) -> None:
 
 def test_biases_of_a_resnet20() -> None:
     """Note section 4: 29,696 biases beside the 267,264 weights of the 18 spatial convolutions after the first."""
-    plain = convswap.create_model("cifar_resnet20", num_classes=10)
-    model = convswap.swap(plain, "dendritic", example_input=torch.zeros(1, 3, 32, 32))
+    plain = convswap.create_model("cifar_resnet20", num_classes=10).eval()
+    x = torch.randn(2, 3, 32, 32)
+    model = convswap.swap(plain, "dendritic", example_input=x)
     units = [m for m in model.modules() if isinstance(m, DendriticConv2d)]
     assert len(units) == 18
     assert sum(u.weight.numel() for u in units) == 267_264
     assert sum(u.dendrite_bias.numel() for u in units) == 29_696
+    # Every replaced convolution reads rectified maps, so the swapped network starts as the host.
+    torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-4)
+    relus = [sum(isinstance(m, nn.ReLU) for m in network.modules()) for network in (plain, model)]
+    assert relus == [19, 10], "the ReLU inside each of the nine blocks feeds only a unit"
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
