@@ -4,7 +4,8 @@ A unit that brings its own says so by class attributes:
 
 - `absorbs_batch_norm`: the host's BatchNorm that reads only this convolution is taken out; on a warm start its
   statistics and affine go to the unit's `start_from_batch_norm(norm)`, if it has one;
-- `absorbs_relu_before`: a ReLU module that feeds only such units is taken out;
+- `absorbs_relu_before`: the unit rectifies its own input, so a ReLU module that feeds only such units is taken out, and on
+  an input that comes from a ReLU a warm start is exact;
 - `relu_follows_host`: the unit's option `relu` is set to whether a ReLU follows in the host.
 """
 
@@ -32,7 +33,7 @@ class Absorption:
         paths: host modules that go.
         options: options of the unit that follow from what stands around it.
         parameters: how many parameters go with the modules.
-        exact: whether an approximate warm start keeps the model's function here (a rectified input).
+        exact: whether a warm start keeps the model's function here although the unit declares less (rectified input).
     """
 
     paths: tuple[str, ...] = ()

@@ -137,7 +137,7 @@ def _declared_start(spec: UnitSpec, site: Site, options: dict[str, Any], absorbe
     module = site.module
     refine = getattr(spec.cls, "warm_start_for", None)
     declared = (refine(module, **(options | absorbed.options)) if refine is not None else None) or spec.warm_start
-    if absorbed.exact and declared == "approximate":
+    if absorbed.exact and spec.warm_start != "none":
         return "exact"
     if declared == "exact" and spec.kind == "weight" and type(module) is nn.Conv2d and not module.weight.is_meta:
         # in half precision the rounding of the unit's own weights can be far larger than that of the convolution's
