@@ -1,12 +1,13 @@
 """How long a forward pass takes, for several models side by side.
 
-The repetitions are interleaved (every model once, then again), so a machine that warms up, throttles or is
-disturbed for a moment disturbs all models alike; the order rotates, so no model always follows the same one.
+The repetitions are interleaved (every model once, then again), so a machine that warms up, throttles or is disturbed for
+a moment disturbs all models alike; the order is drawn anew each time, so no model always follows the same one.
 """
 
 from __future__ import annotations
 
 import math
+import random
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -87,9 +88,9 @@ def _interleaved(models: Mapping[str, nn.Module], example: Tensor, repeats: int,
         calls[name] = min(_MOST_CALLS, max(1, math.ceil(_BLOCK_MS / max(_block_ms(model, example, 1), 1e-6))))
     names = list(models)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for repeat in range(repeats):
-        turn = repeat % len(names)
-        for name in names[turn:] + names[:turn]:
+    order = random.Random(0)  # drawn anew each time: in a fixed round a model always finds the same other's cache
+    for _ in range(repeats):
+        for name in order.sample(names, len(names)):
             times[name].append(_block_ms(models[name], example, calls[name]))
     return times
 
