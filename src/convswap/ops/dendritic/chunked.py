@@ -92,7 +92,7 @@ class _Plan:
     def read(self, x: Tensor, phase: Phase) -> Tensor:
         """The pixels of a phase as (groups, 1, in/groups, pixels of all images)."""
         images = x[:, :, *phase.pixels].unflatten(1, (self.groups, self.inputs))
-        return images.permute(1, 2, 0, 3, 4).reshape(self.groups, 1, self.inputs, -1)
+        return images.permute(1, 2, 0, 3, 4).reshape(self.groups, 1, self.inputs, -1).contiguous()
 
     def activate(self, x: Tensor, bias: Tensor, buffers: _Buffers) -> Tensor:
         """`relu(x + bias)` as (batch, in/groups, pixels)."""
