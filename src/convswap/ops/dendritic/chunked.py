@@ -85,14 +85,17 @@ class _Plan:
             b.reshape(*shape, self.inputs, 1).contiguous(),
         )
 
-    def read_all(self, x: Tensor) -> dict[tuple[int, int], Tensor]:
+    def read_all(self, x: Tensor, buffers: _Buffers) -> dict[tuple[int, int], Tensor]:
         """The pixels of every phase, by its start."""
-        return {p.start: self.read(x, p) for p in {p.start: p for p in self.phases}.values()}
+        return {p.start: self.read(x, p, buffers) for p in {p.start: p for p in self.phases}.values()}
 
-    def read(self, x: Tensor, phase: Phase) -> Tensor:
+    def read(self, x: Tensor, phase: Phase, buffers: _Buffers) -> Tensor:
         """The pixels of a phase as (groups, 1, in/groups, pixels of all images)."""
         images = x[:, :, *phase.pixels].unflatten(1, (self.groups, self.inputs))
-        return images.permute(1, 2, 0, 3, 4).reshape(self.groups, 1, self.inputs, -1).contiguous()
+        ordered = images.permute(1, 2, 0, 3, 4)
+        if not ordered.is_contiguous():
+            ordered = buffers.take(f"pixels {phase.start}", ordered.shape, x.dtype).copy_(ordered)
+        return ordered.view(self.groups, 1, self.inputs, ordered[0, 0].numel())
 
     def activate(self, x: Tensor, bias: Tensor, buffers: _Buffers) -> Tensor:
         """`relu(x + bias)` as (batch, in/groups, pixels)."""
@@ -122,7 +125,7 @@ def forward(
     out = torch.empty(shape, dtype=weight.dtype, device=x.device, memory_format=memory_format(x))
     direct = out.is_contiguous() and out.dtype == plan.sums
     for images in plan.image_tiles(x.shape[0]):
-        seen = plan.read_all(x[images])
+        seen = plan.read_all(x[images], buffers)
         for chunk in plan.tiles.chunks:
             target = out[images, chunk.channels].transpose(0, 1)  # (outputs, images, H', W')
             total = target if direct else buffers.take("total", target.shape, plan.sums)
@@ -172,8 +175,8 @@ def backward(
         for _, alike in groupby(enumerate(plan.operands), lambda pair: pair[1].phase.start):
             taken = list(alike)
             phase = taken[0][1].phase
-            pixels = plan.read(x[images], phase)
-            total = torch.zeros_like(pixels, dtype=plan.sums) if needs[0] else None
+            pixels = plan.read(x[images], phase, buffers)
+            total = buffers.take("total", pixels.shape, plan.sums).zero_() if needs[0] else None
             for place, operands in taken:
                 parts = _Parts(total, dw[place] if needs[1] else None, db[place] if needs[2] else None)
                 _backward_phase(plan, operands, pixels, gradient[images], parts, buffers)

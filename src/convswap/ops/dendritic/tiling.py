@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_LEAST_BYTES = 2 << 20  # of buffers: below this a call costs more than its arithmetic, and nobody misses the memory
+_LEAST_BYTES = 1 << 20  # of buffers: below this a call costs more than its arithmetic, and nobody misses the memory
 _CPU_BYTES = 4 << 20  # a few times the inner caches: less gives small products, more leaves the caches
 _GPU_BYTES = 256 << 20
 _AT_ONCE = 8  # output channels per product, where the buffers allow
@@ -124,7 +124,7 @@ class Tiles:
         """Tiles whose buffers stay small beside the input and the output, and small enough to be fast.
 
         A plain convolution holds input and output, and its backward pass their gradients too. The buffers here are
-        at most 3/8 of that, or 2 MiB, or what one output channel of one image needs, whichever is most.
+        at most 3/8 of that, or 1 MiB, or what one output channel of one image needs, whichever is most.
 
         Args:
             x: (N, in, H, W).
@@ -142,7 +142,8 @@ class Tiles:
             size // weight.element_size()
             for size in (passes * (_CPU_BYTES if x.device.type == "cpu" else _GPU_BYTES), _LEAST_BYTES)
         )
-        pairs = max(1, min(max(passes * held * 3 // 8, least), cap) // max(1, values))
+        copied = x.numel() // max(1, x.shape[0])  # the image that is read in order, and its gradient
+        pairs = max(1, min(max(passes * (held * 3 // 8 - copied), least), cap) // max(1, values))
         groups = x.shape[1] // weight.shape[1]
         at_once = min(pairs, _AT_ONCE if x.device.type == "cpu" else pairs, weight.shape[0])
         images = max(1, min(x.shape[0], pairs // at_once))
