@@ -16,7 +16,9 @@ import convswap
 def test_round_trip(unit: str, start: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     depthwise = "depthwise" in convswap.get_unit(unit).default_where
-    model = convswap.create_model("mobilenetv2_035" if depthwise else "cifar_resnet20", num_classes=5).eval()
+    stem = convswap.get_unit(unit).replaces == "stem"
+    host = "resnet18" if stem else "mobilenetv2_035" if depthwise else "cifar_resnet20"
+    model = convswap.create_model(host, num_classes=5).eval()
     generator = torch.Generator().manual_seed(1)
     swapped = convswap.swap(model, unit, start=start)
     assert any(type(module) is convswap.get_unit(unit).cls for module in swapped.modules()) or unit == "conv"

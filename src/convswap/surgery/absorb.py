@@ -4,8 +4,8 @@ A unit that brings its own says so by class attributes:
 
 - `absorbs_batch_norm`: the host's BatchNorm that reads only this convolution is taken out; on a warm start its
   statistics and affine go to the unit's `start_from_batch_norm(norm)`, if it has one;
-- `absorbs_relu_before`: the unit rectifies its own input, so a ReLU module that feeds only such units is taken out, and on
-  an input that comes from a ReLU a warm start is exact;
+- `absorbs_relu_before`: the unit rectifies its own input, so a ReLU module that feeds only such units is taken out, and
+  on an input that comes from a ReLU a warm start is exact;
 - `relu_follows_host`: the unit's option `relu` is set to whether a ReLU follows in the host.
 """
 
@@ -23,6 +23,7 @@ from ..units.registry import UnitSpec
 from .graph import after_norm
 from .neighbours import Neighbourhood, Neighbours, read_neighbourhood
 from .sites import Site, all_paths, carry_hooks, replace
+from .stems import StemSite
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ def plan_absorption(
     spec: UnitSpec, model: nn.Module, places: Sequence[Site], options: dict[str, Any], example: Tensor | None
 ) -> tuple[dict[str, Absorption], str | None]:
     """What each unit takes over, by the site's path, and why nothing could be taken over, if so."""
-    if not wants_neighbours(spec):
-        return {}, None
+    stems = {site.path: _gone(model, site.others) for site in places if isinstance(site, StemSite)}
+    if stems or not wants_neighbours(spec):
+        return stems, None
     if example is None:
         return {}, "no example input is known"
     try:
@@ -61,6 +63,11 @@ def plan_absorption(
     except FusionError as error:
         return {}, str(error)
     return _absorptions(spec, model, places, options, around), None
+
+
+def _gone(model: nn.Module, paths: tuple[str, ...], **rest: Any) -> Absorption:
+    parameters = sum(p.numel() for path in paths for p in model.get_submodule(path).parameters())
+    return Absorption(paths, parameters=parameters, **rest)
 
 
 def _absorptions(
@@ -79,8 +86,7 @@ def _absorptions(
         if takes_relu and beside.relu_module in relus and beside.relu_module is not None:
             paths.append(beside.relu_module)
         own = {"relu": beside.relu_follows} if sets_relu and "relu" not in options else {}
-        parameters = sum(p.numel() for path in paths for p in model.get_submodule(path).parameters())
-        found[site.path] = Absorption(tuple(paths), own, parameters, takes_relu and beside.rectified)
+        found[site.path] = _gone(model, tuple(paths), options=own, exact=takes_relu and beside.rectified)
     return found
 
 

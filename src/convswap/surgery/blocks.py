@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -93,12 +93,12 @@ def _block_sites(model: nn.Module, watch: _Watch) -> list[BlockSite]:
     def is_block(module: nn.Module) -> bool:
         return isinstance(module, BlockUnit) or (type(module) in kinds and not is_unit(module))
 
-    def walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, int]]:
+    def walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, int | None]]:
         smaller = not isinstance(module, BlockUnit) and any(
             is_block(inner) for inner in module.modules() if inner is not module
         )
         if path and is_block(module) and not smaller:
-            yield path, module, 1
+            yield path, module, None
             return
         for name, child in module._modules.items():
             if child is not None:
@@ -110,7 +110,7 @@ def _block_sites(model: nn.Module, watch: _Watch) -> list[BlockSite]:
 def _sites(model: nn.Module, found: Any, watch: _Watch) -> Iterator[BlockSite]:
     """Sites of those modules that map one feature map to one, always by the same stride."""
     paths: dict[int, list[str]] = {}
-    modules: dict[int, tuple[nn.Module, int]] = {}
+    modules: dict[int, tuple[nn.Module, int | None]] = {}
     for path, module, depth in found:
         paths.setdefault(id(module), []).append(path)
         modules.setdefault(id(module), (module, depth))
@@ -120,7 +120,7 @@ def _sites(model: nn.Module, found: Any, watch: _Watch) -> Iterator[BlockSite]:
             yield BlockSite(tuple(paths[key]), module, place)
 
 
-def _place(module: nn.Module, calls: list[tuple[Any, Any]], depth: int) -> Place | None:
+def _place(module: nn.Module, calls: list[tuple[Any, Any]], depth: int | None) -> Place | None:
     parameter = next(module.parameters(), None)
     found = {
         None if entered is None or left is None else (entered[1], left[1], _stride(entered, left))
@@ -131,7 +131,8 @@ def _place(module: nn.Module, calls: list[tuple[Any, Any]], depth: int) -> Place
     only = found.pop()
     if only is None or only[2] is None:
         return None
-    return Place(only[0], only[1], only[2], depth, parameter.device, parameter.dtype, module.training)
+    kind: Literal["block", "stage"] = "block" if depth is None else "stage"
+    return Place(only[0], only[1], only[2], depth or 1, kind, parameter.device, parameter.dtype, module.training)
 
 
 def _stride(entered: tuple[int, ...], left: tuple[int, ...]) -> int | None:

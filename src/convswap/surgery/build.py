@@ -61,7 +61,8 @@ def why_not(spec: UnitSpec, site: Site, options: dict[str, Any], tied: set[int],
     module = site.module
     if type(module) is spec.cls and spec.name != "conv" and not options:
         return f"it already is a {spec.name}"
-    reason = (_why_not_block if isinstance(site, BlockSite) else _why_not_convolution)(module, tied)
+    whole = isinstance(site, BlockSite) and site.place.kind != "stem"
+    reason = (_why_not_block if whole else _why_not_convolution)(module, tied)
     if reason is not None:
         return reason
     if id(module) in held:
@@ -129,7 +130,7 @@ def replacement_row(
         after,
         dict(absorbed.options),
         absorbed.paths,
-        None if place is None else {**place.arguments(), "depth": place.depth},
+        None if place is None else {**place.arguments(), "depth": place.depth, "kind": place.kind},
     )
 
 

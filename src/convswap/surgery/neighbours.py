@@ -16,7 +16,7 @@ from torch.fx import Node
 
 from .graph import BATCH_NORM, Reader, after_norm, calls_of, source_of
 
-_RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
+RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,16 @@ def _neighbours(reader: Reader, conv: Node, norm: Node | None) -> Neighbours:
         rest = after_norm(reader.model.get_submodule(batch_norm or ""))
         follows = isinstance(rest, nn.ReLU)
     following = reader.readers(conv if norm is None else norm)
-    follows = follows or (bool(following) and all(user.target in _RELUS for user in following))
+    follows = follows or (bool(following) and all(user.target in RELUS for user in following))
     source = conv.args[0]
-    rectified = isinstance(source, Node) and source.op == "call_function" and source.target in _RELUS
+    rectified = isinstance(source, Node) and source.op == "call_function" and source.target in RELUS
     relu = _relu_module(reader, source) if rectified and isinstance(source, Node) else None
     return Neighbours(batch_norm, follows, rectified, relu)
 
 
 def _relu_module(reader: Reader, node: Node) -> str | None:
     """The path of the `nn.ReLU` that this operator is the one and only call of, or None."""
-    if node.target not in _RELUS:
+    if node.target not in RELUS:
         return None
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = stack[-1][0].split("@")[0] if stack else ""

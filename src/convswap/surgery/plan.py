@@ -23,7 +23,7 @@ class Replacement:
         site_options: options of the unit that follow from what stands around it.
         absorbed: paths of host modules (a BatchNorm, a ReLU) that the unit takes over and that go; their parameters
             are counted in `parameters_before`.
-        place: for a block unit its channels, stride and depth.
+        place: for a block unit its channels, stride, depth and kind.
     """
 
     path: str
@@ -37,7 +37,7 @@ class Replacement:
     macs_after: int | None
     site_options: dict[str, Any] = field(default_factory=dict)
     absorbed: tuple[str, ...] = ()
-    place: dict[str, int] | None = None
+    place: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from ..errors import SurgeryError, UsageError, check_choice
 from ..units.block import Place
 from ..units.registry import UnitSpec, get_unit
 from .absorb import Absorption, plan_absorption, take_out
-from .blocks import find_blocks, find_stages
+from .blocks import BlockSite, find_blocks, find_stages
 from .build import build_unit, check_options, replacement_row, tied_parameters, why_not
 from .history import append_history, carry_history
 from .observe import Observation, check_example, example_input_of, observe
@@ -22,9 +22,21 @@ from .optimizer import check_optimizer, update_optimizer
 from .plan import Skip, SwapReport
 from .select import Where, select_blocks, select_sites
 from .sites import Site, carry_hooks, held_elsewhere, refuse_wrappers, replace
+from .stems import StemSite, find_stem
 
 Start = Literal["warm", "fresh"]
 Pairs = list[tuple[nn.Module, nn.Module]]
+
+_FINDERS: dict[str, Callable[[nn.Module, Tensor], Sequence[BlockSite]]] = {
+    "block": find_blocks,
+    "stage": find_stages,
+    "stem": find_stem,
+}
+_WHAT = {
+    "block": "residual block",
+    "stage": "stage (a module of nothing but residual blocks)",
+    "stem": "stem (first convolution, BatchNorm or not, ReLU, max-pool: modules that only the next one reads)",
+}
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,7 @@ def perform_swap(model: nn.Module, record: dict[str, Any]) -> tuple[nn.Module, P
     return model, pairs
 
 
-def _place(module: nn.Module, numbers: dict[str, int]) -> Place:
+def _place(module: nn.Module, numbers: dict[str, Any]) -> Place:
     like = next(module.parameters())
     return Place(**numbers, device=like.device, dtype=like.dtype, training=module.training)
 
@@ -178,7 +190,9 @@ def plan_swap(
     selection = spec.default_where if where is None else where
     described = selection if isinstance(selection, str) else getattr(selection, "__name__", "a predicate")
     chosen = _choose(spec, model, selection, described, example_input)
-    example, seen = _observe(model, example_input, chosen)
+    example, seen = _observe(
+        model, example_input, [*chosen, *(_end(model, site) for site in chosen if isinstance(site, StemSite))]
+    )
     places, skipped = _sort_out(spec, model, chosen, options, seen, example)
     absorbed, problem = plan_absorption(spec, model, places, options, example)
     images = None if example is None else example.shape[0]
@@ -198,7 +212,7 @@ def plan_swap(
         start,
         model,
         example,
-        {site.path: seen.outputs[id(site.module)] for site in chosen if id(site.module) in seen.outputs},
+        _output_shapes(model, chosen, seen),
         tuple(site.module for site in places),
     )
 
@@ -216,18 +230,28 @@ def _choose(
     example = example_input_of(model) if example_input is None else example_input
     if example is None:
         raise UsageError(
-            f"unit {spec.name!r} replaces {spec.replaces}s, which are found by watching a forward pass: "
-            "pass example_input=, a tensor (N, C, H, W)"
+            f"unit {spec.name!r} replaces {spec.replaces}s, which are found in a forward pass: pass example_input=, "
+            "a tensor (N, C, H, W)"
         )
-    found = (find_blocks if spec.replaces == "block" else find_stages)(model, example)
+    found = _FINDERS[spec.replaces](model, example)
     if not found:
-        what = {"block": "residual block", "stage": "stage (a module of nothing but residual blocks)"}[spec.replaces]
-        raise UsageError(f"unit {spec.name!r} replaces {spec.replaces}s, but the model has no {what}")
+        raise UsageError(f"unit {spec.name!r} replaces {spec.replaces}s, but the model has no {_WHAT[spec.replaces]}")
     blocks = select_blocks(found, where)
     if not blocks:
         paths = ", ".join(site.path for site in found[:4])
         raise UsageError(f"where={described!r} matches none of the model's {len(found)} {spec.replaces}s: {paths}, ...")
     return blocks
+
+
+def _end(model: nn.Module, site: Site) -> Site:
+    """The site of the module whose output the unit's output must equal in shape: for a stem its pool."""
+    path = site.others[0] if isinstance(site, StemSite) else site.path
+    return Site((path,), model.get_submodule(path))
+
+
+def _output_shapes(model: nn.Module, chosen: Sequence[Site], seen: Observation) -> dict[str, list[tuple[int, ...]]]:
+    ends = {site.path: id(_end(model, site).module) for site in chosen}
+    return {path: seen.outputs[key] for path, key in ends.items() if key in seen.outputs}
 
 
 def _observe(

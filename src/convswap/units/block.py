@@ -1,14 +1,15 @@
-"""The contract of block units: what a module must offer to stand where a residual block or a whole stage stands.
+"""The contract of block units: what a module must offer to stand where a residual block, stage or stem stands.
 
-A **block unit** replaces more than one convolution. Of its place it knows the channels that come in and go out, the
-stride, and for a stage how many blocks it held; it maps (N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride)).
+A **block unit** replaces more than one convolution: a residual block, a stage of blocks, or the stem. Of its place it
+knows the channels that come in and go out, the stride, and for a stage how many blocks it held; it maps (N, in, H, W)
+to (N, out, ceil(H / stride), ceil(W / stride)). A stem's size is the host's own, whatever its pool rounds.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ class Place:
         in_channels, out_channels: channels of the feature map before and after.
         stride: the factor by which height and width shrink, rounded up.
         depth: how many residual blocks stood there: 1 for a block, more for a stage.
+        kind: what stood there.
         device, dtype, training: of the module that stood there.
     """
 
@@ -31,6 +33,7 @@ class Place:
     out_channels: int
     stride: int = 1
     depth: int = 1
+    kind: Literal["block", "stage", "stem"] = "block"
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
     training: bool = True
@@ -41,7 +44,7 @@ class Place:
 
     def describe(self) -> str:
         """One short line for tables: `16->32 block s2`, `64->128 stage of 4 s2`."""
-        what = "block" if self.depth == 1 else f"stage of {self.depth}"
+        what = f"stage of {self.depth}" if self.kind == "stage" else self.kind
         text = f"{self.in_channels}->{self.out_channels} {what}"
         return text if self.stride == 1 else f"{text} s{self.stride}"
 

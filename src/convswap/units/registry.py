@@ -18,7 +18,7 @@ Kind = Literal["weight", "feature", "block"]
 WarmStart = Literal["exact", "approximate", "none"]
 Fusion = Literal["conv", "cheaper", "none"]
 TrainEval = Literal["same", "batch_norm", "stochastic"]
-Replaces = Literal["convolution", "block", "stage"]
+Replaces = Literal["convolution", "block", "stage", "stem"]
 
 ENTRY_POINT_GROUP = "convswap.units"
 
@@ -39,7 +39,8 @@ class UnitSpec:
         warm_start: what `from_conv` keeps: `"exact"` (the same function), `"approximate"`, or `"none"`. A block unit
             is always drawn fresh: `"none"`.
         fusion: what `fuse` gives: `"conv"` (a plain `nn.Conv2d`), `"cheaper"`, or `"none"`.
-        replaces: what it stands for: a `"convolution"`, a residual `"block"`, or a `"stage"` of blocks.
+        replaces: what it stands for: a `"convolution"`, a residual `"block"`, a `"stage"` of blocks, or the `"stem"`
+            (first convolution, BatchNorm, ReLU, max-pool).
         default_where: the selection `swap` uses when none is given.
         placement: `"paper"` when the paper says so, `"inferred"` when it is our reading.
         train_eval: does training compute what evaluation computes? `"same"`, `"batch_norm"` (batch statistics)

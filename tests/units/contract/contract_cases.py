@@ -107,6 +107,8 @@ _BLOCKS = (
 def _block_homes(spec: UnitSpec) -> list[dict[str, Any]]:
     """Places of a CIFAR ResNet, of those kinds the unit stands in by default."""
     words = set(re.split(r"[\s&,!]+", spec.default_where))
+    if spec.replaces == "stem":
+        return [{"in_channels": 3, "out_channels": 64, "stride": 4}]
     depth = {"depth": 3} if spec.replaces == "stage" else {}
     same = {"in_channels": 16, "out_channels": 16, "stride": 1} | depth
     strided = {"in_channels": 16, "out_channels": 32, "stride": 2} | depth
