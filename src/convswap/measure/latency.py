@@ -1,7 +1,8 @@
 """How long a forward pass takes, for several models side by side.
 
-The repetitions are interleaved (every model once, then again), so a machine that warms up, throttles or is disturbed for
-a moment disturbs all models alike; the order is drawn anew each time, so no model always follows the same one.
+The repetitions are interleaved (every model once, then again), so a machine that warms up, throttles or is
+disturbed for a moment disturbs all models alike; the order is drawn anew each time, so no model always follows the
+same one.
 """
 
 from __future__ import annotations
