@@ -225,7 +225,8 @@ def _choose(
         chosen: Sequence[Site] = select_sites(model, where)
         if not chosen:
             total = len(select_sites(model, "all"))
-            raise UsageError(f"where={described!r} matches none of the model's {total} convolutions")
+            default = f", the places {spec.name!r} takes by default," if where is spec.default_where else ""
+            raise UsageError(f"where={described!r}{default} matches none of the model's {total} convolutions")
         return chosen
     example = example_input_of(model) if example_input is None else example_input
     if example is None:
