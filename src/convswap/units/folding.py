@@ -14,8 +14,11 @@ from .contract import Geometry, plain_conv
 
 M = TypeVar("M", bound=nn.Module)
 
+# `convert_sync_batchnorm` makes the one of the other, which is no subclass of it.
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
-def batch_norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+
+def batch_norm_affine(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> tuple[Tensor, Tensor]:
     """The per-channel `(scale, shift)` of a BatchNorm in eval mode, each (C,), in float64.
 
     `scale = gamma / sqrt(running_var + eps)`, `shift = beta - running_mean * scale`; gamma = 1 and beta = 0 for
@@ -36,7 +39,7 @@ def batch_norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def fold_conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+def fold_conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> nn.Conv2d:
     """One convolution that equals `norm(conv(x))` in eval mode: formed in float64, cast last, a new module.
 
     Device, dtype, trainability and mode are those of `conv`.
@@ -61,7 +64,7 @@ def fold_pairs(module: M) -> M:
     copied = copy.deepcopy(module)
     for parent in list(copied.modules()):
         for (first, conv), (second, norm) in pairwise(list(parent.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, BATCH_NORMS):
                 parent._modules[first] = fold_conv_norm(conv, norm)
                 parent._modules[second] = nn.Identity().train(norm.training)
     return copied

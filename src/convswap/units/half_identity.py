@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import UsageError, check_choice
 from .block import BlockUnit, Place
 from .contract import Geometry, plain_conv
-from .folding import batch_norm_affine
+from .folding import BATCH_NORMS, batch_norm_affine
 from .registry import register_unit
 from .vgnet_parts import ConvActNorm, constants_made_plain, exact_weight, fold_norm_between, make_depthwise
 
@@ -107,7 +107,7 @@ class HalfIdentityBlock(BlockUnit):
     def fuse(self) -> HalfIdentityBlock:
         """A copy with constant kernels as a plain convolution and the BatchNorm behind them folded away."""
         fused = copy.deepcopy(self)
-        if isinstance(self.depthwise_norm, nn.BatchNorm2d):
+        if isinstance(self.depthwise_norm, BATCH_NORMS):
             fused.depthwise, fused.pointwise.conv = fold_norm_between(
                 cast(nn.Conv2d, self.depthwise), self.depthwise_norm, self.pointwise.conv, self.in_channels // 2
             )
@@ -127,7 +127,7 @@ class HalfIdentityBlock(BlockUnit):
         half = self.in_channels // 2
         small, large = exact_weight(cast(nn.Conv2d, self.depthwise)), exact_weight(self.pointwise.conv)
         bias = None if self.pointwise.conv.bias is None else self.pointwise.conv.bias.double()
-        if isinstance(self.depthwise_norm, nn.BatchNorm2d):
+        if isinstance(self.depthwise_norm, BATCH_NORMS):
             scale, shift = batch_norm_affine(self.depthwise_norm)
             small = small * scale[:, None, None, None]
             bias = large[:, half:, 0, 0] @ shift

@@ -125,7 +125,7 @@ def exact_weight(conv: nn.Conv2d) -> Tensor:
 
 @torch.no_grad()
 def fold_norm_between(
-    depthwise: nn.Conv2d, norm: nn.BatchNorm2d, pointwise: nn.Conv2d, first: int
+    depthwise: nn.Conv2d, norm: nn.BatchNorm2d | nn.SyncBatchNorm, pointwise: nn.Conv2d, first: int
 ) -> tuple[nn.Conv2d, nn.Conv2d]:
     """Fold the BatchNorm between a depthwise and a pointwise convolution: the scale backwards, the shift forwards.
 
