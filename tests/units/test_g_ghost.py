@@ -215,3 +215,11 @@ def test_places_it_cannot_stand_at():
     assert "choose one of 1, 2, 4" in GGhostStage.supports(Place(4, 8, depth=3), group_width=3)
     with pytest.raises(ValueError, match="at least 3 blocks"):
         GGhostStage.at(Place(4, 8, depth=1))
+
+
+def test_convolutions_start_as_in_the_official_networks():
+    torch.manual_seed(0)
+    stage = get_unit("g_ghost").cls(128, 256, 2, depth=4)
+    assert stage.base.conv1.weight.std().item() == pytest.approx((2 / 256) ** 0.5, rel=0.03)
+    stage.reset_parameters()
+    assert stage.cheap[0].weight.std().item() == pytest.approx((2 / (256 - stage.raw)) ** 0.5, rel=0.03)

@@ -180,6 +180,15 @@ class GGhostStage(_StageForward, BlockUnit):
         self.merge = _mix(out_channels + self.raw * (depth - 2), cheap, place) if mix else None
         self.cheap_act = nn.ReLU(inplace=True)
         self.end = RegNetXBlock(out_channels, out_channels, **wide)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Convolutions normal with fan-out, BatchNorms 1 and 0, as the official networks."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
 
     @classmethod
     def supports(cls, place: Place, **options: Any) -> str | None:
