@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import convswap
 from convswap.surgery.neighbours import read_neighbourhood
+from convswap.train.parameters import parameter_groups
 from convswap.units import FeatureUnit, register_unit, registry
 
 
@@ -153,3 +154,23 @@ def test_comes_back_from_disk(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(loaded(x), swapped(x), rtol=0, atol=0)
     assert type(loaded.bn1) is nn.Identity
+
+
+def test_a_unit_that_is_one_convolution_is_read_like_one() -> None:
+    model = convswap.swap(nn.Sequential(Block(), Block()), "circle", where="all")
+    plan = convswap.plan_swap(model, "own", example_input=X)
+    assert [r.absorbed for r in plan.replacements[:2]] == [("0.n1",), ("0.n2", "0.r1")]
+    assert [r.site_options for r in plan.replacements] == [{"relu": True}, {"relu": False}] * 2
+
+
+def test_a_norm_of_the_unit_joins_the_group_of_the_one_it_takes_over() -> None:
+    model = nn.Sequential(Block())
+    groups = parameter_groups(model, 0.1)
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    swapped = convswap.plan_swap(model, "own", example_input=X).apply(inplace=True, optimizer=optimizer)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {name: decay[id(p)] for name, p in swapped[0].c1.named_parameters()} == {
+        "conv.weight": 0.1,
+        "norm.weight": 0.0,
+        "norm.bias": 0.0,
+    }

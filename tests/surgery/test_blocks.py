@@ -224,3 +224,60 @@ def test_a_row_that_contradicts_itself_is_refused() -> None:
         register_unit("odd", kind="block", paper="none", year=2026, summary="s", warm_start="none", fusion="none")(
             Halving
         )
+
+
+def test_a_gate_that_adds_pooled_vectors_is_no_block() -> None:
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (self.mix(x.mean((2, 3), keepdim=True)) + self.mix(x.amax((2, 3), keepdim=True))).sigmoid()
+
+    class Gated(Residual):
+        def __init__(self) -> None:
+            super().__init__(4)
+            self.gate = Gate()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.gate(self.b(self.a(x).relu()))
+
+    found = find_blocks(nn.Sequential(Gated(), Gated()), image(1, 4, 6, 6))
+    assert [(site.path, type(site.module)) for site in found] == [("0", Gated), ("1", Gated)]
+
+
+def test_a_sum_of_maps_with_channels_last_is_no_block() -> None:
+    class Mixer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(4, 4)
+
+        def forward(self, x_NHWC: Tensor) -> Tensor:
+            return x_NHWC + self.mix(x_NHWC)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block, self.mixer = Residual(4), Mixer()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mixer(self.block(x).permute(0, 2, 3, 1))
+
+    assert [site.path for site in find_blocks(Model(), image(1, 4, 6, 6))] == ["block"]
+
+
+def test_the_depth_of_a_stage_counts_blocks_alone() -> None:
+    model = nn.Sequential(nn.Sequential(Residual(4), nn.Dropout(), Residual(4)), nn.ReLU())
+    assert [(site.path, site.place.depth) for site in find_stages(model, image(1, 4, 6, 6))] == [("0", 2)]
+
+
+def test_weights_and_vectors_of_a_block_join_their_own_groups() -> None:
+    model = nn.Sequential(nn.Sequential(Residual(4), nn.BatchNorm2d(4)))
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    optimizer = torch.optim.SGD([{"params": vectors}, {"params": weights, "weight_decay": 0.1}], lr=0.1)
+    plan = convswap.plan_swap(model, "mgic", example_input=image(2, 4, 6, 6), coarse_channels=4)
+    swapped = plan.apply(inplace=True, optimizer=optimizer)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {(p.dim() > 1, decay[id(p)]) for p in swapped.parameters()} == {(False, 0), (True, 0.1)}

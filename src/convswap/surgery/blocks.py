@@ -1,8 +1,9 @@
 """Where a model holds residual blocks and stages: found by watching one forward pass, in any model.
 
-A **residual block** is the smallest module of a kind that adds two feature maps of one shape in its own forward; all
-modules of that class count, also those that change shape and so add nothing. A **stage** is a module that holds
-nothing but residual blocks. Both must take one feature map and give one.
+A **residual block** is the smallest module of a kind that holds convolutions and in its own forward adds two feature
+maps of the shape of its output; all modules of that class count, also those that change shape and so add nothing. (So
+a channel gate that adds two pooled vectors is none, nor an attention whose maps have their channels last.) A **stage**
+is a module that holds nothing but residual blocks. Both must take one feature map and give one.
 """
 
 from __future__ import annotations
@@ -36,21 +37,21 @@ class _Watch:
     """What one forward pass shows of a model's modules, by the module's id."""
 
     calls: dict[int, list[tuple[Any, Any]]] = field(default_factory=dict)  # (input, output) shapes, or None
-    adding: set[type] = field(default_factory=set)  # classes that add feature maps in their own forward
+    adding: set[type] = field(default_factory=set)  # classes that add two maps of their output's shape
 
 
 class _NoteAdditions(TorchDispatchMode):
     def __init__(self, watch: _Watch) -> None:
         super().__init__()
         self.watch = watch
-        self.stack: list[nn.Module] = []
+        self.stack: list[tuple[nn.Module, set[Any]]] = []  # modules being called, and the shapes of what each adds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _ADDITIONS and _map_shape(args[0]) is not None and _map_shape(args[0]) == _map_shape(args[1]):
             # a module without parameters that only adds speaks for the module that calls it
-            owners = [m for m in self.stack if next(m.parameters(), None) is not None]
+            owners = [sums for m, sums in self.stack if next(m.parameters(), None) is not None]
             if owners:
-                self.watch.adding.add(type(owners[-1]))
+                owners[-1].add(_map_shape(args[0]))
         return func(*args, **(kwargs or {}))
 
 
@@ -79,7 +80,7 @@ def find_stages(model: nn.Module, example_input: Tensor) -> list[BlockSite]:
         return own is None and bool(children) and all(id(child) in blocks for child in children)
 
     found = (
-        (path, module, len(list(module.children())))
+        (path, module, sum(id(child) in blocks for child in module.children()))
         for path, module in model.named_modules()
         if path and is_stage(module)
     )
@@ -91,7 +92,9 @@ def _block_sites(model: nn.Module, watch: _Watch) -> list[BlockSite]:
     kinds = tuple(kind for kind in watch.adding if kind not in plain and kind is not type(model))
 
     def is_block(module: nn.Module) -> bool:
-        return isinstance(module, BlockUnit) or (type(module) in kinds and not is_unit(module))
+        if isinstance(module, BlockUnit):
+            return True
+        return type(module) in kinds and not is_unit(module) and _convolves(module)
 
     def walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, int | None]]:
         smaller = not isinstance(module, BlockUnit) and any(
@@ -105,6 +108,10 @@ def _block_sites(model: nn.Module, watch: _Watch) -> list[BlockSite]:
                 yield from walk(child, f"{path}.{name}" if path else name)
 
     return list(_sites(model, walk(model, ""), watch))
+
+
+def _convolves(module: nn.Module) -> bool:
+    return any(isinstance(inner, nn.Conv2d) or is_unit(inner) for inner in module.modules())
 
 
 def _sites(model: nn.Module, found: Any, watch: _Watch) -> Iterator[BlockSite]:
@@ -147,10 +154,12 @@ def _watch(model: nn.Module, example_input: Tensor) -> _Watch:
     handles = []
 
     def enter(module: nn.Module, args: Any) -> None:
-        mode.stack.append(module)
+        mode.stack.append((module, set()))
 
     def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        mode.stack.pop()
+        _, sums = mode.stack.pop()
+        if _map_shape(output) in sums:
+            watch.adding.add(type(module))
         single = len(args) == 1 and not kwargs
         shapes = (_map_shape(args[0]) if single else None, _map_shape(output))
         watch.calls.setdefault(id(module), []).append(shapes)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from ..units.registry import spec_of
 from .graph import BATCH_NORM, Reader, after_norm, calls_of, source_of
+from .sites import replace, sites
 
 RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
 
@@ -54,7 +57,7 @@ def read_neighbourhood(model: nn.Module, example_input: Tensor) -> Neighbourhood
     Raises:
         FusionError: `torch.export` cannot read the model.
     """
-    reader = Reader(copy.deepcopy(model).eval(), example_input)
+    reader = Reader(_with_plain_convolutions(model).eval(), example_input)
     nodes = [node for node in reader.program.graph.nodes if node.op == "call_function"]
     norms: dict[str, Node] = {}
     for node in nodes:
@@ -73,6 +76,16 @@ def read_neighbourhood(model: nn.Module, example_input: Tensor) -> Neighbourhood
         if (relu := _relu_module(reader, node)) is not None
     }
     return Neighbourhood(found, readers)
+
+
+def _with_plain_convolutions(model: nn.Module) -> nn.Module:
+    """A copy in which units that equal one convolution are that convolution: the graph then shows them as such."""
+    copied = copy.deepcopy(model)
+    for site in sites(copied):
+        spec = spec_of(site.module)
+        if spec is not None and spec.fusion == "conv" and type(site.module) is not nn.Conv2d:
+            copied = replace(copied, site.paths, cast(Any, site.module).fuse())
+    return copied
 
 
 def _neighbours(reader: Reader, conv: Node, norm: Node | None) -> Neighbours:
