@@ -15,11 +15,13 @@ from .fixed import FixedConv2d
 from .g_ghost import FusedGGhostStage, GGhostStage
 from .ghost import FusedGhost, GhostConv2d
 from .half_identity import HalfIdentityBlock
+from .hamiltonian import FusedHamiltonian, HamiltonianBlock
 from .ic import FusedIC, ICConv2d
 from .mgic import FusedMGIC, MGICBlock, mgic_parameters
 from .minimum import MinimumConv2d
 from .minimum_block import FusedMinimumBlock, MinimumBlock, ResidualAdapter
 from .minimum_core import FusedMinimum
+from .pide import FusedPIDE, PIDEBlock
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
 from .sk import SelectiveKernelConv2d
 from .sk_attention import FusedSelectiveKernel
@@ -37,20 +39,24 @@ __all__ = [
     "FixedConv2d",
     "FusedGGhostStage",
     "FusedGhost",
+    "FusedHamiltonian",
     "FusedIC",
     "FusedMGIC",
     "FusedMinimum",
     "FusedMinimumBlock",
+    "FusedPIDE",
     "FusedSelectiveKernel",
     "GGhostStage",
     "Geometry",
     "GhostConv2d",
     "HalfIdentityBlock",
+    "HamiltonianBlock",
     "ICConv2d",
     "LevelConv2d",
     "MGICBlock",
     "MinimumBlock",
     "MinimumConv2d",
+    "PIDEBlock",
     "Place",
     "PlainConv2d",
     "ResidualAdapter",
