@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from straightforward_harmonic import Harmonic
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -285,6 +286,9 @@ class Downsampling(nn.Module):
         """(N, in, H, W) -> (N, out, H', W')."""
         z = self.downsample(x)
         return torch.cat([z[:, z.shape[1] - self.reused :], self.pointwise(z)], 1)
+
+
+writes_down("harmonic")(Harmonic)
 
 
 @writes_down("g_ghost")

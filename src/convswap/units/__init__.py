@@ -7,6 +7,8 @@ from .block import BlockUnit, Place
 from .circle import CircleConv2d
 from .circle_mix import CircleMixConv2d
 from .circle_square import CircleSquareConv2d
+from .cmod import FusedModulusStem, ModulusStem
+from .cmod_wavelets import DtCwpt2d
 from .contract import FeatureUnit, Geometry, Unit, WeightUnit, plain_conv
 from .conv import PlainConv2d
 from .dendritic import DendriticConv2d, DendriticLinear
@@ -16,6 +18,15 @@ from .g_ghost import FusedGGhostStage, GGhostStage
 from .ghost import FusedGhost, GhostConv2d
 from .half_identity import HalfIdentityBlock
 from .hamiltonian import FusedHamiltonian, HamiltonianBlock
+from .harmonic import FusedHarmonicBlock, HarmonicBlock
+from .harmonic_layers import (
+    ComplexBatchNorm,
+    ComplexReLU,
+    HarmonicConv2d,
+    HarmonicMeanPool,
+    MagnitudeAffine,
+    magnitude_sum,
+)
 from .ic import FusedIC, ICConv2d
 from .mgic import FusedMGIC, MGICBlock, mgic_parameters
 from .minimum import MinimumConv2d
@@ -32,18 +43,23 @@ __all__ = [
     "CircleConv2d",
     "CircleMixConv2d",
     "CircleSquareConv2d",
+    "ComplexBatchNorm",
+    "ComplexReLU",
     "DendriticConv2d",
     "DendriticLinear",
     "DownsamplingBlock",
+    "DtCwpt2d",
     "FeatureUnit",
     "FixedConv2d",
     "FusedGGhostStage",
     "FusedGhost",
     "FusedHamiltonian",
+    "FusedHarmonicBlock",
     "FusedIC",
     "FusedMGIC",
     "FusedMinimum",
     "FusedMinimumBlock",
+    "FusedModulusStem",
     "FusedPIDE",
     "FusedSelectiveKernel",
     "GGhostStage",
@@ -51,11 +67,16 @@ __all__ = [
     "GhostConv2d",
     "HalfIdentityBlock",
     "HamiltonianBlock",
+    "HarmonicBlock",
+    "HarmonicConv2d",
+    "HarmonicMeanPool",
     "ICConv2d",
     "LevelConv2d",
     "MGICBlock",
+    "MagnitudeAffine",
     "MinimumBlock",
     "MinimumConv2d",
+    "ModulusStem",
     "PIDEBlock",
     "Place",
     "PlainConv2d",
@@ -66,6 +87,7 @@ __all__ = [
     "WeightUnit",
     "get_unit",
     "list_units",
+    "magnitude_sum",
     "mgic_parameters",
     "plain_conv",
     "register_unit",
