@@ -71,7 +71,8 @@ class SwapPlan(SwapReport):
             inplace: edit the given model instead of a copy. A model that is itself a convolution cannot be.
             optimizer: with `inplace`, the optimizer that already holds the model's parameters: each new
                 parameter takes the place of the old one of its name (its state starts anew); others join the
-                weight's group, or one without weight decay where the unit wants that.
+                group of an old one of their kind (weight or vector), or one without weight decay where the unit
+                wants that.
 
         Returns:
             The model with units. Hooks, names, train/eval flags, device, dtype, memory format and
