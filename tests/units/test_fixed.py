@@ -224,3 +224,10 @@ def test_starts_keep_the_bias_and_drop_the_kernels():
 def test_what_is_not_allowed_is_named(arguments, options, words):
     with pytest.raises(ValueError, match=words):
         FixedConv2d(*arguments, **options)
+
+
+def test_the_narrowest_gaussian_is_the_identity():
+    unit = FixedConv2d(2, 2, 3, padding=1, groups=2, bank="gaussian", sigma=1e-200, dtype=torch.float64)
+    expected = torch.zeros(2, 1, 3, 3, dtype=torch.float64)
+    expected[:, :, 1, 1] = 1
+    assert torch.equal(unit.weight, expected)

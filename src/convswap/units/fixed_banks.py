@@ -90,7 +90,7 @@ def gaussian(kernel_size: tuple[int, int], sigma: float) -> Tensor:
     axes = []
     for side in kernel_size:
         at = torch.arange(side, **_EXACT) - side // 2
-        axes.append(torch.exp(-at.square() / (2 * sigma * sigma)))
+        axes.append(torch.exp(-(at / sigma).square() / 2))  # the square of a tiny sigma would be 0
     kernel = torch.outer(*axes)
     return kernel / kernel.sum()
 
