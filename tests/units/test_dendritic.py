@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import convswap
+from convswap.ops.dendritic import dendritic_conv2d_reference
 from convswap.units import DendriticConv2d, DendriticLinear, LevelConv2d
 from convswap.units.dendritic import rectified_correlation
 from convswap.units.dendritic_levels import cluster
@@ -318,3 +319,15 @@ def test_bad_values_of_the_linear_layer_and_of_levels_are_named() -> None:
     for levels in (0, 1.5, True):
         with pytest.raises(ValueError, match=f"levels={levels!r}"):
             DendriticConv2d(2, 3, 3).fuse(levels=levels)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("outputs", [6, 12])
+@pytest.mark.parametrize("pad", ["after", "before"])
+def test_depthwise_takes_the_direct_way_to_the_same_values(outputs: int, pad: str) -> None:
+    torch.manual_seed(0)
+    unit = DendriticConv2d(6, outputs, 3, stride=2, padding=1, groups=6, pad=pad, bias_init=0.5, dtype=torch.float64)
+    x = torch.randn(2, 6, 9, 7, dtype=torch.float64)
+    margins = (1, 1, 1, 1)
+    padded, after = (x, margins) if pad == "after" else (F.pad(x, margins), (0, 0, 0, 0))
+    expected = dendritic_conv2d_reference(padded, unit.weight, unit.dendrite_bias, unit.bias, (2, 2), after, (1, 1), 6)
+    torch.testing.assert_close(unit(x), expected, rtol=1e-12, atol=1e-12)

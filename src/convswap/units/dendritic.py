@@ -139,21 +139,25 @@ class DendriticConv2d(FeatureUnit):
         before, after = self._margins()
         if any(before):
             x = F.pad(x, before, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+        single = self.weight.shape[1] == 1  # a depthwise output has one input, so its activations are one map
         if self.bias_sharing == "input":
-            y = self._shared(x, after)
+            y = self._activated(x, self.dendrite_bias, after, self.groups)
+        elif single and self.bias_sharing == "pair":
+            each = x if self.out_channels == self.groups else x.repeat_interleave(self.out_channels // self.groups, 1)
+            y = self._activated(each, self.dendrite_bias[:, 0], after, self.out_channels)
         else:
             y = dendritic_conv2d(
                 x, self.weight, self.dendrite_bias, self.bias, self.stride, after, self.dilation, self.groups
             )
         return y if input.dim() == 4 else y.squeeze(0)
 
-    def _shared(self, x: Tensor, margins: tuple[int, ...]) -> Tensor:
-        """One bias per input channel: an ordinary activation, then an ordinary convolution."""
-        h = (x + self.dendrite_bias[:, None, None]).relu_()
+    def _activated(self, x: Tensor, biases: Tensor, margins: tuple[int, ...], groups: int) -> Tensor:
+        """One bias per channel of x: an ordinary activation, then an ordinary convolution."""
+        h = (x + biases[:, None, None]).relu_()
         left, right, top, bottom = margins
         if left != right or top != bottom:  # an even kernel with padding="same"
             h, top, left = F.pad(h, margins), 0, 0
-        return F.conv2d(h, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
+        return F.conv2d(h, self.weight, self.bias, self.stride, (top, left), self.dilation, groups)
 
     def _margins(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """What to pad x with, and the zeros after the activation: (left, right, top, bottom) each."""
