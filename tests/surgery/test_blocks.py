@@ -281,3 +281,10 @@ def test_weights_and_vectors_of_a_block_join_their_own_groups() -> None:
     swapped = plan.apply(inplace=True, optimizer=optimizer)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert {(p.dim() > 1, decay[id(p)]) for p in swapped.parameters()} == {(False, 0), (True, 0.1)}
+
+
+def test_an_example_in_which_a_stride_cannot_be_seen_is_refused() -> None:
+    model = nn.Sequential(Residual(4), Residual(4, 4, 2), Residual(4, 6, 2), Residual(6))
+    assert [site.place.stride for site in find_blocks(model, image(1, 4, 3, 3))] == [1, 2, 2, 1]
+    with pytest.raises(UsageError, match="too small: 2 holds a strided convolution"):
+        find_blocks(model, image(1, 4, 2, 2))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..errors import SurgeryError
+from ..errors import SurgeryError, UsageError
 from ..units.block import BlockUnit, Place
 from .modes import evaluating
 from .sites import Site, is_unit
@@ -60,6 +60,7 @@ def find_blocks(model: nn.Module, example_input: Tensor) -> list[BlockSite]:
 
     Raises:
         SurgeryError: the model does not accept the example input.
+        UsageError: it is so small that a stride cannot be seen.
     """
     watch = _watch(model, example_input)
     return _block_sites(model, watch)
@@ -70,6 +71,7 @@ def find_stages(model: nn.Module, example_input: Tensor) -> list[BlockSite]:
 
     Raises:
         SurgeryError: the model does not accept the example input.
+        UsageError: it is so small that a stride cannot be seen.
     """
     watch = _watch(model, example_input)
     blocks = {id(site.module) for site in _block_sites(model, watch)}
@@ -122,6 +124,7 @@ def _sites(model: nn.Module, found: Any, watch: _Watch) -> Iterator[BlockSite]:
         paths.setdefault(id(module), []).append(path)
         modules.setdefault(id(module), (module, depth))
     for key, (module, depth) in modules.items():
+        _check_visible(paths[key][0], module, watch.calls.get(key, []))
         place = _place(module, watch.calls.get(key, []), depth)
         if place is not None:
             yield BlockSite(tuple(paths[key]), module, place)
@@ -140,6 +143,16 @@ def _place(module: nn.Module, calls: list[tuple[Any, Any]], depth: int | None) -
         return None
     kind: Literal["block", "stage"] = "block" if depth is None else "stage"
     return Place(only[0], only[1], only[2], depth or 1, kind, parameter.device, parameter.dtype, module.training)
+
+
+def _check_visible(path: str, module: nn.Module, calls: list[tuple[Any, Any]]) -> None:
+    """Raise where a strided module sees one pixel: it would pass for one of stride 1."""
+    one_pixel = any(entered is not None and max(entered[2:]) == 1 for entered, _ in calls)
+    if one_pixel and any(isinstance(m, nn.Conv2d) and max(m.stride) > 1 for m in module.modules()):
+        raise UsageError(
+            f"the example input is too small: {path} holds a strided convolution but sees a map of one pixel, so that "
+            "its stride cannot be told; give a larger example_input"
+        )
 
 
 def _stride(entered: tuple[int, ...], left: tuple[int, ...]) -> int | None:
