@@ -8,6 +8,7 @@ from . import (
     mgic_mobilenetv3,
     mgic_resnet,
     min_net,
+    pide_net,
     sknet,
     vgnet,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "mgic_mobilenetv3",
     "mgic_resnet",
     "min_net",
+    "pide_net",
     "sknet",
     "vgnet",
 ]
