@@ -36,10 +36,13 @@ class Case:
     batch: int
 
     def reference(self) -> nn.Module:
-        """What stands there without a unit: a convolution, or residual blocks of `cifar_resnet`."""
+        """What stands there without a unit: a convolution, residual blocks of `cifar_resnet`, or a ResNet's stem."""
         if isinstance(self.shape, Geometry):
             return nn.Conv2d(**self.shape.arguments())
         s = self.shape
+        if s.kind == "stem":
+            conv = nn.Conv2d(s.in_channels, s.out_channels, 7, 2, 3, bias=False)
+            return nn.Sequential(conv, nn.BatchNorm2d(s.out_channels), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
         first = BasicBlock(s.in_channels, s.out_channels, s.stride)
         return nn.Sequential(first, *(BasicBlock(s.out_channels, s.out_channels) for _ in range(s.depth - 1)))
 
@@ -75,8 +78,8 @@ def _conv(n: int, m: int, size: int, batch: int, groups: int = 1, kernel: int = 
     return Case(f"{geometry.describe()}, {size} px, batch {batch}", geometry, size, batch)
 
 
-def _block(n: int, m: int, size: int, batch: int, stride: int = 1, depth: int = 1) -> Case:
-    place = Place(n, m, stride, depth)
+def _block(n: int, m: int, size: int, batch: int, stride: int = 1, depth: int = 1, kind: Any = "block") -> Case:
+    place = Place(n, m, stride, depth, kind)
     return Case(f"{place.describe()}, {size} px, batch {batch}", place, size, batch)
 
 
@@ -89,9 +92,11 @@ LAYERS = (
 )
 BLOCKS = (_block(64, 64, 16, 32), _block(64, 128, 16, 32, stride=2))
 STAGES = (_block(64, 128, 16, 16, stride=2, depth=4),)
+STEMS = (_block(3, 64, 224, 8, stride=4, kind="stem"),)
 QUICK_LAYERS = (_conv(8, 8, 6, 2), _conv(8, 8, 6, 2, groups=8))
 QUICK_BLOCKS = (_block(8, 8, 6, 2), _block(8, 16, 6, 2, stride=2))
 QUICK_STAGES = (_block(16, 32, 6, 2, stride=2, depth=3),)
+QUICK_STEMS = (_block(3, 64, 24, 2, stride=4, kind="stem"),)
 
 
 def cases_for(spec: UnitSpec, quick: bool) -> tuple[Case, ...]:
@@ -100,6 +105,8 @@ def cases_for(spec: UnitSpec, quick: bool) -> tuple[Case, ...]:
         return QUICK_LAYERS if quick else LAYERS
     if spec.replaces == "block":
         return QUICK_BLOCKS if quick else BLOCKS
+    if spec.replaces == "stem":
+        return QUICK_STEMS if quick else STEMS
     return QUICK_STAGES if quick else STAGES
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from straightforward_cmod import Modulus
 from straightforward_harmonic import Harmonic
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -288,6 +289,7 @@ class Downsampling(nn.Module):
         return torch.cat([z[:, z.shape[1] - self.reused :], self.pointwise(z)], 1)
 
 
+writes_down("cmod")(Modulus)
 writes_down("harmonic")(Harmonic)
 
 
