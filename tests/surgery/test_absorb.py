@@ -25,7 +25,7 @@ class Own(FeatureUnit):
     def __init__(self, *geometry: Any, relu: bool = False, device: Any = None, dtype: Any = None, **named: Any) -> None:
         named.pop("bias", None)
         super().__init__(*geometry, **named)
-        self.relu = relu
+        self.relu, self.bias = relu, None
         shape = {"bias": False, "device": device, "dtype": dtype}
         self.conv = nn.Conv2d(
             self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation, **shape
@@ -174,3 +174,33 @@ def test_a_norm_of_the_unit_joins_the_group_of_the_one_it_takes_over() -> None:
         "norm.weight": 0.0,
         "norm.bias": 0.0,
     }
+
+
+def test_the_units_norm_takes_the_hosts_settings() -> None:
+    model = nn.Sequential(Block())
+    model[0].n1.eps, model[0].n1.momentum = 1e-3, 0.01
+    model[0].n2.eval().requires_grad_(False)
+    swapped = convswap.swap(model, "own", start="fresh", example_input=X)
+    first, second = swapped[0].c1.norm, swapped[0].c2.norm
+    assert (first.eps, first.momentum, first.training, first.weight.requires_grad) == (1e-3, 0.01, True, True)
+    assert (second.eps, second.training, second.weight.requires_grad) == (1e-5, False, False)
+
+
+def test_units_without_a_norm_of_the_host_are_counted() -> None:
+    bare = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False), Block())
+    plan = convswap.plan_swap(bare, "own", example_input=X)
+    assert "1 of 3 units found no BatchNorm of the host to take over: 0" in str(plan)
+
+
+def test_a_norm_that_also_stands_in_a_list_stays() -> None:
+    model = nn.Sequential(Block())
+    model.kept = [model[0].n1]  # type: ignore[assignment]
+    plan = convswap.plan_swap(model, "own", example_input=X)
+    assert plan.replacements[0].absorbed == ()
+
+
+def test_squeeze_excite_convolutions_get_no_batch_norm() -> None:
+    model = convswap.create_model("mobilenetv3_small_100", num_classes=3)
+    plan = convswap.plan_swap(model, "own", example_input=torch.randn(1, 3, 64, 64))
+    skipped = [skip for skip in plan.skipped if "pooled vector" in skip.reason]
+    assert {skip.path.rpartition(".")[2] for skip in skipped} == {"conv_reduce", "conv_expand", "conv_head"}

@@ -20,6 +20,9 @@ CONVOLUTION = BLOCK | {"kernel_size": 3, "padding": 1}
         ("mgic", BLOCK),
         ("g_ghost", BLOCK),
         ("half_identity", BLOCK | {"depthwise": "edge"}),
+        ("minimum", CONVOLUTION | {"norm": "batch"}),
+        ("minimum_block", BLOCK | {"norm": "batch"}),
+        ("minimum_block", BLOCK | {"combine": "log"}),
     ],
 )
 def test_synchronised_norms_fold_like_plain_ones(name, arguments):
@@ -29,8 +32,9 @@ def test_synchronised_norms_fold_like_plain_ones(name, arguments):
             if isinstance(norm, nn.BatchNorm2d):
                 norm.running_mean.normal_()
                 norm.running_var.uniform_(0.5, 2)
-                norm.weight.normal_()
-                norm.bias.normal_()
+                if norm.affine:
+                    norm.weight.normal_()
+                    norm.bias.normal_()
     x_NCHW = torch.randn(2, 16, 7, 6, dtype=torch.float64)
     expected = unit(x_NCHW)
     left = _norms(unit.fuse())

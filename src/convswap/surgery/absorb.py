@@ -22,7 +22,7 @@ from ..errors import FusionError
 from ..units.registry import UnitSpec
 from .graph import after_norm
 from .neighbours import Neighbourhood, Neighbours, read_neighbourhood
-from .sites import Site, all_paths, carry_hooks, replace
+from .sites import Site, all_paths, carry_hooks, held_elsewhere, replace
 from .stems import StemSite
 
 
@@ -51,18 +51,28 @@ def wants_neighbours(spec: UnitSpec) -> bool:
 
 def plan_absorption(
     spec: UnitSpec, model: nn.Module, places: Sequence[Site], options: dict[str, Any], example: Tensor | None
-) -> tuple[dict[str, Absorption], str | None]:
-    """What each unit takes over, by the site's path, and why nothing could be taken over, if so."""
+) -> tuple[dict[str, Absorption], tuple[str, ...]]:
+    """What each unit takes over, by the site's path, and what a reader should know about what is not taken over."""
     stems = {site.path: _gone(model, site.others) for site in places if isinstance(site, StemSite)}
     if stems or not wants_neighbours(spec):
-        return stems, None
+        return stems, ()
+    stay = "the host's own BatchNorm and ReLU stay beside the units: "
     if example is None:
-        return {}, "no example input is known"
+        return {}, (f"{stay}no example input is known",)
     try:
         around = read_neighbourhood(model, example)
     except FusionError as error:
-        return {}, str(error)
-    return _absorptions(spec, model, places, options, around), None
+        return {}, (f"{stay}{error}",)
+    found = _absorptions(spec, model, places, options, around)
+    without = [path for path, absorbed in found.items() if not _takes_norm(model, absorbed)]
+    if not without or not getattr(spec.cls, "absorbs_batch_norm", False):
+        return found, ()
+    few = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
+    return found, (f"{len(without)} of {len(found)} units found no BatchNorm of the host to take over: {few}",)
+
+
+def _takes_norm(model: nn.Module, absorbed: Absorption) -> bool:
+    return any(isinstance(model.get_submodule(path), _BatchNorm) for path in absorbed.paths)
 
 
 def _gone(model: nn.Module, paths: tuple[str, ...], **rest: Any) -> Absorption:
@@ -77,6 +87,7 @@ def _absorptions(
     takes_norm, takes_relu, sets_relu = (
         getattr(spec.cls, name, False) for name in ("absorbs_batch_norm", "absorbs_relu_before", "relu_follows_host")
     )
+    held = held_elsewhere(model)
     found: dict[str, Absorption] = {}
     for site in places:
         beside = next((around.of[path] for path in site.paths if path in around.of), Neighbours())
@@ -85,20 +96,29 @@ def _absorptions(
             paths.append(beside.batch_norm)
         if takes_relu and beside.relu_module in relus and beside.relu_module is not None:
             paths.append(beside.relu_module)
+        paths = [path for path in paths if id(model.get_submodule(path)) not in held]
         own = {"relu": beside.relu_follows} if sets_relu and "relu" not in options else {}
         found[site.path] = _gone(model, tuple(paths), options=own, exact=takes_relu and beside.rectified)
     return found
 
 
-def take_out(model: nn.Module, path: str, heir: nn.Module | None) -> tuple[nn.Module, nn.Module]:
+def take_out(model: nn.Module, path: str, heir: nn.Module, *, warm: bool) -> tuple[nn.Module, nn.Module]:
     """Put in a module's place what is left without it; returns the old module and the new one.
 
-    A unit that starts warm (`heir`) and has a method `start_from_batch_norm` takes over what a BatchNorm had learned.
+    The unit's own BatchNorms (those of `heir`) take the host's eps, momentum, mode and trainability. A unit that starts
+    warm and has a method `start_from_batch_norm` also takes over what the host's had learned.
     """
     old = model.get_submodule(path)
-    inherit = getattr(heir, "start_from_batch_norm", None)
-    if inherit is not None and isinstance(old, _BatchNorm):
-        inherit(old)
+    if isinstance(old, _BatchNorm):
+        for norm in heir.modules():
+            if isinstance(norm, _BatchNorm):
+                norm.eps, norm.momentum = old.eps, old.momentum
+                norm.train(old.training)
+                if old.weight is not None and not old.weight.requires_grad:
+                    norm.requires_grad_(False)
+        inherit = getattr(heir, "start_from_batch_norm", None)
+        if warm and inherit is not None:
+            inherit(old)
     rest = after_norm(old)
     new = nn.Identity() if rest is None else rest
     if rest is None:

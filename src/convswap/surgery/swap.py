@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +139,7 @@ def perform_swap(model: nn.Module, record: dict[str, Any]) -> tuple[nn.Module, P
         carry_hooks(old, new)
         model = replace(model, tuple(paths), new)
         pairs.append((old, new))
-        pairs += [take_out(model, path, new if record["start"] == "warm" else None) for path in absorbed or ()]
+        pairs += [take_out(model, path, new, warm=record["start"] == "warm") for path in absorbed or ()]
     return model, pairs
 
 
@@ -195,13 +195,12 @@ def plan_swap(
         model, example_input, [*chosen, *(_end(model, site) for site in chosen if isinstance(site, StemSite))]
     )
     places, skipped = _sort_out(spec, model, chosen, options, seen, example)
-    absorbed, problem = plan_absorption(spec, model, places, options, example)
+    absorbed, notes = plan_absorption(spec, model, places, options, example)
     images = None if example is None else example.shape[0]
     replacements = tuple(
         replacement_row(spec, site, start, options, absorbed.get(site.path, Absorption()), seen, images)
         for site in places
     )
-    notes = () if problem is None else (f"the host's own BatchNorm and ReLU stay beside the units: {problem}",)
     return SwapPlan(
         unit,
         dict(options),
@@ -291,6 +290,8 @@ def _sort_out(
         reason = why_not(spec, site, options, tied, held)
         if reason is None and example is not None and id(site.module) not in seen.inputs:
             reason = "a pass over the example does not call it; its weight may be read directly"
+        if reason is None and getattr(spec.cls, "absorbs_batch_norm", False):
+            reason = _why_not_pooled(site, seen)
         if reason is None:
             places.append(site)
         else:
@@ -299,6 +300,15 @@ def _sort_out(
         reasons = "; ".join(f"{s.path or 'the model'}: {s.reason}" for s in skipped[:3])
         raise SurgeryError(f"none of the {len(skipped)} selected places can take {spec.name!r}: {reasons}")
     return places, skipped
+
+
+def _why_not_pooled(site: Site, seen: Observation) -> str | None:
+    """Why a unit with a BatchNorm cannot stand at a squeeze-excite or head convolution of one pixel, or None."""
+    conv, outputs = site.module, seen.outputs.get(id(site.module), [])
+    pooled = bool(outputs) and all(tuple(shape[2:]) == (1, 1) for shape in outputs)
+    if pooled and tuple(cast(Any, conv).kernel_size) == (1, 1) and cast(Any, conv).bias is not None:
+        return "it reads a pooled vector (squeeze-excite, head): the unit's BatchNorm would see one pixel an image"
+    return None
 
 
 def swap(

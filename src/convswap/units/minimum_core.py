@@ -18,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import FusionError, UsageError, check_choice
+from ..errors import UsageError, check_choice
 from .contract import Geometry, compute_dtype, plain_conv
+from .depthwise import run_depthwise
+from .folding import BATCH_NORMS, batch_norm_affine
 
 COMBINE = ("min", "product", "abs_relu", "log")
 NORM = ("instance", "batch")
@@ -113,7 +115,8 @@ class MinimumCore(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Expand, look twice, join, project."""
         u = self.expand_norm(self.expand(x_NCHW)).relu_()
-        m = joined(self.left_norm(self.left(u)), self.right_norm(self.right(u)), self.combine)
+        left, right = run_depthwise(self.left, u), run_depthwise(self.right, u)
+        m = joined(self.left_norm(left), self.right_norm(right), self.combine)
         if self.combine == "abs_relu":
             m = 2 * m  # relu(a+b) - relu(a-b) - relu(b-a) = 2 min(a, b) for a, b >= 0
         elif self.log_norm is not None:
@@ -149,7 +152,7 @@ class FusedMinimum(nn.Module):
         column = core.project.weight.new_full((), 2.0 if core.combine == "abs_relu" else 1.0, dtype=torch.float64)
         if core.log_norm is not None:
             weight = core.project.weight
-            scale, shift = _affine(core.log_norm)
+            scale, shift = batch_norm_affine(core.log_norm)
             column = torch.exp2(shift)
             self.exponent = nn.Parameter(scale.to(weight.dtype), weight.requires_grad)
         self.project = _folded(core.project, following, column)
@@ -165,17 +168,6 @@ class FusedMinimum(nn.Module):
         return y if input.dim() == 4 else y.squeeze(0)
 
 
-def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """The per-channel `(scale, shift)` that a BatchNorm is in evaluation, in float64."""
-    if norm.running_mean is None or norm.running_var is None:
-        raise FusionError(f"{norm} keeps no running statistics: it cannot be folded")
-    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-    if norm.affine:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() * scale
-    return scale, shift + norm.bias.double() if norm.affine else shift
-
-
 @torch.no_grad()
 def _folded(conv: nn.Conv2d, norm: nn.Module | None, column: Tensor | None = None) -> nn.Conv2d:
     """A new convolution: its inputs first multiplied by `column`, a BatchNorm behind it folded."""
@@ -185,8 +177,8 @@ def _folded(conv: nn.Conv2d, norm: nn.Module | None, column: Tensor | None = Non
             rows = column.reshape(conv.groups, 1, -1).expand(-1, conv.out_channels // conv.groups, -1)
             column = rows.reshape(conv.out_channels, -1, 1, 1)
         weight = weight * column
-    if isinstance(norm, nn.BatchNorm2d):
-        scale, shift = _affine(norm)
+    if isinstance(norm, BATCH_NORMS):
+        scale, shift = batch_norm_affine(norm)
         weight = weight * scale[:, None, None, None]
         bias = shift if bias is None else bias * scale + shift
     return plain_conv(Geometry.of(conv), weight, bias, like=conv.weight)

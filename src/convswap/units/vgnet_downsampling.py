@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import check_choice
 from .block import BlockUnit
+from .depthwise import run_depthwise
 from .registry import register_unit
 from .vgnet_parts import ConvActNorm, constants_made_plain, make_depthwise
 
@@ -92,17 +93,21 @@ class DownsamplingBlock(BlockUnit):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride))."""
-        z = self.downsample(x_NCHW)
+        z = self._filtered(x_NCHW)
         v = self.pointwise(z)
         return torch.cat([z[:, self.in_channels - self.reused :], v], 1) if self.reused else v
 
     def forward_pair(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """The output in two halves (the first one channel larger where `out` is odd)."""
         if 2 * self.reused == self.out_channels:
-            z = self.downsample(x_NCHW)
+            z = self._filtered(x_NCHW)
             return z[:, self.in_channels - self.reused :], self.pointwise(z)
         u, v = self.forward(x_NCHW).split([-(-self.out_channels // 2), self.out_channels // 2], 1)
         return u, v
+
+    def _filtered(self, x_NCHW: Tensor) -> Tensor:
+        down = self.downsample
+        return run_depthwise(down, x_NCHW) if isinstance(down, nn.Conv2d) else down(x_NCHW)
 
     def fuse(self) -> DownsamplingBlock:
         """A copy with constant kernels as a plain convolution. Nothing folds: the BatchNorm follows the activation."""
