@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from straightforward_cmod import Modulus
 from straightforward_harmonic import Harmonic
+from straightforward_niff import Frequency
 from straightforward_pide import DensePIDE, Hamiltonian
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -293,6 +294,7 @@ class Downsampling(nn.Module):
 writes_down("cmod")(Modulus)
 writes_down("harmonic")(Harmonic)
 writes_down("hamiltonian")(Hamiltonian)
+writes_down("niff")(Frequency)
 writes_down("pide")(DensePIDE)
 
 
