@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         row = measure(side, settings)
         if "red" in row:
             raise RuntimeError(
-                f"at {side} px the factorised form differs from the dense one by {row['difference']:.1e}"
+                f"{side} px: factorised and dense differ by {row['difference']:.1e}, so there is no figure"
             )
         rows.append(row)
         for kind in ("inference", "training"):

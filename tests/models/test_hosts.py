@@ -33,6 +33,10 @@ ROWS: list[tuple[str, int, int, str, dict[str, Any], list[str] | int, int | None
     ("resnet34", 1000, 64, "mgic", {}, 16, 2_813_096),
     ("resnet50", 1000, 64, "mgic", {"block": "bottleneck"}, 16, 6_117_928),
     ("cifar_resnet20", 10, 32, "mgic", {}, 9, 176_506),
+    ("cifar_resnet44", 10, 32, "pide", {}, ["layer1.2", "layer2.2", "layer3.2"], None),
+    ("resnet50", 1000, 64, "pide", {"subsample": 4}, [f"layer{i}.2" for i in (1, 2, 3, 4)], None),
+    ("resnet18", 1000, 64, "pide", {"where": "same & *.1"}, [f"layer{i}.1" for i in (1, 2, 3, 4)], None),
+    ("cifar_resnet44", 10, 32, "hamiltonian", {}, 19, None),
 ]  # fmt: skip
 
 
