@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from contract_cases import Case, difference, each_block, image
+from contract_cases import BLOCKS, Case, difference, each_block, image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -121,7 +121,7 @@ def test_row_names_real_parameters(case: Case) -> None:
     assert case.spec.no_weight_decay <= names or case.options
 
 
-@each_block
+@pytest.mark.parametrize("case", [case for case in BLOCKS if not case.options], ids=str)
 def test_swaps_into_a_residual_network_fuses_and_trains(case: Case) -> None:
     stem = case.spec.replaces == "stem"
     model = convswap.create_model("resnet18" if stem else "cifar_resnet20", num_classes=5)
