@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,29 +32,29 @@ def riesz_constant(s: float) -> float:
 
 @dataclass(frozen=True)
 class Operator:
-    """A linear operator on fields, its kernel formed once for as many fields as follow.
+    """A linear operator on fields, `sum_j w_ij P(u)_j - outflow_i u_i`, its kernel formed once for several fields.
+
+    w is normalised, and for `fractional`, which is the negative of a difference operator, negative.
 
     Attributes:
-        form: `"difference"`: `sum_j w_ij u_j - u_i sum_j w_ij`; `"negative"`: the same with the other sign;
-            `"sum"`: `sum_j w_ij u_j`. All with the normalised w.
         left: (N, k, n). Dense: w transposed, k = m. Factorised: theta, normalised, k = E.
         right: phi (N, E, m) if factorised: `w = left^T right`, which is never formed; None if dense.
-        total: `sum_j w_ij`, (N, 1, n); None where it is 1 or not needed.
+        outflow: `sum_j w_ij`, (N, 1, n), for the difference operators; 1 where w sums to 1; None for the others.
     """
 
-    form: str
     left: Tensor
     right: Tensor | None
-    total: Tensor | None
+    outflow: Tensor | Literal[1] | None
 
     def __call__(self, u_NCn: Tensor, pooled_NCm: Tensor, channels_last: bool = False) -> Tensor:
         """(N, C, n) and (N, C, m) -> (N, C, n), in memory as (N, n, C) if `channels_last`."""
         a = pooled_NCm if self.right is None else pooled_NCm @ self.right.mT
         summed = (self.left.mT @ a.mT).mT if channels_last else a @ self.left
-        if self.form == "sum":
+        if self.outflow is None:
             return summed
-        outflow = u_NCn if self.total is None else u_NCn * self.total
-        return summed - outflow if self.form == "difference" else outflow - summed
+        if isinstance(self.outflow, int):
+            return summed - u_NCn
+        return torch.addcmul(summed, u_NCn, self.outflow, value=-1)
 
 
 def make_operator(
@@ -77,29 +78,28 @@ def make_operator(
         rows: divide by the sum of a row rather than by m.
         dense: form the matrix also for the dot product, to compare with.
     """
-    form = {"fractional": "negative", "inverse_fractional": "sum", "log": "sum"}.get(kernel, "difference")
     if kernel == "gaussian":
         # Divided by their sum, the exponentials are a softmax, which cannot overflow.
-        return Operator(form, torch.softmax(scale * (phi_NEm.mT @ theta_NEn), 1), None, None)
+        return Operator(torch.softmax(scale * (phi_NEm.mT @ theta_NEn), 1), None, 1)
     if kernel in ("laplacian", "laplacian_row") and not dense:
-        return _factorised(form, theta_NEn, phi_NEm, scale, rows)
-    w_Nmn = scale * _pairs(kernel, theta_NEn, phi_NEm, s)
+        return _factorised(theta_NEn, phi_NEm, scale, rows)
+    w_Nmn = (-scale if kernel == "fractional" else scale) * _pairs(kernel, theta_NEn, phi_NEm, s)
     mean_N1n = w_Nmn.mean(1, keepdim=True)
+    divisor: Tensor | float = 1.0
     if rows:
-        w_Nmn, mean_N1n = w_Nmn / (w_Nmn.shape[1] * _away_from_zero(mean_N1n)), mean_N1n / _away_from_zero(mean_N1n)
-    else:
-        w_Nmn = w_Nmn / w_Nmn.shape[1]
-    return Operator(form, w_Nmn, None, None if form == "sum" else mean_N1n)
+        divisor = _away_from_zero(mean_N1n.abs() if kernel == "fractional" else mean_N1n)
+    outflow = None if kernel in ("inverse_fractional", "log") else mean_N1n / divisor
+    return Operator(w_Nmn / (divisor * w_Nmn.shape[1]), None, outflow)
 
 
-def _factorised(form: str, theta_NEn: Tensor, phi_NEm: Tensor, scale: float, rows: bool) -> Operator:
+def _factorised(theta_NEn: Tensor, phi_NEm: Tensor, scale: float, rows: bool) -> Operator:
     # sum_j (theta_i . phi_j) u_j = theta_i . sum_j phi_j u_j: no pair of pixels is ever looked at.
-    factor = scale / phi_NEm.shape[2]
     mean_N1n = scale * (phi_NEm.mean(2, keepdim=True).mT @ theta_NEn)
+    left = scale / phi_NEm.shape[2] * theta_NEn
     if not rows:
-        return Operator(form, factor * theta_NEn, phi_NEm, mean_N1n)
+        return Operator(left, phi_NEm, mean_N1n)
     divisor = _away_from_zero(mean_N1n)
-    return Operator(form, factor * theta_NEn / divisor, phi_NEm, mean_N1n / divisor)
+    return Operator(left / divisor, phi_NEm, mean_N1n / divisor)
 
 
 def _pairs(kernel: str, theta_NEn: Tensor, phi_NEm: Tensor, s: float) -> Tensor:
