@@ -42,12 +42,12 @@ class Convolution(nn.Module):
 
 
 class Harmonic(nn.Module):
-    """Lift with an imaginary part of zeros, C-ReLU, convolve, add up the normalised and rectified magnitudes."""
+    """Lift with an imaginary part of zeros, C-ReLU, convolve, add up the normalised magnitudes and the input."""
 
     def __init__(self, unit: Any) -> None:
         super().__init__()
         self.pool, self.lift, self.cross = unit.pool, Convolution(unit.lift), Convolution(unit.cross)
-        self.bias, self.norm = unit.act.bias, unit.norm.norm
+        self.bias, self.norm, self.shortcut = unit.act.bias, unit.norm.norm, unit.shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, out, H', W')."""
@@ -59,4 +59,5 @@ class Harmonic(nn.Module):
             rectified.append((re * gate, im * gate))
         crossed = self.cross(rectified)
         sizes = torch.cat([(re.square() + im.square()).clamp(min=1e-4).sqrt() for re, im in crossed], 1)
-        return torch.stack(F.relu(self.norm(sizes)).chunk(len(crossed), 1)).sum(0)
+        y = torch.stack(F.relu(self.norm(sizes)).chunk(len(crossed), 1)).sum(0)
+        return y + self.shortcut(x)

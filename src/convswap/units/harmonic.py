@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UsageError, check_choice
-from .block import BlockUnit, Place
+from .block import BlockUnit
 from .harmonic_layers import ComplexBatchNorm, ComplexReLU, HarmonicConv2d, HarmonicMeanPool, place_of
 from .registry import register_unit
 
@@ -24,16 +24,25 @@ class _BlockForward(nn.Module):
     act: nn.Module
     cross: nn.Conv2d
     norm: nn.Module
-    residual: bool
-    extra: int
+    shortcut: nn.Module | None
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride))."""
         x_NCHW = self.pool(x_NCHW)
         y_NCHW = self.norm(self.cross(self.act(self.lift(x_NCHW))))
-        if not self.residual:
-            return y_NCHW
-        return y_NCHW + (F.pad(x_NCHW, (0, 0, 0, 0, 0, self.extra)) if self.extra else x_NCHW)
+        return y_NCHW if self.shortcut is None else y_NCHW + self.shortcut(x_NCHW)
+
+
+class _MoreChannels(nn.Module):
+    """Append channels of zeros."""
+
+    def __init__(self, extra: int) -> None:
+        super().__init__()
+        self.extra = extra
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C + extra, H, W)."""
+        return F.pad(x_NCHW, (0, 0, 0, 0, 0, self.extra)) if self.extra else x_NCHW
 
 
 @register_unit(
@@ -50,22 +59,25 @@ class _BlockForward(nn.Module):
     train_eval="batch_norm",
     variants=(
         {"max_order": 2, "zero_order_phase": "code", "width": 0.25},
-        {"kernel_size": 3, "rings": 2, "phase": False},
+        {"kernel_size": 3, "rings": 2, "phase": False, "residual": False},
         {"basis": "sum", "max_order": 0, "kernel_size": 3},
     ),
 )
 class HarmonicBlock(_BlockForward, BlockUnit):
     """Lift a real map to orders 0..M, C-ReLU, cross-order convolution, C-BN, leave with the magnitudes.
 
-    `y = sum_m relu(BN(|Z_m|))`, `Z = cross(C-ReLU(lift(pool(x))))`: two k x k convolutions as in the blocks of the
-    paper's networks, with h = width * out complex channels an order between them. Every part is equivariant and the
-    magnitudes do not change with the angle, so turning x turns y: exactly by quarter turns of square maps, of any size
-    and stride. A network is equivariant only if its other layers are (an unstrided stem with symmetric padding is not,
-    its learned filters have a direction). Strides are taken by `HarmonicMeanPool` on the real map, before anything
-    else. No residual sum, as in the paper; `residual=True` (ours) adds the pooled input, zero channels appended.
+    `y = sum_m relu(BN(|Z_m|)) + pool(x)`, `Z = cross(C-ReLU(lift(pool(x))))`: two k x k convolutions as in the blocks
+    of the paper's networks, with h = width * out complex channels an order between them. Every part is equivariant and
+    the magnitudes do not change with the angle, so turning x turns y: exactly by quarter turns of square maps, of any
+    size and stride. A network is so only if its other layers are, and the usual learned stem is not: its filters have
+    a direction. Strides are taken by `HarmonicMeanPool` on the real map, before anything else.
 
-    Parameters: `(M + 1) ((rings + 1) h (in + out) + h + 2 out)` with phases. The plain kernels have 2 h (M + 1) and
-    2 out (M + 1) output channels, so the block costs more than its parameters say.
+    The sum with the pooled input is ours (zero channels appended; a 1x1 convolution where channels become fewer). The
+    paper has none, but leaves its streams once in a network and not in every block; nine blocks in a row hardly train
+    without it.
+
+    Parameters: `(M + 1) ((rings + 1) h (in + out) + h + 2 out)` with phases, and `in out` of a 1x1 convolution. The
+    plain kernels have 2 h (M + 1) and 2 out (M + 1) output channels, so the block costs more than its parameters say.
 
     `fuse()`: two plain convolutions on real and imaginary channels; C-BN becomes an affine map of the magnitudes.
     Inferred by us: the use as a drop-in for residual blocks; the paper builds whole networks (`harmonic_mnist`).
@@ -79,10 +91,10 @@ class HarmonicBlock(_BlockForward, BlockUnit):
         phase: whether filters have phases.
         zero_order_phase: `"paper"`, or `"code"` for that of the official code, see `HarmonicConv2d`.
         basis: `"unit"` (ours) or `"sum"`, see `HarmonicConv2d`.
-        residual: add the pooled input.
+        residual: add the pooled input; False as in the paper.
 
     Raises:
-        ValueError: an option is not allowed, or a residual sum is asked for with fewer channels out than in.
+        ValueError: an option is not allowed.
     """
 
     def __init__(
@@ -98,20 +110,17 @@ class HarmonicBlock(_BlockForward, BlockUnit):
         phase: bool = True,
         zero_order_phase: str = "paper",
         basis: str = "unit",
-        residual: bool = False,
+        residual: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_channels, out_channels, stride)
         check_choice("residual", residual, (True, False))
-        reason = _refused(in_channels, out_channels, residual)
-        if reason is not None:
-            raise UsageError(f"residual={residual!r} is not allowed: {reason}")
         place = place_of(device, dtype)
         hidden = _hidden(out_channels, width)
         filters: dict[str, Any] = {"rings": rings, "phase": phase, "zero_order_phase": zero_order_phase, "basis": basis}
         self.options = filters | {"max_order": max_order, "width": width, "kernel_size": kernel_size}
-        self.residual, self.extra = residual, out_channels - in_channels
+        self.options["residual"] = residual
         self.pool = HarmonicMeanPool(stride) if stride > 1 else nn.Identity()
         orders: dict[str, Any] = {"max_order": max_order, "max_order_in": None}
         self.lift = HarmonicConv2d(in_channels, hidden, kernel_size, **orders, **filters, **place)
@@ -119,11 +128,11 @@ class HarmonicBlock(_BlockForward, BlockUnit):
         orders = {"max_order": max_order, "max_order_in": max_order}
         self.cross = HarmonicConv2d(hidden, out_channels, kernel_size, **orders, **filters, **place)
         self.norm = ComplexBatchNorm(out_channels, max_order, leave=True, **place)
-
-    @classmethod
-    def supports(cls, place: Place, **options: Any) -> str | None:
-        """Why the block cannot stand there: a residual sum where channels become fewer."""
-        return _refused(place.in_channels, place.out_channels, options.get("residual", False))
+        self.shortcut: nn.Module | None = None
+        if residual and out_channels < in_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False, **place)
+        elif residual:
+            self.shortcut = _MoreChannels(out_channels - in_channels)
 
     def fuse(self) -> FusedHarmonicBlock:
         """The inference form: plain convolutions, no BatchNorm; equal in evaluation.
@@ -136,7 +145,7 @@ class HarmonicBlock(_BlockForward, BlockUnit):
     def extra_repr(self) -> str:
         """The place and the options."""
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-        return f"{super().extra_repr()}, {options}, residual={self.residual}"
+        return f"{super().extra_repr()}, {options}"
 
 
 class FusedHarmonicBlock(_BlockForward):
@@ -149,16 +158,10 @@ class FusedHarmonicBlock(_BlockForward):
     def __init__(self, block: HarmonicBlock) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.stride = block.in_channels, block.out_channels, block.stride
-        self.residual, self.extra = block.residual, block.extra
         self.pool, self.act = copy.deepcopy(block.pool), copy.deepcopy(block.act)
+        self.shortcut = copy.deepcopy(block.shortcut)
         self.lift, self.cross, self.norm = block.lift.fuse(), block.cross.fuse(), block.norm.fuse()  # type: ignore[operator]
         self.train(block.training)
-
-
-def _refused(in_channels: int, out_channels: int, residual: object) -> str | None:
-    if residual is True and out_channels < in_channels:
-        return f"a residual sum of {in_channels} channels with {out_channels} would lose channels"
-    return None
 
 
 def _hidden(out_channels: int, width: object) -> int:

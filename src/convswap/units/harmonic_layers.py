@@ -165,8 +165,7 @@ def _streams(z_NCHW: Tensor, max_order: int) -> Tensor:
 
 def _squares(z_NOPCHW: Tensor, least: float = LEAST_SQUARE) -> Tensor:
     """`max(re^2 + im^2, least)`, (N, (order, C), H, W), in at least float32: half precision would overflow."""
-    z = z_NOPCHW.to(compute_dtype(z_NOPCHW.dtype))
-    re, im = z[:, :, 0], z[:, :, 1]
+    re, im = z_NOPCHW.to(compute_dtype(z_NOPCHW.dtype)).unbind(2)  # unlike two slices, their gradients are one stack
     return torch.addcmul(re * re, im, im).clamp_min(least).flatten(1, 2)
 
 
