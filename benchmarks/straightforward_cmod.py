@@ -63,7 +63,7 @@ class Modulus(nn.Module):
             unit.after,
             unit.pool,
         )
-        self.weight, self.mix, self.selection = maps.weight, maps.mix, maps.selection
+        self.weight, self.mix, self.selection = maps.weight, nn.ParameterList(maps.mix), maps.selection
         self.cut = (transform_padding(arch.depth, arch.stride) - arch.start) // arch.stride
         self.padding = transform_padding(arch.depth, arch.stride)
         self.trees = nn.ModuleList()

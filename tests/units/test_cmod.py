@@ -54,7 +54,7 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
         elif "colormix" in key:
             ours["wavelets.weight"] = value
         elif "featmapmix" in key and parts[-1] == "weight":
-            ours[f"wavelets.mix.{parts[-2]}"] = value.flatten(1)
+            ours[f"wavelets.mix{parts[-2]}"] = value.flatten(1)
         elif key.startswith(("maxpool.0.", "maxpool.low.0.")):
             ours[f"norm.{parts[-1]}"] = value
         elif key == "maxpool.high.2.running_var":

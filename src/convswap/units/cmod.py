@@ -86,7 +86,8 @@ class ModulusStem(_Stem, BlockUnit):
     a bias there.
 
     Only the packets and positions that are read are computed, as one convolution down the columns, one along the rows
-    and one 1x1 convolution: about a tenth of the multiplications of the convolution it replaces.
+    and one 1x1 convolution: for ResNet, 15 million multiplications at 224 px, where as many channels of the 7x7
+    convolution take 44 million.
 
     Odd sizes: the authors cut the last row or column where both halves differ in size; here it is computed, with zeros
     around the image. A grey image (`in_channels` other than 3) starts with the mean of its channels as luminance.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -131,7 +131,7 @@ class WaveletMaps(BankConstants, nn.Module):
 
     Attributes:
         weight: (1, in, 1, 1), how the input channels add up to a luminance.
-        mix: for each part of the selection (outputs, packets a group).
+        mix0, mix1, ..: for each part of the selection (outputs, packets a group).
         bias: (W,) or None; only with `real`.
     """
 
@@ -158,11 +158,15 @@ class WaveletMaps(BankConstants, nn.Module):
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         parts = zip(selection.inputs, selection.outputs, selection.groups, strict=True)
         self.weight = nn.Parameter(torch.empty(1, in_channels, 1, 1, **place))
-        self.mix = nn.ParameterList(
-            torch.empty(outputs, inputs // groups, **place) for inputs, outputs, groups in parts
-        )
+        for index, (inputs, outputs, groups) in enumerate(parts):
+            self.register_parameter(f"mix{index}", nn.Parameter(torch.empty(outputs, inputs // groups, **place)))
         self.bias = nn.Parameter(torch.empty(sum(selection.outputs), **place)) if bias else None
         self.register_constants()
+
+    @property
+    def mix(self) -> list[nn.Parameter]:
+        """The mixing weights of every part."""
+        return [cast(nn.Parameter, getattr(self, f"mix{index}")) for index in range(len(self.selection.inputs))]
 
     @torch.no_grad()
     def reset_parameters(self, luminance: tuple[float, ...]) -> None:
