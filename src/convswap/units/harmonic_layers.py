@@ -166,7 +166,7 @@ def _streams(z_NCHW: Tensor, max_order: int) -> Tensor:
 def _squares(z_NOPCHW: Tensor, least: float = LEAST_SQUARE) -> Tensor:
     """`max(re^2 + im^2, least)`, (N, (order, C), H, W), in at least float32: half precision would overflow."""
     re, im = z_NOPCHW.to(compute_dtype(z_NOPCHW.dtype)).unbind(2)  # unlike two slices, their gradients are one stack
-    return torch.addcmul(re * re, im, im).clamp_min(least).flatten(1, 2)
+    return (re * re).addcmul_(im, im).clamp_min_(least).flatten(1, 2)
 
 
 def _rescaled(z_NOPCHW: Tensor, gate_NCHW: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ def magnitude_sum(z_NCHW: Tensor, max_order: int) -> Tensor:
 
     (N, 2 C (M + 1), H, W) -> (N, C, H, W).
     """
-    roots = _squares(_streams(z_NCHW, max_order), 1e-12).sqrt()
+    roots = _squares(_streams(z_NCHW, max_order), 1e-12).sqrt_()
     return _sum_orders(roots, max_order).to(z_NCHW.dtype)
 
 
@@ -241,8 +241,8 @@ class ComplexReLU(_Complex):
     def forward(self, z_NCHW: Tensor) -> Tensor:
         """relu(|Z| + b) / |Z| = relu(1 + b / |Z|)."""
         z = _streams(z_NCHW, self.max_order)
-        inverse = _squares(z).rsqrt()
-        return _rescaled(z, (1 + _per_channel(self.bias, inverse.dtype) * inverse).relu())
+        inverse = _squares(z).rsqrt_()
+        return _rescaled(z, (_per_channel(self.bias, inverse.dtype) * inverse).add_(1).relu_())
 
 
 class ComplexBatchNorm(_Complex):
@@ -281,8 +281,8 @@ class ComplexBatchNorm(_Complex):
     def forward(self, z_NCHW: Tensor) -> Tensor:
         """Normalise the magnitudes, keep the angles."""
         z = _streams(z_NCHW, self.max_order)
-        magnitudes = _squares(z).sqrt()
-        normalised = self.norm(magnitudes.to(z.dtype)).relu()
+        magnitudes = _squares(z).sqrt_()
+        normalised = self.norm(magnitudes.to(z.dtype)).relu_()
         if self.leave:
             return _sum_orders(normalised, self.max_order)
         return _rescaled(z, normalised.to(magnitudes.dtype) / magnitudes)
@@ -318,8 +318,8 @@ class MagnitudeAffine(_Complex):
         squares = _squares(z)
         scale, shift = (_per_channel(part, squares.dtype) for part in (self.scale, self.shift))
         if self.leave:
-            return _sum_orders(torch.addcmul(shift, scale, squares.sqrt()).relu(), self.max_order).to(z_NCHW.dtype)
-        return _rescaled(z, torch.addcmul(scale, shift, squares.rsqrt()).relu())
+            return _sum_orders(torch.addcmul(shift, scale, squares.sqrt_()).relu_(), self.max_order).to(z_NCHW.dtype)
+        return _rescaled(z, torch.addcmul(scale, shift, squares.rsqrt_()).relu_())
 
 
 class HarmonicMeanPool(nn.Module):
