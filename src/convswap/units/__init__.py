@@ -32,6 +32,8 @@ from .mgic import FusedMGIC, MGICBlock, mgic_parameters
 from .minimum import MinimumConv2d
 from .minimum_block import FusedMinimumBlock, MinimumBlock, ResidualAdapter
 from .minimum_core import FusedMinimum
+from .niff import FusedNIFF, NIFFConv2d
+from .niff_spatial import load_official_niff, resampling_error
 from .pide import FusedPIDE, PIDEBlock
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
 from .sk import SelectiveKernelConv2d
@@ -60,6 +62,7 @@ __all__ = [
     "FusedMinimum",
     "FusedMinimumBlock",
     "FusedModulusStem",
+    "FusedNIFF",
     "FusedPIDE",
     "FusedSelectiveKernel",
     "GGhostStage",
@@ -77,6 +80,7 @@ __all__ = [
     "MinimumBlock",
     "MinimumConv2d",
     "ModulusStem",
+    "NIFFConv2d",
     "PIDEBlock",
     "Place",
     "PlainConv2d",
@@ -87,9 +91,11 @@ __all__ = [
     "WeightUnit",
     "get_unit",
     "list_units",
+    "load_official_niff",
     "magnitude_sum",
     "mgic_parameters",
     "plain_conv",
     "register_unit",
+    "resampling_error",
     "spec_of",
 ]

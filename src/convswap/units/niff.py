@@ -12,6 +12,7 @@ from ..errors import UsageError, check_choice
 from .contract import FeatureUnit, Geometry, _double_copy, compute_dtype
 from .niff_spatial import SpatialForm, combined_kernel, spatial_form
 from .niff_spectrum import HIDDEN, Size, Spectrum, linear_size, linear_spectrum, real_fft
+from .registry import register_unit
 
 
 class _FrequencyConvolution:
@@ -68,6 +69,24 @@ class _FrequencyConvolution:
         return torch.einsum("bihw,iohw->bohw", x, maps)
 
 
+@register_unit(
+    "niff",
+    kind="feature",
+    paper="arXiv:2307.10001",
+    year=2023,
+    summary="a filter as large as the map, multiplied in the frequency domain; its spectrum comes from a tiny MLP",
+    warm_start="none",
+    fusion="cheaper",
+    default_where="spatial & !first & !strided",
+    placement="paper",
+    variants=(
+        {"form": "full"},
+        {"boundary": "zero"},
+        {"form": "full", "boundary": "zero", "mlp": "small"},
+        {"mlp": "big", "init": "paper"},
+        {"reference_size": 8},
+    ),
+)
 class NIFFConv2d(_FrequencyConvolution, FeatureUnit):
     """`y = F^-1(R F(x)) + b`, the response R (maps, H, W) given by an MLP of the frequency: filters of the map's size.
 

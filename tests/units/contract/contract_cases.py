@@ -68,7 +68,7 @@ class Case:
         asked = {word for word in re.split(r"[\s&,()]+", where) if word}
         kernels = [tuple(map(int, word.split("x"))) for word in asked if re.fullmatch(r"\d+x\d+", word)]
         kernel = (1, 1) if "pointwise" in asked else kernels[0] if kernels and (3, 3) not in kernels else (3, 3)
-        strides = [2] if "strided" in asked else [1, 2]
+        strides = [2] if "strided" in asked else [1] if "!strided" in asked else [1, 2]
         one = {
             "in_channels": 4,
             "out_channels": 4 if "depthwise" in asked else 6,
