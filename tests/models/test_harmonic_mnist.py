@@ -192,7 +192,7 @@ def test_logits_hardly_move_when_real_digits_are_turned_by_15_degrees(digits):
 
 def test_learns_real_digits_at_any_angle(digits, data_root, tmp_path):
     """A cheap form of benchmarks/rotated_digits.py; broken off and taken up again it trains nothing twice."""
-    arguments = ["--folder", str(tmp_path), "--seeds", "1", "--epochs", "2", "--train", "500", "--test", "200"]
+    arguments = ["--folder", str(tmp_path), "--seeds", "1", "--epochs", "2", "--train", "240", "--test", "40"]
     arguments += [
         "--data-root",
         str(data_root),
