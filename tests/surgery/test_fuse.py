@@ -414,3 +414,17 @@ def test_memory_format_is_kept() -> None:
     model = convswap.swap(randomize(Plain()).to(memory_format=torch.channels_last), "circle", where="3x3")
     fused = convswap.fuse(model, image(1, 3, 8, 8))
     assert fused.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_recalibrating_reaches_the_norms_of_units() -> None:
+    """`GaborBatchNorm2d` of the wavelet stem keeps an energy of its own and is no `_BatchNorm`."""
+    torch.manual_seed(0)
+    model = convswap.swap(convswap.create_model("resnet18", num_classes=3), "cmod", example_input=image(1, 3, 32, 32))
+    (norm,) = (m for m in model.modules() if type(m).__name__ == "GaborBatchNorm2d")
+    before = norm.running_energy.clone()
+    convswap.recalibrate_batch_norm(model.eval(), [image(2, 3, 32, 32), 3 * image(2, 3, 32, 32)])
+    assert norm.momentum == 0.1
+    assert not torch.equal(norm.running_energy, before)
+    once = norm.running_energy.clone()
+    convswap.recalibrate_batch_norm(model, [image(2, 3, 32, 32), 3 * image(2, 3, 32, 32)])
+    torch.testing.assert_close(norm.running_energy, once)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import chain
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Mo
     Raises:
         SurgeryError: no batch was given.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [cast(_BatchNorm, module) for module in model.modules() if _keeps_statistics(module)]
     momenta = [norm.momentum for norm in norms]
     remaining = iter(batches)
     first = next(remaining, None)
@@ -42,3 +43,9 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Mo
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    """Is this a batch norm, torch's or a unit's own kind, that gathers running statistics?"""
+    own = callable(getattr(module, "reset_running_stats", None)) and hasattr(module, "momentum")
+    return own and bool(getattr(module, "track_running_stats", False))

@@ -101,8 +101,8 @@ class HalfIdentityBlock(BlockUnit):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """[u, v] -> [v, v'], (N, C, H, W) -> (N, C, H, W)."""
-        half = self.in_channels // 2
-        return torch.cat(self.forward_pair(x_NCHW[:, :half], x_NCHW[:, half:]), 1)
+        u, v = x_NCHW.chunk(2, 1)  # not two slices: the gradient of each would be a map of zeros to fill and add
+        return torch.cat(self.forward_pair(u, v), 1)
 
     def fuse(self) -> HalfIdentityBlock:
         """A copy with constant kernels as a plain convolution and the BatchNorm behind them folded away."""
