@@ -99,14 +99,18 @@ def check(trials: list[Trial], data: Data, device: str) -> None:
 
 
 @contextmanager
-def suitable_threads(data: Data) -> Iterator[None]:
-    """One thread while training on tiny images, unless `OMP_NUM_THREADS` says otherwise.
+def suitable_process(data: Data) -> Iterator[None]:
+    """The process set up for training: freed memory is kept, and tiny images get one thread.
 
+    The thread count is left alone where `OMP_NUM_THREADS` says what it should be.
     A step on 8 x 8 pixels is shorter than what threads need to meet; and where anything else runs on the machine they
     wait for one another (the embedded comparison took 39 s with one thread and 380 s with two on two busy cores).
     """
     import torch
 
+    from ..train.allocator import keep_freed_memory
+
+    keep_freed_memory()
     before = torch.get_num_threads()
     if max(data.image_size) < 16 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)

@@ -23,7 +23,7 @@ from .arguments import (
     Weights,
     Where,
 )
-from .grid import check, chosen_recipe, make_trials, suitable_threads
+from .grid import check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, parse_options, parse_units
 from .output import command_line, fail_if_nothing_finished, print_comparison
 
@@ -105,7 +105,7 @@ def run(
         normalization=normalization,
     )
     check(trials, loaded, device)
-    with suitable_threads(loaded):
+    with suitable_process(loaded):
         rows = run_grid(
             trials,
             lab,

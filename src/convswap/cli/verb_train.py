@@ -24,7 +24,7 @@ from .arguments import (
     Weights,
     Where,
 )
-from .grid import check, chosen_recipe, make_trials, suitable_threads
+from .grid import check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, parse_options, parse_units
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def run(
     check([trial], loaded, device)
     folder = out or Path("runs") / _name(trial)
     try:
-        with suitable_threads(loaded):
+        with suitable_process(loaded):
             result = run_trial(trial, folder, data=loaded, device=device, progress=not quiet)
     except KeyboardInterrupt as error:
         error.add_note(f"run the same command again to go on from the last epoch; everything so far is in {folder}")

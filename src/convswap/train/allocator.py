@@ -1,0 +1,31 @@
+"""Keep freed memory in the process while training on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_... of glibc's malloc.h
+_LARGEST = 2**30
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to serve feature maps from its heap and not to give freed ones back to the system.
+
+    By default a block of more than 32 MB, and what is free at the end of the heap, goes back to the system, which
+    fills it with zeros anew, page by page, in every step: a tenth of a step of cifar_resnet20 on one core, more for
+    units with large intermediate maps. The peak of memory stays the same; it is held until the process ends. For
+    programs that own their process: it concerns all of it.
+
+    Returns:
+        Whether there is a glibc that took the setting; nowhere else does it do anything.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    # Older versions allow no more than 32 MiB.
+    mapped = mallopt(_MMAP_THRESHOLD, _LARGEST) or mallopt(_MMAP_THRESHOLD, 2**25)
+    return bool(mapped) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
