@@ -278,3 +278,10 @@ def test_one_epoch_is_no_curve(tmp_path: Path) -> None:
     text = write_report(tmp_path, rows, records, command="c", versions={}, machine={}).read_text(encoding="utf-8")
     Page(text)
     assert "Learning curves" not in text
+
+
+def test_every_look_is_its_own() -> None:
+    from convswap.lab.report.svg import color, shape
+
+    looks = [(color(look), shape(look)) for look in range(40)]
+    assert len(set(looks)) == 40

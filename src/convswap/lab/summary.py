@@ -105,9 +105,8 @@ def _compare(rows: Sequence[Row]) -> None:
     for row in others:
         found: Comparison = compare_to_baseline(row["accuracies"], baseline["accuracies"])
         row["difference"], row["diff_low"], row["diff_high"] = found.difference, found.low, found.high
-        row["probability_better"] = found.probability_better
         if row["ranked"] and baseline["ranked"]:
-            row["p_value"] = found.p_value
+            row["probability_better"], row["p_value"] = found.probability_better, found.p_value
     tested = [row for row in others if row["p_value"] is not None]
     for row, corrected in zip(tested, holm([row["p_value"] for row in tested]), strict=True):
         row["p_holm"] = corrected

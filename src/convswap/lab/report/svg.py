@@ -38,7 +38,8 @@ def color_name(look: int) -> str:
 def shape(look: int) -> str:
     """The point shape of a look."""
     lap = (look - 1) // (len(LOOKS) - 1) if look else 0
-    return SHAPES[(look + lap) % len(SHAPES)]
+    # Six colours and seven shapes: two more steps a lap, or a lap would end where it began.
+    return SHAPES[(look + 2 * lap) % len(SHAPES)]
 
 
 def to_svg(chart: Any, *, name: str, title: str, grow: float = 1.0) -> str:
