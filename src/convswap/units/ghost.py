@@ -164,8 +164,8 @@ class FusedGhost(nn.Module):
     """The inference form of `GhostConv2d`: `y = [relu] conv(x)`, `concat[y, [relu] depthwise(y)]`, both with bias.
 
     Identity and ghosts could also be one depthwise convolution of multiplier s, which saves the concatenation and
-    needs a permutation of the channels instead; on a CPU it takes 4 to 15 times as long (`benchmarks/grouped_forms.py`),
-    so it is not used. Built by `GhostConv2d.fuse()`.
+    needs a permutation of the channels instead; on a CPU it takes 4 to 15 times as long
+    (`benchmarks/grouped_forms.py`), so it is not used. Built by `GhostConv2d.fuse()`.
     """
 
     def __init__(self, geometry: Geometry, primary: nn.Conv2d, cheap: nn.Conv2d | None, *, relu: bool) -> None:
