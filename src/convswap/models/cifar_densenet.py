@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
 from ..units.minimum_block import MinimumBlock
-from .cifar_base import CifarClassifier, cifar_cfg
+from .classifier import Classifier, cifar_cfg
 
 
 class DenseLayer(nn.Module):
@@ -75,7 +75,7 @@ class Transition(nn.Module):
         return self.pool(self.drop(self.conv(F.relu(self.norm(x_NCHW), inplace=True))))
 
 
-class CifarDenseNet(CifarClassifier):
+class CifarDenseNet(Classifier):
     """A densely connected network of three blocks for images of about 32x32 pixels.
 
     Convolutions start normal with deviation `sqrt(2 / (k k out))`, but inside a minimum block as PyTorch draws

@@ -17,6 +17,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from ..errors import check_choice
+from .classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, cifar_cfg
 from .state import unwrap_state_dict
 
 
@@ -74,7 +75,7 @@ class BasicBlock(nn.Module):
         return self.act2(residual + self.shortcut(x_NCHW))
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(Classifier):
     """A residual network of `6 * blocks + 2` layers for images of about 32x32 pixels.
 
     Args:
@@ -115,42 +116,14 @@ class CifarResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
 
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.linear
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a freshly drawn classifier of `num_classes` outputs (0: none) at the end."""
-        if global_pool is not None:
-            check_choice("global_pool", global_pool, ("avg", ""))
-            self.global_pool = global_pool
-        if num_classes and not self.global_pool:
-            raise ValueError(
-                f"num_classes={num_classes} needs global_pool='avg'; an unpooled network has num_classes=0"
-            )
-        self.num_classes = num_classes
-        self.linear: nn.Module = nn.Identity()
-        if num_classes:
-            reference = self.conv1.weight
-            linear = nn.Linear(64, num_classes, device=reference.device, dtype=reference.dtype)
-            nn.init.kaiming_normal_(linear.weight)
-            self.linear = linear
+    def init_classifier(self, linear: nn.Linear) -> None:
+        """As the convolutions."""
+        nn.init.kaiming_normal_(linear.weight)
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map, (N, 64, H/4, W/4)."""
         x_NCHW = self.act1(self.bn1(self.conv1(x_NCHW)))
         return self.layer3(self.layer2(self.layer1(x_NCHW)))
-
-    def forward_head(self, x_NCHW: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool and classify a feature map; `pre_logits` stops before the classifier."""
-        if not self.global_pool:
-            return x_NCHW
-        x_NF = self.drop(x_NCHW.mean((2, 3)))
-        return x_NF if pre_logits else self.linear(x_NF)
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Images to logits."""
-        return self.forward_head(self.forward_features(x_NCHW))
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, shortcut: str) -> nn.Sequential:
@@ -163,18 +136,8 @@ _URL = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretraine
 
 def _cfg(file: str = "") -> dict[str, Any]:
     # The published weights were trained with ImageNet's mean and standard deviation, not CIFAR's.
-    return {
-        "url": _URL + file if file else "",
-        "num_classes": 10,
-        "input_size": (3, 32, 32),
-        "pool_size": (8, 8),
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "conv1",
-        "classifier": "linear",
-    }
+    trained = {"url": _URL + file if file else "", "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    return cifar_cfg("conv1", "linear") | trained
 
 
 default_cfgs = generate_default_cfgs(

@@ -14,13 +14,13 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from ..errors import check_choice
-from .cifar_base import CifarClassifier, cifar_cfg
+from .classifier import Classifier, cifar_cfg
 from .state import unwrap_state_dict
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
-class CifarVGG(CifarClassifier):
+class CifarVGG(Classifier):
     """VGG-16 in five stages of 3x3 convolutions with BatchNorm and ReLU, each followed by 2x2 max pooling.
 
     The convolutions have no bias (the BatchNorm behind them has one). (N, in_chans, H, W), H and W at least 32,

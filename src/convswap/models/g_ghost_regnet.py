@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..units.g_ghost import FEWEST_BLOCKS, GGhostStage, RegNetXBlock
-from .cifar_base import CifarClassifier
+from .classifier import Classifier, imagenet_cfg
 from .state import unwrap_state_dict
 
 _STEM = 32
@@ -38,7 +38,7 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {  # depths, wi
 }
 
 
-class GGhostRegNet(CifarClassifier):
+class GGhostRegNet(Classifier):
     """A RegNetX with G-Ghost stages: stem, four stages, pooling, dropout, classifier.
 
     Args:
@@ -110,22 +110,9 @@ def _plain_stage(in_channels: int, width: int, depth: int, group_width: int) -> 
     return nn.Sequential(first, *(RegNetXBlock(width, width, group_width=group_width) for _ in range(depth - 1)))
 
 
-def _cfg() -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bilinear",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "conv1",
-        "classifier": "fc",
-    }
+_CFG = imagenet_cfg("conv1", "fc")
 
-
-default_cfgs = generate_default_cfgs({f"g_ghost_regnetx_{size}.untrained": _cfg() for size in SIZES})
+default_cfgs = generate_default_cfgs({f"g_ghost_regnetx_{size}.untrained": _CFG for size in SIZES})
 
 
 def _build(size: str, pretrained: bool, arguments: dict[str, Any]) -> GGhostRegNet:

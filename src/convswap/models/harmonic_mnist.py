@@ -20,58 +20,25 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ..errors import UsageError, check_choice
+from ..errors import check_choice
 from ..units.harmonic_layers import ComplexBatchNorm, ComplexReLU, HarmonicConv2d, HarmonicMeanPool, magnitude_sum
+from .classifier import Classifier, cifar_cfg
 
 MAX_ORDER = 1
 _CHANNELS = (8, 16, 32)
 _PLAIN = {3: (8, 9, 16, 18, 32, 34), 5: (6, 6, 10, 10, 17, 20)}  # 22,832 and 22,915 parameters
 
 
-class _DigitClassifier(nn.Module):
+class _DigitClassifier(Classifier):
     """What both networks share: a last convolution to the classes, then a global mean."""
 
+    classifier_name = "head"
     blocks: nn.Sequential
-    num_features: int
     kernel_size: int
-    global_pool: str
-
-    def get_classifier(self) -> nn.Module:
-        """The last convolution."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a freshly drawn last convolution to `num_classes` outputs (0: none) at the end.
-
-        Raises:
-            ValueError: `global_pool` is neither `"avg"` nor `""`, or classes are asked for without pooling.
-        """
-        if global_pool is not None:
-            check_choice("global_pool", global_pool, ("avg", ""))
-            self.global_pool = global_pool
-        if num_classes and not self.global_pool:
-            raise UsageError(
-                f"num_classes={num_classes} needs global_pool='avg'; an unpooled network has num_classes=0"
-            )
-        self.num_classes = num_classes
-        like = next(self.blocks.parameters())
-        self.head: nn.Module = nn.Identity()
-        self._set_head(num_classes, {"device": like.device, "dtype": like.dtype})
-
-    def _set_head(self, num_classes: int, place: dict[str, Any]) -> None:
-        raise NotImplementedError(f"{type(self).__name__} must write _set_head()")
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map, a quarter of the image's size, rounded up."""
         return self.blocks(x_NCHW)
-
-    def forward_head(self, x_NCHW: Tensor, pre_logits: bool = False) -> Tensor:
-        """Class scores of a feature map; `pre_logits` stops before the last convolution."""
-        raise NotImplementedError(f"{type(self).__name__} must write forward_head()")
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Images to logits."""
-        return self.forward_head(self.forward_features(x_NCHW))
 
 
 class HarmonicMnist(_DigitClassifier):
@@ -137,17 +104,21 @@ class HarmonicMnist(_DigitClassifier):
         ]
         self.reset_classifier(num_classes, global_pool)
 
-    def _set_head(self, num_classes: int, place: dict[str, Any]) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a freshly drawn last H-convolution to `num_classes` outputs (0: none) and their bias at the end."""
         self.bias: nn.Parameter | None = None
-        if num_classes:
-            filters = self._filters | {"phase": False, "max_order_in": self.max_order}
-            self.head = HarmonicConv2d(self.num_features, num_classes, self.kernel_size, **filters, **place)
-            self.bias = nn.Parameter(torch.full((num_classes,), 0.01, **place))
+        super().reset_classifier(num_classes, global_pool)
+
+    def make_classifier(self, num_classes: int, **place: Any) -> nn.Module:
+        """An H-convolution without phases; the bias is added to the pooled magnitudes."""
+        self.bias = nn.Parameter(torch.full((num_classes,), 0.01, **place))
+        filters = self._filters | {"phase": False, "max_order_in": self.max_order}
+        return HarmonicConv2d(self.num_features, num_classes, self.kernel_size, **filters, **place)
 
     def forward_head(self, z_NCHW: Tensor, pre_logits: bool = False) -> Tensor:
         """Magnitudes of the class map (of the features: `pre_logits`, or without classes), and their mean."""
         classify = not pre_logits and self.bias is not None
-        y_NCHW = magnitude_sum(self.head(z_NCHW) if classify else z_NCHW, self.max_order)
+        y_NCHW = magnitude_sum(self.get_classifier()(z_NCHW) if classify else z_NCHW, self.max_order)
         if not self.global_pool:
             return y_NCHW
         y_NF = y_NCHW.mean((2, 3))
@@ -206,33 +177,20 @@ class PlainMnist(_DigitClassifier):
         ]
         self.reset_classifier(num_classes, global_pool)
 
-    def _set_head(self, num_classes: int, place: dict[str, Any]) -> None:
-        if num_classes:
-            self.head = nn.Conv2d(self.num_features, num_classes, self.kernel_size, padding="same", **place)
+    def make_classifier(self, num_classes: int, **place: Any) -> nn.Module:
+        """A convolution as large as the others."""
+        return nn.Conv2d(self.num_features, num_classes, self.kernel_size, padding="same", **place)
 
     def forward_head(self, x_NCHW: Tensor, pre_logits: bool = False) -> Tensor:
         """The global mean of the class map, or of the features."""
-        y_NCHW = x_NCHW if pre_logits else self.head(x_NCHW)
+        y_NCHW = x_NCHW if pre_logits else self.get_classifier()(x_NCHW)
         return y_NCHW.mean((2, 3)) if self.global_pool else y_NCHW
 
 
-def _cfg(first: str) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 10,
-        "input_size": (1, 28, 28),
-        "pool_size": (7, 7),
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "mean": (0.1307,),
-        "std": (0.3081,),
-        "first_conv": first,
-        "classifier": "head",
-    }
-
+_DIGITS = {"input_size": (1, 28, 28), "pool_size": (7, 7), "mean": (0.1307,), "std": (0.3081,)}
 
 default_cfgs = generate_default_cfgs(
-    {f"{name}.untrained": _cfg("blocks.0.1") for name in ("harmonic_mnist", "plain_mnist")}
+    {f"{name}.untrained": cifar_cfg("blocks.0.1", "head") | _DIGITS for name in ("harmonic_mnist", "plain_mnist")}
 )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
 from ..units import MGICBlock
+from .classifier import Classifier, draw_small, imagenet_cfg
 
 
 class Row(NamedTuple):
@@ -53,7 +54,7 @@ SMALL = (
 _TABLES = {"large": (LARGE, 1280), "small": (SMALL, 1024)}
 
 
-class MGICMobileNetV3(nn.Module):
+class MGICMobileNetV3(Classifier):
     """A MobileNetV3 whose inverted residuals are MGIC blocks: stem, stages, 1x1 convolution, expansion, classifier.
 
     Args:
@@ -74,6 +75,8 @@ class MGICMobileNetV3(nn.Module):
     Raises:
         ValueError: an option is not allowed.
     """
+
+    classifier_name = "classifier"
 
     def __init__(
         self,
@@ -120,25 +123,17 @@ class MGICMobileNetV3(nn.Module):
         nn.init.zeros_(self.conv_head.bias)  # type: ignore[arg-type]
         self.reset_classifier(num_classes, global_pool)
 
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a freshly drawn classifier of `num_classes` outputs (0: none) at the end."""
+    def check_pool(self, num_classes: int, global_pool: str | None) -> None:
+        """Take over `global_pool` unless it is None, and refuse classes without pooling."""
         if global_pool is not None:
             check_choice("global_pool", global_pool, ("head", "avg", "max", ""))
             self.global_pool = global_pool
         if num_classes and not self.global_pool:
             raise UsageError(f"num_classes={num_classes} needs a pool; a network with global_pool='' has num_classes=0")
-        self.num_classes = num_classes
-        self.classifier: nn.Module = nn.Identity()
-        if num_classes:
-            like = self.conv_head.weight
-            linear = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-            nn.init.normal_(linear.weight, std=0.01)
-            nn.init.zeros_(linear.bias)
-            self.classifier = linear
+
+    def init_classifier(self, linear: nn.Linear) -> None:
+        """Weights N(0, 0.01), as in the official network."""
+        draw_small(linear)
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map, (N, 160 or 96, H', W')."""
@@ -153,11 +148,7 @@ class MGICMobileNetV3(nn.Module):
         else:
             x_NF = self.act2(self.conv_head(x_NCHW.mean((2, 3), keepdim=True))).flatten(1)
         x_NF = self.drop(x_NF)
-        return x_NF if pre_logits else self.classifier(x_NF)
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Images to logits."""
-        return self.forward_head(self.forward_features(x_NCHW))
+        return x_NF if pre_logits else self.get_classifier()(x_NF)
 
 
 def _stage(channels: int, rows: tuple[Row, ...], options: dict[str, Any]) -> nn.Sequential:
@@ -175,18 +166,7 @@ def _stage(channels: int, rows: tuple[Row, ...], options: dict[str, Any]) -> nn.
 
 
 _SIZES = (8, 16, 32, 64)
-_CFG: dict[str, Any] = {
-    "url": "",
-    "num_classes": 1000,
-    "input_size": (3, 224, 224),
-    "pool_size": (14, 14),
-    "crop_pct": 0.875,
-    "interpolation": "bilinear",
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
-    "first_conv": "conv_stem",
-    "classifier": "classifier",
-}
+_CFG = imagenet_cfg("conv_stem", "classifier") | {"pool_size": (14, 14)}
 default_cfgs = generate_default_cfgs(
     {f"mgic_mobilenetv3_{size}_g{group}.untrained": _CFG for size in _TABLES for group in _SIZES}
 )

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
 from ..units import MGICBlock
+from .classifier import Classifier, cifar_cfg, imagenet_cfg
 
 
-class MGICResNet(nn.Module):
+class MGICResNet(Classifier):
     """A residual network of MGIC blocks.
 
     Args:
@@ -84,25 +85,6 @@ class MGICResNet(nn.Module):
         self.drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
 
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.linear
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a freshly drawn classifier of `num_classes` outputs (0: none) at the end."""
-        if global_pool is not None:
-            check_choice("global_pool", global_pool, ("avg", ""))
-            self.global_pool = global_pool
-        if num_classes and not self.global_pool:
-            raise UsageError(
-                f"num_classes={num_classes} needs global_pool='avg'; an unpooled network has num_classes=0"
-            )
-        self.num_classes = num_classes
-        self.linear: nn.Module = nn.Identity()
-        if num_classes:
-            like = self.conv1.weight
-            self.linear = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map, (N, num_features, H', W')."""
         x_NCHW = self.maxpool(self.act1(self.bn1(self.conv1(x_NCHW))))
@@ -110,41 +92,18 @@ class MGICResNet(nn.Module):
             x_NCHW = self.get_submodule(name)(x_NCHW)
         return x_NCHW
 
-    def forward_head(self, x_NCHW: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool and classify a feature map; `pre_logits` stops before the classifier."""
-        if not self.global_pool:
-            return x_NCHW
-        x_NF = self.drop(x_NCHW.mean((2, 3)))
-        return x_NF if pre_logits else self.linear(x_NF)
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Images to logits."""
-        return self.forward_head(self.forward_features(x_NCHW))
-
 
 _IMAGENET = [f"mgic_resnet{depth}_g{size}" for depth in (34, 50) for size in (16, 32, 64)]
 _CIFAR = ["cifar_mgic_resnet16", "cifar_mgic_resnet20", "cifar_mgic_resnet56"]
 
 
-def _cfg(side: int, classes: int) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": classes,
-        "input_size": (3, side, side),
-        "pool_size": (7, 7) if side == 224 else (8, 8),
-        "crop_pct": 0.875 if side == 224 else 1.0,
-        "interpolation": "bilinear",
-        "mean": (0.485, 0.456, 0.406) if side == 224 else (0.4914, 0.4822, 0.4465),
-        "std": (0.229, 0.224, 0.225) if side == 224 else (0.2023, 0.1994, 0.2010),
-        "first_conv": "conv1",
-        "classifier": "linear",
-    }
-
+# the standard deviation is that of the official driver
+_CIFAR_CFG = cifar_cfg("conv1", "linear") | {"std": (0.2023, 0.1994, 0.2010)}
 
 default_cfgs = generate_default_cfgs(
     {
-        **{f"{name}.untrained": _cfg(224, 1000) for name in _IMAGENET},
-        **{f"{name}.untrained": _cfg(32, 10) for name in _CIFAR},
+        **{f"{name}.untrained": imagenet_cfg("conv1", "linear") for name in _IMAGENET},
+        **{f"{name}.untrained": _CIFAR_CFG for name in _CIFAR},
     }
 )
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
 from ..units.minimum_block import MinimumBlock, ResidualAdapter
-from .cifar_base import CifarClassifier, cifar_cfg
+from .classifier import Classifier, cifar_cfg
 
 
 class PyramidBlock(nn.Module):
@@ -61,7 +61,7 @@ class TailPaddedBasicBlock(nn.Module):
         return self.act2(h_NCHW + nn.functional.pad(shortcut, (0, 0, 0, 0, 0, self.zero_channels)))
 
 
-class MinNet(CifarClassifier):
+class MinNet(Classifier):
     """A residual network of pyramid blocks, or of basic ones, whose stages may start with minimum blocks.
 
     Starts as in the authors' code: with minimum blocks everything as PyTorch draws it; pyramid blocks alone with

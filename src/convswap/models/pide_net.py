@@ -26,12 +26,12 @@ from torch.nn import functional as F
 from ..errors import UsageError
 from ..units.hamiltonian import KERAS_NORM, HamiltonianBlock, draw_conv
 from ..units.pide import PIDEBlock
-from .cifar_base import CifarClassifier, cifar_cfg
+from .classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, cifar_cfg
 
 _FEW_BLOCKS = 6  # so many or fewer: the nonlocal block stands behind the second; else before the last
 
 
-class PIDENet(CifarClassifier):
+class PIDENet(Classifier):
     """Three units of Hamiltonian blocks, each with a nonlocal block, for images of any size.
 
     The classifier sees `grid x grid` averages of the last map, flattened channel first (the official code: channel
@@ -95,24 +95,12 @@ class PIDENet(CifarClassifier):
         self.drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a freshly drawn classifier of `num_classes` outputs (0: none) at the end.
-
-        Raises:
-            ValueError: `global_pool` is neither `"avg"` nor `""`, or classes are asked for without pooling.
-        """
-        super().reset_classifier(0, global_pool)
-        if not num_classes:
-            return
-        if not self.global_pool:
-            raise UsageError(
-                f"num_classes={num_classes} needs global_pool='avg'; an unpooled network has num_classes=0"
-            )
-        place = next(self.parameters())
-        self.num_classes = num_classes
-        self.classifier = nn.Linear(self.head_hidden_size, num_classes, device=place.device, dtype=place.dtype)
-        nn.init.kaiming_normal_(self.classifier.weight)
-        nn.init.zeros_(self.classifier.bias)
+    def make_classifier(self, num_classes: int, **place: Any) -> nn.Module:
+        """A linear layer that reads every place of the grid, drawn as Keras' He normal."""
+        linear = nn.Linear(self.head_hidden_size, num_classes, **place)
+        nn.init.kaiming_normal_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        return linear
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map, (N, widths[2], H/4, W/4)."""
@@ -165,7 +153,7 @@ def _cfg(name: str) -> dict[str, Any]:
     cfg = cifar_cfg("stem.conv", "classifier")
     if not name.endswith("stl10"):
         return cfg
-    photographs = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # STL-10 is taken from ImageNet
+    photographs = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}  # STL-10 is taken from ImageNet
     return cfg | {"input_size": (3, 96, 96), "pool_size": (24, 24)} | photographs
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
 from ..units import SelectiveKernelConv2d
+from .classifier import Classifier, cifar_cfg, draw_small, imagenet_cfg
 
 
 class SKBottleneck(nn.Module):
@@ -56,7 +57,7 @@ class SKBottleneck(nn.Module):
         return self.act3(residual + self.shortcut(x_NCHW))
 
 
-class SKNet(nn.Module):
+class SKNet(Classifier):
     """A network of selective kernel bottlenecks.
 
     Convolutions start N(0, 2/fan_in), the attention's and the classifier's N(0, 0.01^2), as in the official solver.
@@ -139,28 +140,6 @@ class SKNet(nn.Module):
             elif isinstance(module, nn.BatchNorm2d):
                 module.momentum = norm_momentum
 
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.linear
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a freshly drawn classifier of `num_classes` outputs (0: none) at the end."""
-        if global_pool is not None:
-            check_choice("global_pool", global_pool, ("avg", ""))
-            self.global_pool = global_pool
-        if num_classes and not self.global_pool:
-            raise UsageError(
-                f"num_classes={num_classes} needs global_pool='avg'; an unpooled network has num_classes=0"
-            )
-        self.num_classes = num_classes
-        self.linear: nn.Module = nn.Identity()
-        if num_classes:
-            like = self.conv1.weight
-            linear = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-            nn.init.normal_(linear.weight, std=0.01)
-            nn.init.zeros_(linear.bias)
-            self.linear = linear
-
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map, (N, num_features, H', W')."""
         x_NCHW = self.maxpool(self.act1(self.bn1(self.conv1(x_NCHW))))
@@ -168,16 +147,9 @@ class SKNet(nn.Module):
             x_NCHW = self.get_submodule(name)(x_NCHW)
         return x_NCHW
 
-    def forward_head(self, x_NCHW: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool and classify a feature map; `pre_logits` stops before the classifier."""
-        if not self.global_pool:
-            return x_NCHW
-        x_NF = self.drop(x_NCHW.mean((2, 3)))
-        return x_NF if pre_logits else self.linear(x_NF)
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Images to logits."""
-        return self.forward_head(self.forward_features(x_NCHW))
+    def init_classifier(self, linear: nn.Linear) -> None:
+        """Weights N(0, 0.01), as in the official network."""
+        draw_small(linear)
 
 
 def _initialise(module: nn.Module) -> None:
@@ -185,25 +157,16 @@ def _initialise(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 
-def _cfg(small: bool) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 10 if small else 1000,
-        "input_size": (3, 32, 32) if small else (3, 224, 224),
-        "pool_size": (8, 8) if small else (7, 7),
-        "crop_pct": 1.0 if small else 0.875,
-        "interpolation": "bilinear",
-        "mean": (0.4914, 0.4822, 0.4465) if small else (0.485, 0.456, 0.406),
-        "std": (0.2023, 0.1994, 0.2010) if small else (0.229, 0.224, 0.225),
-        "first_conv": "conv1",
-        "classifier": "linear",
-    }
-
+_IMAGENET_CFG = imagenet_cfg("conv1", "linear")
+_CIFAR_CFG = cifar_cfg("conv1", "linear") | {"std": (0.2023, 0.1994, 0.2010)}
 
 default_cfgs = generate_default_cfgs(
     {
-        **{f"{name}.untrained": _cfg(False) for name in ("sknet50", "sknet101", "sknet101_released")},
-        "cifar_sknet29.untrained": _cfg(True),
+        **{
+            f"{name}.untrained": imagenet_cfg("conv1", "linear")
+            for name in ("sknet50", "sknet101", "sknet101_released")
+        },
+        "cifar_sknet29.untrained": _CIFAR_CFG,
     }
 )
 

@@ -33,6 +33,7 @@ from ..units.contract import WeightUnit
 from ..units.half_identity import HalfIdentityBlock
 from ..units.vgnet_downsampling import DownsamplingBlock
 from ..units.vgnet_parts import ConvActNorm, make_depthwise
+from .classifier import Classifier, imagenet_cfg
 from .state import unwrap_state_dict
 
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # channels of stem and stages, blocks of the stages
@@ -98,7 +99,7 @@ class VGNetStage(nn.Module):
         return torch.cat([u, v], 1)
 
 
-class VGNet(nn.Module):
+class VGNet(Classifier):
     """Stem, four stages, a depthwise and a pointwise convolution, average pool, linear classifier.
 
     Args:
@@ -120,6 +121,8 @@ class VGNet(nn.Module):
     Raises:
         ValueError: an argument is not allowed.
     """
+
+    classifier_name = "classifier"
 
     def __init__(
         self,
@@ -174,40 +177,10 @@ class VGNet(nn.Module):
         self.drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
 
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a freshly drawn classifier of `num_classes` outputs (0: none) at the end."""
-        if global_pool is not None:
-            check_choice("global_pool", global_pool, ("avg", ""))
-            self.global_pool = global_pool
-        if num_classes and not self.global_pool:
-            raise UsageError(
-                f"num_classes={num_classes} needs global_pool='avg'; an unpooled network has num_classes=0"
-            )
-        self.num_classes = num_classes
-        self.classifier: nn.Module = nn.Identity()
-        if num_classes:
-            like = self.last_pointwise.conv.weight
-            self.classifier = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map, (N, C, H/32, W/32), rounded up; H/8, W/8 for thumbnails."""
         x_NCHW = self.stage4(self.stage3(self.stage2(self.stage1(self.stem(x_NCHW)))))
         return self.last_pointwise(self.last_norm(self.last_depthwise(x_NCHW)))
-
-    def forward_head(self, x_NCHW: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool and classify a feature map; `pre_logits` stops before the classifier."""
-        if not self.global_pool:
-            return x_NCHW
-        x_NF = self.drop(x_NCHW.mean((2, 3)))
-        return x_NF if pre_logits else self.classifier(x_NF)
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Images to logits."""
-        return self.forward_head(self.forward_features(x_NCHW))
 
 
 _LAST = (  # after the depth of the last stage: plain, shared, and constant kernels with a BatchNorm behind them
@@ -266,19 +239,10 @@ _ARGUMENTS = _names()
 
 
 def _cfg(name: str) -> dict[str, Any]:
-    small = name.startswith("cifar_")
-    return {
-        "url": "",
-        "num_classes": 100 if small else 1000,
-        "input_size": (3, 32, 32) if small else (3, 224, 224),
-        "pool_size": (4, 4) if small else (7, 7),
-        "crop_pct": 1.0 if small else 224 / 232,
-        "interpolation": "bilinear",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "stem.conv",
-        "classifier": "classifier",
-    }
+    photographs = imagenet_cfg("stem.conv", "classifier")
+    if not name.startswith("cifar_"):
+        return photographs | {"crop_pct": 224 / 232}
+    return photographs | {"num_classes": 100, "input_size": (3, 32, 32), "pool_size": (4, 4), "crop_pct": 1.0}
 
 
 default_cfgs = generate_default_cfgs({f"{name}.untrained": _cfg(name) for name in _ARGUMENTS})

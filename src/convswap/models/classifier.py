@@ -1,4 +1,4 @@
-"""What small image classifiers share that end in a global average and one linear layer, as timm expects it."""
+"""What the networks of this package share as image classifiers: pooling, the last layer, and timm's description."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-class CifarClassifier(nn.Module):
+
+class Classifier(nn.Module):
     """Base of networks that write `forward_features`: pooling, classifier and the methods timm's users call.
 
     A subclass sets `num_features`, builds its layers and calls `reset_classifier`; `classifier_name` says which
@@ -28,8 +30,16 @@ class CifarClassifier(nn.Module):
         """Put a freshly drawn classifier of `num_classes` outputs (0: none) at the end.
 
         Raises:
-            ValueError: `global_pool` is neither `"avg"` nor `""`, or classes are asked for without pooling.
+            ValueError: `global_pool` is not one of the network's, or classes are asked for without pooling.
         """
+        self.check_pool(num_classes, global_pool)
+        self.num_classes = num_classes
+        place = next(self.parameters())
+        last = self.make_classifier(num_classes, device=place.device, dtype=place.dtype) if num_classes else None
+        self.add_module(self.classifier_name, last or nn.Identity())
+
+    def check_pool(self, num_classes: int, global_pool: str | None) -> None:
+        """Take over `global_pool` unless it is None, and refuse classes without pooling."""
         if global_pool is not None:
             check_choice("global_pool", global_pool, ("avg", ""))
             self.global_pool = global_pool
@@ -37,13 +47,12 @@ class CifarClassifier(nn.Module):
             raise UsageError(
                 f"num_classes={num_classes} needs global_pool='avg'; an unpooled network has num_classes=0"
             )
-        self.num_classes = num_classes
-        place = next(self.parameters())
-        last: nn.Module = nn.Identity()
-        if num_classes:
-            last = nn.Linear(self.num_features, num_classes, device=place.device, dtype=place.dtype)
-            self.init_classifier(last)
-        self.add_module(self.classifier_name, last)
+
+    def make_classifier(self, num_classes: int, **place: Any) -> nn.Module:
+        """The last layer, freshly drawn. Here a linear one of `num_features`, drawn by `init_classifier`."""
+        linear = nn.Linear(self.num_features, num_classes, **place)
+        self.init_classifier(linear)
+        return linear
 
     def init_classifier(self, linear: nn.Linear) -> None:
         """Draw the classifier's weights. Here: as `nn.Linear` does."""
@@ -66,6 +75,12 @@ class CifarClassifier(nn.Module):
         return self.forward_head(self.forward_features(x_NCHW))
 
 
+def draw_small(linear: nn.Linear) -> None:
+    """N(0, 0.01) weights and a bias of 0."""
+    nn.init.normal_(linear.weight, std=0.01)
+    nn.init.zeros_(linear.bias)
+
+
 def cifar_cfg(first_conv: str, classifier: str) -> dict[str, Any]:
     """timm's description of a network for 32x32 images, without weights, in CIFAR-10's mean and deviation."""
     return {
@@ -79,4 +94,16 @@ def cifar_cfg(first_conv: str, classifier: str) -> dict[str, Any]:
         "std": (0.2470, 0.2435, 0.2616),
         "first_conv": first_conv,
         "classifier": classifier,
+    }
+
+
+def imagenet_cfg(first_conv: str, classifier: str) -> dict[str, Any]:
+    """timm's description of a network for 224x224 images, without weights, in ImageNet's mean and deviation."""
+    return cifar_cfg(first_conv, classifier) | {
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
     }
