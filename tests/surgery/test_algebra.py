@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import convswap
 from convswap.errors import FusionError
 from convswap.surgery import algebra
+from convswap.units.folding import batch_norm_affine
 
 Golden = Callable[[str], dict[str, Any]]
 
@@ -78,10 +79,10 @@ def test_batch_norm(affine: bool) -> None:
     norm.running_var.copy_(random(4, seed=1).exp())
     weight, bias, x = random(4, 3, 3, 3), random(4), random(2, 3, 6, 6)
     for b in (bias, None):
-        fused = algebra.scale_outputs(weight, b, *algebra.batch_norm_affine(norm))
+        fused = algebra.scale_outputs(weight, b, *batch_norm_affine(norm))
         close(F.conv2d(x, *fused), norm(F.conv2d(x, weight, b)))
     with pytest.raises(FusionError, match="track_running_stats=False"):
-        algebra.batch_norm_affine(nn.BatchNorm2d(4, track_running_stats=False))
+        batch_norm_affine(nn.BatchNorm2d(4, track_running_stats=False))
 
 
 @pytest.mark.parametrize("case", ["case_repvgg_identity", "case_repvgg_s2_g2", "case_repvgg_se", "case_acb3_p1"])
@@ -155,7 +156,7 @@ def test_diverse_branch_block(case: str, golden: Golden) -> None:
 def affine(state: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
     norm = nn.BatchNorm2d(len(state[f"{name}.weight"])).double().eval()
     norm.load_state_dict({k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")})
-    scale, shift = algebra.batch_norm_affine(norm)
+    scale, shift = batch_norm_affine(norm)
     return scale.detach(), shift.detach()
 
 

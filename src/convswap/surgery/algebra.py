@@ -11,32 +11,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import FusionError
 
 Kernel = tuple[Tensor, Tensor]
-
-
-def batch_norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """The per-channel `(scale, shift)` of a batch norm in eval mode, in float64.
-
-    `scale = gamma / sqrt(running_var + eps)`, `shift = beta - running_mean * scale`; gamma = 1 and beta = 0 for
-    `affine=False`.
-
-    Raises:
-        FusionError: it keeps no running statistics, so it is not a fixed affine map.
-    """
-    mean, variance = norm.running_mean, norm.running_var
-    if not isinstance(mean, Tensor) or not isinstance(variance, Tensor):
-        raise FusionError("a batch norm with track_running_stats=False normalises by the batch and cannot be folded")
-    scale = torch.rsqrt(variance.double() + float(norm.eps))  # type: ignore[arg-type]
-    if isinstance(norm.weight, Tensor):
-        scale = scale * norm.weight.double()
-    shift = -mean.double() * scale
-    if isinstance(norm.bias, Tensor):
-        shift = shift + norm.bias.double()
-    return scale, shift
 
 
 def scale_outputs(weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor) -> Kernel:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..errors import SurgeryError, UsageError
+from ..errors import UsageError
 from ..units.block import BlockUnit, Place
-from .modes import evaluating
+from .observe import run_watched
 from .sites import Site, is_unit
 
 _ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
@@ -180,16 +180,7 @@ def _watch(model: nn.Module, example_input: Tensor) -> _Watch:
     for module in model.modules():
         handles.append(module.register_forward_pre_hook(enter))
         handles.append(module.register_forward_hook(leave, with_kwargs=True, always_call=True))
-    try:
-        with evaluating(model), torch.no_grad(), mode:
-            model(example_input.clone())  # it may work in place
-    except Exception as error:
-        shape = tuple(example_input.shape)
-        message = str(error).strip() or type(error).__name__
-        raise SurgeryError(f"the model does not accept the example input of shape {shape}: {message}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_watched(model, example_input, mode, handles)
     return watch
 
 

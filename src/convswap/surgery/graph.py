@@ -205,6 +205,13 @@ def calls_of(reader: Reader, path: str) -> set[str]:
     }
 
 
+def module_of(reader: Reader, node: Node) -> str | None:
+    """The path of the innermost module that called this operator, if the graph holds one call of it; else None."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = stack[-1][0].split("@")[0] if stack else ""
+    return path if path and len(calls_of(reader, path)) == 1 else None
+
+
 def _summed(reader: Reader, linear: dict[Node, tuple[str, Any]]) -> list[tuple[str, ...]]:
     """Maximal sums with several terms that are linear in one tensor, at least one of them a convolution."""
     groups: list[tuple[str, ...]] = []

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from ..units.registry import spec_of
-from .graph import BATCH_NORM, Reader, after_norm, calls_of, source_of
+from .graph import BATCH_NORM, Reader, after_norm, module_of, source_of
 from .sites import replace, sites
 
 RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
@@ -106,8 +106,5 @@ def _relu_module(reader: Reader, node: Node) -> str | None:
     """The path of the `nn.ReLU` that this operator is the one and only call of, or None."""
     if node.target not in RELUS:
         return None
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = stack[-1][0].split("@")[0] if stack else ""
-    if not path or type(reader.model.get_submodule(path)) is not nn.ReLU:
-        return None
-    return path if len(calls_of(reader, path)) == 1 else None
+    path = module_of(reader, node)
+    return path if path is not None and type(reader.model.get_submodule(path)) is nn.ReLU else None

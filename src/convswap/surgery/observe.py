@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import SurgeryError, UsageError
 from .modes import evaluating
@@ -68,17 +70,28 @@ def observe(model: nn.Module, example_input: Tensor, watched: list[Site]) -> Obs
         if isinstance(module, _CONVOLUTIONS) or is_unit(module):
             handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
     handles += [site.module.register_forward_hook(note) for site in watched]
+    run_watched(model, example_input, counter, handles)
+    return seen
+
+
+def run_watched(
+    model: nn.Module, example_input: Tensor, mode: TorchDispatchMode, hooks: Sequence[RemovableHandle]
+) -> None:
+    """One pass over the example in eval mode, without gradients, under `mode`; the hooks are removed after it.
+
+    Raises:
+        SurgeryError: the model does not accept the example input.
+    """
     try:
-        with evaluating(model), torch.no_grad(), counter:
+        with evaluating(model), torch.no_grad(), mode:
             model(example_input.clone())  # it may work in place
     except Exception as error:
         shape = tuple(example_input.shape)
         message = str(error).strip() or type(error).__name__
         raise SurgeryError(f"the model does not accept the example input of shape {shape}: {message}") from error
     finally:
-        for handle in handles:
-            handle.remove()
-    return seen
+        for hook in hooks:
+            hook.remove()
 
 
 def check_example(example_input: object) -> None:

@@ -13,7 +13,7 @@ from torch.fx import Node
 from ..errors import FusionError, UsageError
 from ..units.block import Place
 from .blocks import BlockSite
-from .graph import BATCH_NORM, Reader, calls_of
+from .graph import BATCH_NORM, Reader, module_of
 from .neighbours import RELUS
 
 _POOLS = (torch.ops.aten.max_pool2d.default,)
@@ -81,11 +81,10 @@ def _stem(reader: Reader, model: nn.Module, conv: Node, path: str) -> StemSite |
 
 def _module_path(reader: Reader, node: Node) -> str | None:
     """The path of the module without submodules that this operator is the one call of, or None."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = stack[-1][0].split("@")[0] if stack else ""
-    if not path or (any(True for _ in reader.model.get_submodule(path).children()) and node.target is not BATCH_NORM):
-        return None
-    return path if len(calls_of(reader, path)) == 1 else None
+    path = module_of(reader, node)
+    if path is None or node.target is BATCH_NORM:
+        return path
+    return None if any(True for _ in reader.model.get_submodule(path).children()) else path
 
 
 def _square(value: Any) -> int | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import FusionError
 from ..units.contract import Geometry, plain_conv
+from ..units.folding import batch_norm_affine
 from . import algebra
 from .graph import after_norm
 from .sites import all_paths, carry_hooks, is_unit, replace, why_not_plain
@@ -105,7 +106,7 @@ def _takes_nothing(method: Callable[..., Any]) -> bool:
 def fold_batch_norm(model: nn.Module, source: str, norm: str) -> nn.Module:
     """Fold a batch norm into the convolution (or absorbing unit) before it and take it out of the model."""
     module, batch_norm = model.get_submodule(source), model.get_submodule(norm)
-    scale, shift = algebra.batch_norm_affine(batch_norm)
+    scale, shift = batch_norm_affine(batch_norm)
     with torch.no_grad():
         if isinstance(module, nn.Conv2d):
             old_bias = None if module.bias is None else module.bias.double()
@@ -157,7 +158,7 @@ def _branch_kernel(
     if target.stride != (1, 1) or target.in_channels != target.out_channels:
         raise FusionError("an identity branch needs stride 1 and as many output as input channels")
     identity = algebra.identity_kernel(target.in_channels, target.groups, like=target.weight.detach().double())
-    weight, bias = algebra.scale_outputs(identity, None, *algebra.batch_norm_affine(branch))
+    weight, bias = algebra.scale_outputs(identity, None, *batch_norm_affine(branch))
     return algebra.embed_kernel(weight.detach(), (0, 0), (1, 1), size, padding), bias.detach()
 
 

@@ -190,10 +190,10 @@ def plan_swap(
     check_example(example_input)
     selection = spec.default_where if where is None else where
     described = selection if isinstance(selection, str) else getattr(selection, "__name__", "a predicate")
-    chosen = _choose(spec, model, selection, described, example_input)
-    example, seen = _observe(
-        model, example_input, [*chosen, *(_end(model, site) for site in chosen if isinstance(site, StemSite))]
-    )
+    guess = example_input_of(model) if example_input is None else example_input
+    chosen = _choose(spec, model, selection, described, guess)
+    watched = [*chosen, *(_end(model, site) for site in chosen if isinstance(site, StemSite))]
+    example, seen = _observe(model, guess, watched, given=example_input is not None)
     places, skipped = _sort_out(spec, model, chosen, options, seen, example)
     absorbed, notes = plan_absorption(spec, model, places, options, example)
     images = None if example is None else example.shape[0]
@@ -217,9 +217,7 @@ def plan_swap(
     )
 
 
-def _choose(
-    spec: UnitSpec, model: nn.Module, where: Where, described: str, example_input: Tensor | None
-) -> Sequence[Site]:
+def _choose(spec: UnitSpec, model: nn.Module, where: Where, described: str, example: Tensor | None) -> Sequence[Site]:
     """The sites that `where` means: convolutions, or for a block unit residual blocks or stages."""
     if spec.replaces == "convolution":
         chosen: Sequence[Site] = select_sites(model, where)
@@ -228,7 +226,6 @@ def _choose(
             default = f", the places {spec.name!r} takes by default," if where is spec.default_where else ""
             raise UsageError(f"where={described!r}{default} matches none of the model's {total} convolutions")
         return chosen
-    example = example_input_of(model) if example_input is None else example_input
     if example is None:
         raise UsageError(
             f"unit {spec.name!r} replaces {spec.replaces}s, which are found in a forward pass: pass example_input=, "
@@ -256,16 +253,15 @@ def _output_shapes(model: nn.Module, chosen: Sequence[Site], seen: Observation) 
 
 
 def _observe(
-    model: nn.Module, example_input: Tensor | None, chosen: Sequence[Site]
+    model: nn.Module, example: Tensor | None, watched: list[Site], *, given: bool
 ) -> tuple[Tensor | None, Observation]:
-    """A pass over the example; one that was only guessed and is not accepted counts as none."""
-    example = example_input_of(model) if example_input is None else example_input
+    """A pass over the example; one that was not given but guessed, and is not accepted, counts as none."""
     if example is None:
         return None, Observation()
     try:
-        return example, observe(model, example, list(chosen))
+        return example, observe(model, example, watched)
     except SurgeryError:
-        if example_input is not None:
+        if given:
             raise
         return None, Observation()
 

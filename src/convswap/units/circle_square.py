@@ -7,10 +7,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import FusionError
 from . import circle_geometry as geometry
 from .circle import CircleConv2d
 from .contract import FeatureUnit, Geometry, _double_copy, plain_conv
+from .folding import batch_norm_affine
 from .registry import register_unit
 
 
@@ -145,11 +145,5 @@ class CircleSquareConv2d(FeatureUnit):
 
 def _folded(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """A bias-free convolution's weight and the BatchNorm after it, as one weight and one bias."""
-    bn = cast(nn.BatchNorm2d, norm)
-    if bn.running_mean is None or bn.running_var is None:
-        raise FusionError(f"{bn} keeps no running statistics: it cannot be folded into a convolution")
-    scale = torch.rsqrt(bn.running_var + bn.eps)
-    if bn.weight is not None:
-        scale = scale * bn.weight
-    shift = -bn.running_mean * scale
-    return weight * scale[:, None, None, None], shift if bn.bias is None else shift + bn.bias
+    scale, shift = batch_norm_affine(norm)
+    return weight * scale[:, None, None, None], shift

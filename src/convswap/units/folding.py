@@ -18,7 +18,7 @@ M = TypeVar("M", bound=nn.Module)
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
-def batch_norm_affine(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> tuple[Tensor, Tensor]:
+def batch_norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """The per-channel `(scale, shift)` of a BatchNorm in eval mode, each (C,), in float64.
 
     `scale = gamma / sqrt(running_var + eps)`, `shift = beta - running_mean * scale`; gamma = 1 and beta = 0 for
@@ -27,13 +27,14 @@ def batch_norm_affine(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> tuple[Tensor, 
     Raises:
         FusionError: it keeps no running statistics, so it is not a fixed affine map.
     """
-    if norm.running_mean is None or norm.running_var is None:
-        raise FusionError(f"{norm} keeps no running statistics: it cannot be folded")
-    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-    if norm.weight is not None:
+    mean, variance = norm.running_mean, norm.running_var
+    if not isinstance(mean, Tensor) or not isinstance(variance, Tensor):
+        raise FusionError(f"{norm} keeps no running statistics: it normalises by the batch and cannot be folded")
+    scale = torch.rsqrt(variance.double() + float(norm.eps))  # type: ignore[arg-type]
+    if isinstance(norm.weight, Tensor):
         scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() * scale
-    if norm.bias is not None:
+    shift = -mean.double() * scale
+    if isinstance(norm.bias, Tensor):
         shift = shift + norm.bias.double()
     return scale, shift
 

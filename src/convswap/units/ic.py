@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import FusionError, UsageError, check_choice
+from ..errors import UsageError, check_choice
 from .contract import FeatureUnit, Geometry, _double_copy, compute_dtype
+from .folding import batch_norm_affine
 from .ic_sum import GroupSum, add_scaled_sum
 from .registry import register_unit
 
@@ -197,11 +198,7 @@ class ICConv2d(FeatureUnit):
             scale, kink = torch.ones_like(zero), zero if exact.b1 is None else exact.b1
             shift = zero if exact.bias is None else exact.bias
             if exact.gate_bn is not None:
-                bn = exact.gate_bn
-                if bn.running_mean is None or bn.running_var is None:
-                    raise FusionError(f"{bn} keeps no running statistics: it cannot be folded")
-                scale = torch.rsqrt(bn.running_var + bn.eps) * bn.weight
-                kink = bn.bias - bn.running_mean * scale
+                scale, kink = batch_norm_affine(exact.gate_bn)
                 # scale 0 means a constant gate: no kink, the rectified constant joins the shift
                 constant = kink.relu() if exact.gate_scale is None else kink.relu() * exact.gate_scale
                 shift = torch.where(scale == 0, shift + constant, shift)
