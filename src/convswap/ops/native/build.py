@@ -1,0 +1,237 @@
+"""Build the one shared library of all native kernels: `python -m convswap.ops.native.build`.
+
+Needs a C++17 compiler (`$CXX`, else c++, g++ or clang++; g++ >= 9 or clang >= 10) and the standard library of Python,
+nothing else: the build at install loads this file by its path, where torch may not be there. Sources are all
+`convswap/ops/**/csrc/*.cpp`. They are compiled for the base instruction set of the machine: functions for newer
+instructions carry target attributes and run behind a check of the processor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+OPS = Path(__file__).resolve().parent.parent
+FOLDER = Path(__file__).resolve().parent / "_build"
+LIBRARY = "libconvswap_native.dylib" if sys.platform == "darwin" else "libconvswap_native.so"
+
+_BASE = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-fno-math-errno", "-ffp-contract=off")
+_WARN = ("-Wall", "-Wextra")
+SANITIZERS = ("address", "undefined", "thread")
+
+
+class BuildError(RuntimeError):
+    """The library could not be built; the message says why, with the compiler's words where it spoke."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build made: the library, whether it was already there, and the compiler."""
+
+    path: Path
+    fresh: bool
+    compiler: str
+
+
+def sources(ops: Path = OPS, only: Sequence[str] = ()) -> list[Path]:
+    """Every C++ source, sorted; `only` keeps the named folders of ops (and always `native`)."""
+    found = sorted(ops.glob("**/csrc/*.cpp"))
+    if not only:
+        return found
+    unknown = [name for name in only if not (ops / name).is_dir()]
+    if unknown:
+        raise BuildError(f"no folder {', '.join(unknown)} in {ops}")
+    return [file for file in found if file.relative_to(ops).parts[0] in {*only, "native"}]
+
+
+def headers(ops: Path = OPS) -> list[Path]:
+    """Every C++ header, sorted."""
+    return sorted(ops.glob("**/csrc/*.h"))
+
+
+def source_hash(ops: Path = OPS) -> str:
+    """A fingerprint of all sources and headers; the library carries the one it was built from."""
+    return _digest([*headers(ops), *sources(ops)], ops)
+
+
+def _digest(files: Iterable[Path], ops: Path, *words: str) -> str:
+    digest = hashlib.sha256("\0".join(words).encode())
+    for file in files:
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(ops).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+def switched_off() -> bool:
+    """Whether CONVSWAP_NATIVE=0 asks for no native code."""
+    return os.environ.get("CONVSWAP_NATIVE", "").strip().lower() in {"0", "no", "off", "false"}
+
+
+def find_compiler() -> list[str]:
+    """The command of the C++ compiler: `$CXX` (with its options) if set, else the first of c++, g++, clang++.
+
+    Raises: BuildError: none is found, or `$CXX` does not exist.
+    """
+    given = shlex.split(os.environ.get("CXX", ""))
+    if given:
+        if shutil.which(given[0]) is None:
+            raise BuildError(f"CXX names {given[0]!r}, which is not found")
+        return given
+    for name in ("c++", "g++", "clang++"):
+        if shutil.which(name):
+            return [name]
+    raise BuildError("no C++ compiler found (looked for $CXX, c++, g++ and clang++)")
+
+
+def build(
+    folder: Path = FOLDER,
+    *,
+    ops: Path = OPS,
+    only: Sequence[str] = (),
+    sanitize: Sequence[str] = (),
+    flags: Sequence[str] = (),
+    force: bool = False,
+    jobs: int | None = None,
+) -> Built:
+    """Compile what has changed and link the library into `folder`; the old one is replaced in one step.
+
+    `only` builds some folders of ops; `sanitize` names sanitizers (address, undefined, thread); `flags` go to the
+    compiler last. Several builds at once into one folder are safe.
+
+    Raises: BuildError: no compiler, or it refused.
+    """
+    if sys.platform == "win32":
+        raise BuildError("native kernels are not built on Windows: they need g++ or clang++ and POSIX threads")
+    unknown = [name for name in sanitize if name not in SANITIZERS]
+    if unknown:
+        raise BuildError(f"unknown sanitizer {', '.join(unknown)}; choose from {', '.join(SANITIZERS)}")
+    compiler = find_compiler()
+    identity = _run([*compiler, "--version"]).strip()
+    options = [*_BASE, *_WARN, *_sanitizer_flags(sanitize), *flags]
+    files = sources(ops, only)
+    fingerprint = source_hash(ops)
+    key = _digest(files, ops, fingerprint, identity, platform.machine(), *options)
+    library, stamp = folder / LIBRARY, folder / "stamp"
+    if not force and library.is_file() and stamp.is_file() and stamp.read_text(encoding="utf-8").strip() == key:
+        return Built(library, False, identity.splitlines()[0])
+
+    objects = folder / "objects"
+    objects.mkdir(parents=True, exist_ok=True)
+    common = _digest(headers(ops), ops, identity, platform.machine(), *options)
+
+    def compile_one(file: Path) -> Path:
+        words = [f'-DCONVSWAP_SOURCE_HASH="{fingerprint}"'] if file.name == "version.cpp" else []
+        target = objects / f"{file.stem}-{_digest([file], ops, common, *words)}.o"
+        if force or not target.is_file():
+            _produce([*compiler, *options, *words, "-c", str(file)], target)
+        return target
+
+    with concurrent.futures.ThreadPoolExecutor(jobs or os.cpu_count() or 1) as workers:
+        made = list(workers.map(compile_one, files))
+    _link(compiler, made, library, sanitize, flags)
+    _replace_text(stamp, key)
+    for old in set(objects.glob("*.o")) - set(made):
+        old.unlink(missing_ok=True)
+    return Built(library, True, identity.splitlines()[0])
+
+
+def _sanitizer_flags(sanitize: Sequence[str]) -> list[str]:
+    if not sanitize:
+        return []
+    flags = [f"-fsanitize={','.join(sanitize)}", "-g", "-O1", "-fno-omit-frame-pointer"]
+    return [*flags, "-fno-sanitize-recover=undefined"] if "undefined" in sanitize else flags
+
+
+def _link(
+    compiler: list[str], objects: list[Path], library: Path, sanitize: Sequence[str], flags: Sequence[str]
+) -> None:
+    command = [*compiler, "-shared", "-pthread", *flags, *map(str, objects)]
+    if sanitize:
+        _produce([*command, f"-fsanitize={','.join(sanitize)}"], library)
+        return
+    if not sys.platform.startswith("linux"):
+        _produce(command, library)
+        return
+    command += ["-Wl,-z,nodelete", "-Wl,-z,noexecstack"]
+    # The C++ runtime goes into the library, as the one beside torch may be older than this compiler's.
+    own_runtime = ["-static-libgcc", "-static-libstdc++", "-Wl,--exclude-libs,ALL"]
+    try:
+        _produce([*command, *own_runtime], library)
+    except BuildError:
+        _produce(command, library)
+
+
+def _produce(command: list[str], target: Path) -> None:
+    """Run a compiler that writes `target`: into a file of its own first, then moved into place."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(handle)
+    try:
+        _run([*command, "-o", temporary])
+        os.chmod(temporary, 0o755)
+        os.replace(temporary, target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _replace_text(target: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+    os.replace(temporary, target)
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    except OSError as error:
+        raise BuildError(f"cannot run {command[0]}: {error}") from error
+    if done.returncode != 0:
+        raise BuildError(
+            f"{shlex.join(command)}\nended with {done.returncode}:\n{done.stderr.strip() or done.stdout.strip()}"
+        )
+    if done.stderr.strip() and "-c" in command:
+        print(done.stderr.strip(), file=sys.stderr)  # warnings
+    return done.stdout
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m convswap.ops.native.build", description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=FOLDER, metavar="FOLDER", help="folder for the library")
+    parser.add_argument("--only", default="", metavar="A,B", help="folders of ops to build (native comes with them)")
+    parser.add_argument("--sanitize", default="", metavar="A,B", help=f"sanitizers: {', '.join(SANITIZERS)}")
+    parser.add_argument("--flags", default="", help="more options for the compiler, in one string")
+    parser.add_argument("--force", action="store_true", help="compile everything again")
+    parser.add_argument("--jobs", type=int, default=None, help="compilers at once (default: one per core)")
+    given = parser.parse_args(arguments)
+    split = [[word for word in text.split(",") if word] for text in (given.only, given.sanitize)]
+    try:
+        made = build(
+            given.output.resolve(),
+            only=split[0],
+            sanitize=split[1],
+            flags=shlex.split(given.flags),
+            force=given.force,
+            jobs=given.jobs,
+        )
+    except BuildError as error:
+        print(f"not built: {error}", file=sys.stderr)
+        return 1
+    print(f"{'built' if made.fresh else 'up to date'}: {made.path} ({made.compiler})")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
