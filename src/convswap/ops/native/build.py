@@ -18,7 +18,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def build(
     """Compile what has changed and link the library into `folder`; the old one is replaced in one step.
 
     `only` builds some folders of ops; `sanitize` names sanitizers (address, undefined, thread); `flags` go to the
-    compiler last. Several builds at once into one folder are safe.
+    compiler last. Several builds into one folder wait for one another.
 
     Raises: BuildError: no compiler, or it refused.
     """
@@ -121,30 +122,47 @@ def build(
     identity = _run([*compiler, "--version"]).strip()
     options = [*_BASE, *_WARN, *_sanitizer_flags(sanitize), *flags]
     files = sources(ops, only)
-    fingerprint = source_hash(ops)
-    key = _digest(files, ops, fingerprint, identity, platform.machine(), *options)
+    recipe = Path(__file__).read_text(encoding="utf-8")
+    key = _digest(files, ops, source_hash(ops), recipe, identity, platform.machine(), *options)
     library, stamp = folder / LIBRARY, folder / "stamp"
     if not force and library.is_file() and stamp.is_file() and stamp.read_text(encoding="utf-8").strip() == key:
         return Built(library, False, identity.splitlines()[0])
 
-    objects = folder / "objects"
-    objects.mkdir(parents=True, exist_ok=True)
-    common = _digest(headers(ops), ops, identity, platform.machine(), *options)
+    (folder / "objects").mkdir(parents=True, exist_ok=True)
+    with _alone(folder / "lock"):
+        made = _compile([*compiler, *options], files, folder / "objects", ops, identity, force, jobs)
+        _link(compiler, made, library, sanitize, flags)
+        _replace_text(stamp, key)
+        for old in set((folder / "objects").glob("*.o")) - set(made):
+            old.unlink(missing_ok=True)
+    return Built(library, True, identity.splitlines()[0])
+
+
+def _compile(
+    command: list[str], files: list[Path], objects: Path, ops: Path, identity: str, force: bool, jobs: int | None
+) -> list[Path]:
+    """One object per source, several at once; those made before from the same text and options are kept."""
+    common = _digest(headers(ops), ops, identity, platform.machine(), *command)
+    fingerprint = source_hash(ops)
 
     def compile_one(file: Path) -> Path:
         words = [f'-DCONVSWAP_SOURCE_HASH="{fingerprint}"'] if file.name == "version.cpp" else []
         target = objects / f"{file.stem}-{_digest([file], ops, common, *words)}.o"
         if force or not target.is_file():
-            _produce([*compiler, *options, *words, "-c", str(file)], target)
+            _produce([*command, *words, "-c", str(file)], target)
         return target
 
     with concurrent.futures.ThreadPoolExecutor(jobs or os.cpu_count() or 1) as workers:
-        made = list(workers.map(compile_one, files))
-    _link(compiler, made, library, sanitize, flags)
-    _replace_text(stamp, key)
-    for old in set(objects.glob("*.o")) - set(made):
-        old.unlink(missing_ok=True)
-    return Built(library, True, identity.splitlines()[0])
+        return list(workers.map(compile_one, files))
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    import fcntl  # not there on Windows, where nothing is built
+
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
+        yield
 
 
 def _sanitizer_flags(sanitize: Sequence[str]) -> list[str]:
@@ -164,9 +182,11 @@ def _link(
     if not sys.platform.startswith("linux"):
         _produce(command, library)
         return
-    command += ["-Wl,-z,nodelete", "-Wl,-z,noexecstack"]
+    exports = library.parent / "exports.map"
+    _replace_text(exports, "{ global: convswap_*; local: *; };")
+    command += ["-Wl,-z,nodelete", "-Wl,-z,noexecstack", f"-Wl,--version-script={exports}"]
     # The C++ runtime goes into the library, as the one beside torch may be older than this compiler's.
-    own_runtime = ["-static-libgcc", "-static-libstdc++", "-Wl,--exclude-libs,ALL"]
+    own_runtime = ["-static-libgcc", "-static-libstdc++"]
     try:
         _produce([*command, *own_runtime], library)
     except BuildError:
@@ -189,6 +209,7 @@ def _replace_text(target: Path, text: str) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text + "\n")
+    os.chmod(temporary, 0o644)
     os.replace(temporary, target)
 
 
@@ -198,9 +219,8 @@ def _run(command: list[str]) -> str:
     except OSError as error:
         raise BuildError(f"cannot run {command[0]}: {error}") from error
     if done.returncode != 0:
-        raise BuildError(
-            f"{shlex.join(command)}\nended with {done.returncode}:\n{done.stderr.strip() or done.stdout.strip()}"
-        )
+        words = done.stderr.strip() or done.stdout.strip()
+        raise BuildError(f"{shlex.join(command)}\nended with {done.returncode}:\n{words}")
     if done.stderr.strip() and "-c" in command:
         print(done.stderr.strip(), file=sys.stderr)  # warnings
     return done.stdout

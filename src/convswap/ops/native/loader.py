@@ -7,8 +7,6 @@ import os
 import threading
 from pathlib import Path
 
-from . import build
-
 #: A folder with a library to use instead of the installed one, as it is (its sources are not compared).
 FOLDER_VARIABLE = "CONVSWAP_NATIVE_BUILD"
 
@@ -54,11 +52,15 @@ class Loader:
 
 def library_path() -> Path:
     """Where the library is looked for."""
+    from . import build  # late, as `python -m` warns about a module that is imported already
+
     given = os.environ.get(FOLDER_VARIABLE)
     return (Path(given).expanduser() if given else build.FOLDER) / build.LIBRARY
 
 
 def _open() -> tuple[ctypes.CDLL | None, str | None]:
+    from . import build
+
     if build.switched_off():
         return None, "switched off by CONVSWAP_NATIVE=0"
     path = library_path()
@@ -79,7 +81,7 @@ def _features(library: ctypes.CDLL) -> frozenset[str]:
     library.convswap_cpu_feature_name.restype = ctypes.c_char_p
     library.convswap_cpu_feature_name.argtypes = [ctypes.c_int]
     library.convswap_cpu_has_feature.argtypes = [ctypes.c_int]
-    names = []
+    names: list[str] = []
     while (name := library.convswap_cpu_feature_name(len(names))) is not None:
         names.append(name.decode())
     return frozenset(name for index, name in enumerate(names) if library.convswap_cpu_has_feature(index))
