@@ -26,9 +26,13 @@ from pathlib import Path
 OPS = Path(__file__).resolve().parent.parent
 FOLDER = Path(__file__).resolve().parent / "_build"
 LIBRARY = "libconvswap_native.dylib" if sys.platform == "darwin" else "libconvswap_native.so"
+#: A file in place of the library, saying why an installation has none.
+REASON = "not_built.txt"
 
 _BASE = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-fno-math-errno", "-ffp-contract=off")
 _WARN = ("-Wall", "-Wextra")
+# GCC takes variables in its own AVX-512 headers for uninitialised.
+_GCC_NOISE = ("-Wno-uninitialized", "-Wno-maybe-uninitialized")
 SANITIZERS = ("address", "undefined", "thread")
 
 
@@ -76,7 +80,7 @@ def _digest(files: Iterable[Path], ops: Path, *words: str) -> str:
 
 
 def switched_off() -> bool:
-    """Whether CONVSWAP_NATIVE=0 asks for no native code."""
+    """Whether CONVSWAP_NATIVE=0 (or no, off, false) asks for no native code."""
     return os.environ.get("CONVSWAP_NATIVE", "").strip().lower() in {"0", "no", "off", "false"}
 
 
@@ -120,7 +124,8 @@ def build(
         raise BuildError(f"unknown sanitizer {', '.join(unknown)}; choose from {', '.join(SANITIZERS)}")
     compiler = find_compiler()
     identity = _run([*compiler, "--version"]).strip()
-    options = [*_BASE, *_WARN, *_sanitizer_flags(sanitize), *flags]
+    noise = () if "clang" in identity else _GCC_NOISE
+    options = [*_BASE, *_WARN, *noise, *_sanitizer_flags(sanitize), *flags]
     files = sources(ops, only)
     recipe = Path(__file__).read_text(encoding="utf-8")
     key = _digest(files, ops, source_hash(ops), recipe, identity, platform.machine(), *options)
@@ -128,7 +133,10 @@ def build(
     if not force and library.is_file() and stamp.is_file() and stamp.read_text(encoding="utf-8").strip() == key:
         return Built(library, False, identity.splitlines()[0])
 
-    (folder / "objects").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "objects").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildError(f"cannot write to {folder}: {error}") from error
     with _alone(folder / "lock"):
         made = _compile([*compiler, *options], files, folder / "objects", ops, identity, force, jobs)
         _link(compiler, made, library, sanitize, flags)

@@ -65,7 +65,9 @@ def _open() -> tuple[ctypes.CDLL | None, str | None]:
         return None, "switched off by CONVSWAP_NATIVE=0"
     path = library_path()
     if not path.is_file():
-        return None, f"not built (no {path.name} in {path.parent}); with a C++ compiler, {_REBUILD}"
+        note = path.with_name(build.REASON)
+        why = f" at installation: {note.read_text(encoding='utf-8').strip()}" if note.is_file() else ""
+        return None, f"not built{why or f' (no {path.name} in {path.parent})'}; with a C++ compiler, {_REBUILD}"
     try:
         library = ctypes.CDLL(str(path))
         library.convswap_source_hash.restype = ctypes.c_char_p
