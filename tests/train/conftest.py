@@ -53,6 +53,23 @@ def make_model(seed: int = 0, classes: int = 3, channels: int = 1) -> nn.Sequent
     )
 
 
+class Bounded(nn.Sequential):
+    """`make_model` with a first weight that must stay within a bound and learns at another rate."""
+
+    BOUND = 0.05
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(*make_model(seed))
+        self.calls = 0
+
+    def constrain_(self) -> None:
+        self.calls += 1
+        self[0].weight.clamp_(-self.BOUND, self.BOUND)
+
+    def learning_rate_scale(self) -> dict[str, float]:
+        return {"0.weight": 3.0}
+
+
 def make_recipe(**changes: object) -> Recipe:
     values = {"epochs": 3, "batch_size": 16, "learning_rate": 0.1, "crop_padding": 0, "precision": "fp32"}
     return Recipe(**{**values, **changes})  # type: ignore[arg-type]

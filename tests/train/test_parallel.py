@@ -31,6 +31,8 @@ def test_two_processes_train_one_model(tmp_path) -> None:
     for key in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
         assert first["history"][-1][key] == second["history"][-1][key]
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    one, other = (torch.load(tmp_path / f"bounded{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
     errors = [(tmp_path / f"error{rank}.txt").read_text() for rank in range(2)]
     assert errors[0] == errors[1]
     assert "epoch 1 of 2, step 1 of 3" in errors[0]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from convswap.errors import UsageError
-from convswap.train import Recipe, default_recipe
+from convswap.train import Recipe, binary_recipe, default_recipe
 
 from .conftest import make_data
 
@@ -30,6 +30,8 @@ from .conftest import make_data
         ("schedule", "step"),
         ("padding_mode", "circular"),
         ("precision", "fp16"),
+        ("optimizer", "lion"),
+        ("loss", "hinge"),
         ("flip", 1),
         ("compile", "yes"),
     ],
@@ -48,6 +50,29 @@ def test_nesterov_needs_momentum() -> None:
 def test_round_trip_through_json() -> None:
     recipe = Recipe(epochs=7, learning_rate=0.05, padding_mode="zeros")
     assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_later_fields_leave_old_descriptions_as_they_were() -> None:
+    assert not {"optimizer", "loss"} & Recipe().as_dict().keys()
+    recipe = binary_recipe(epochs=3)
+    assert recipe.as_dict()["optimizer"] == "adam"
+    assert Recipe.from_dict(recipe.as_dict()) == recipe
+
+
+def test_contradictions_are_named() -> None:
+    with pytest.raises(UsageError, match="label_smoothing=0"):
+        Recipe(loss="squared_hinge")
+    with pytest.raises(UsageError, match="final_learning_rate above 0"):
+        Recipe(schedule="exponential")
+    assert Recipe(optimizer="adam", momentum=0.0).momentum == 0  # nesterov is SGD's alone
+
+
+def test_the_binary_recipe_falls_exponentially() -> None:
+    recipe = binary_recipe()
+    rates = [recipe.learning_rate_at(step, 500) for step in range(501)]
+    assert rates[0] == 1e-3
+    assert rates[500] == pytest.approx(3e-7)
+    assert rates[250] == pytest.approx((1e-3 * 3e-7) ** 0.5)
 
 
 def test_an_unknown_field_gets_a_suggestion() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_data, make_model, make_recipe
+from conftest import Bounded, make_data, make_model, make_recipe
 
 from convswap.errors import TrainingError, UsageError
 from convswap.train import fit
@@ -26,6 +26,11 @@ def main(folder: Path) -> None:
     again = fit(make_model(), data, recipe, seed=0, directory=folder, progress=False, device="cpu", devices=2)
     assert again.resumed_after == 2
     torch.save({"model": model.state_dict(), "history": result.history}, folder / f"rank{rank}.pt")
+    bounded = Bounded(seed=rank)
+    fit(bounded, data, make_recipe(optimizer="adam"), seed=0, progress=False, device="cpu", devices=2)
+    assert bounded.calls == 1 + 3 * 3
+    assert abs(float(bounded[0].weight.detach().abs().max()) - Bounded.BOUND) < 1e-6
+    torch.save(bounded.state_dict(), folder / f"bounded{rank}.pt")
     broken = make_model()
     if rank == 1:
         broken.register_forward_hook(lambda module, inputs, output: output * float("nan"))

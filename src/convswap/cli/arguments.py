@@ -71,6 +71,15 @@ Epochs = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Default: what the recipe for the data says.", rich_help_panel=_TRAINING),
 ]
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        metavar="NAME",
+        help="auto (what suits the data), or binary (Adam, squared hinge: for networks with binary weights).",
+        rich_help_panel=_TRAINING,
+    ),
+]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Default: the recipe's.", rich_help_panel=_TRAINING)
 ]

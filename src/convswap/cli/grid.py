@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import UsageError, check_choice
 from .options import absolute_data
 
 if TYPE_CHECKING:
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 
 
 def chosen_recipe(
-    data: Data, *, trained: bool, epochs: int | None, batch_size: int | None, learning_rate: float | None
+    data: Data, *, name: str, trained: bool, epochs: int | None, batch_size: int | None, learning_rate: float | None
 ) -> Recipe:
-    """The recipe for the data, with what the command line sets instead."""
-    from ..train import default_recipe
+    """The recipe of that name (`"auto"`: what suits the data), with what the command line sets instead."""
+    from ..train import binary_recipe, default_recipe
 
-    recipe = default_recipe(data, pretrained=trained, epochs=epochs)
-    given = {"batch_size": batch_size, "learning_rate": learning_rate}
-    return replace(recipe, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    check_choice("--recipe", name, ("auto", "binary"))
+    recipe = binary_recipe() if name == "binary" else default_recipe(data, pretrained=trained)
+    given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    return replace(recipe, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
 def make_trials(

@@ -18,6 +18,7 @@ from .arguments import (
     Normalization,
     Pretrained,
     Quiet,
+    RecipeName,
     SkipUnreadable,
     UnitOptions,
     Weights,
@@ -58,6 +59,7 @@ def run(
     pretrained: Pretrained = False,
     normalization: Normalization = "auto",
     image_size: ImageSize = None,
+    recipe: RecipeName = "auto",
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     data_root: DataRoot = None,
@@ -90,7 +92,9 @@ def run(
     existing_file("--weights", weights)
     loaded = load_data(data, root=data_root, image_size=image_size, skip_unreadable=skip_unreadable)
     trained = pretrained or weights is not None
-    recipe = chosen_recipe(loaded, trained=trained, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+    chosen = chosen_recipe(
+        loaded, name=recipe, trained=trained, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+    )
     trials = make_trials(
         models or [DEFAULT_MODEL],
         names,
@@ -99,7 +103,7 @@ def run(
         where=where,
         data=loaded,
         image_size=image_size,
-        recipe=recipe,
+        recipe=chosen,
         weights=weights,
         pretrained=pretrained,
         normalization=normalization,

@@ -19,6 +19,7 @@ from .arguments import (
     Normalization,
     Pretrained,
     Quiet,
+    RecipeName,
     SkipUnreadable,
     UnitOptions,
     Weights,
@@ -44,6 +45,7 @@ def run(
     weights: Weights = None,
     pretrained: Pretrained = False,
     normalization: Normalization = "auto",
+    recipe: RecipeName = "auto",
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
@@ -78,7 +80,9 @@ def run(
     existing_file("--weights", weights)
     loaded = load_data(data, root=data_root, image_size=image_size, skip_unreadable=skip_unreadable)
     trained = pretrained or weights is not None
-    recipe = chosen_recipe(loaded, trained=trained, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+    chosen = chosen_recipe(
+        loaded, name=recipe, trained=trained, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+    )
     (trial,) = make_trials(
         [model],
         names,
@@ -87,7 +91,7 @@ def run(
         where=where,
         data=loaded,
         image_size=image_size,
-        recipe=recipe,
+        recipe=chosen,
         weights=weights,
         pretrained=pretrained,
         normalization=normalization,

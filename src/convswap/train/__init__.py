@@ -2,20 +2,38 @@
 
 from .evaluate import Evaluation, evaluate
 from .loop import FitResult, fit
-from .parameters import parameter_groups, undecayed_names
-from .recipe import Recipe, default_recipe, digits_recipe, fine_tune_recipe, folder_recipe, small_image_recipe
+from .losses import squared_hinge
+from .optimizers import build_optimizer, set_learning_rate
+from .parameters import constrain, learning_rate_scales, parameter_groups, undecayed_names
+from .recipe import (
+    Recipe,
+    binary_recipe,
+    default_recipe,
+    digits_recipe,
+    fine_tune_recipe,
+    folder_recipe,
+    small_image_recipe,
+)
+from .shift_adamax import ShiftAdaMax
 
 __all__ = [
     "Evaluation",
     "FitResult",
     "Recipe",
+    "ShiftAdaMax",
+    "binary_recipe",
+    "build_optimizer",
+    "constrain",
     "default_recipe",
     "digits_recipe",
     "evaluate",
     "fine_tune_recipe",
     "fit",
     "folder_recipe",
+    "learning_rate_scales",
     "parameter_groups",
+    "set_learning_rate",
     "small_image_recipe",
+    "squared_hinge",
     "undecayed_names",
 ]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..data import Data
 from ..errors import StoreError, TrainingError, UsageError
@@ -22,9 +21,11 @@ from .batches import Augmentation, Share, TrainBatches, evaluation_batches
 from .checkpoint import Identity, describe_model, load_checkpoint, restore_random_state, save_checkpoint
 from .evaluate import check_logits, evaluation_batch_size, sum_up
 from .interrupts import deferred_interrupt
+from .losses import training_loss
 from .metrics import append_metrics, rewrite_metrics
+from .optimizers import build_optimizer, set_learning_rate
 from .parallel import copy_buffers_from_first, mean_over_processes, start_fabric, sum_over_processes
-from .parameters import parameter_groups
+from .parameters import constrain
 from .precision import autocast, input_dtype, resolve_device, resolve_precision
 from .progress import Reporter, reporter_for
 from .recipe import Recipe
@@ -163,13 +164,9 @@ class _Training:
         model.to(device)
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            parameter_groups(model, recipe.weight_decay),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            fused=_can_fuse(model, device),
-        )
+        constrain(model)
+        self.optimizer = build_optimizer(model, recipe, device)
+        self.loss = training_loss(recipe)
         self.compiled = cast(nn.Module, torch.compile(model)) if recipe.compile else model
         self.forward, self.stepper = fabric.setup(self.compiled, self.optimizer)
         self.share = Share(fabric.global_rank, fabric.world_size)
@@ -257,14 +254,14 @@ class _Training:
         self.model.train()
         for step, (images, labels) in enumerate(self.batches.epoch(epoch)):
             rate = recipe.learning_rate_at(before + step, total)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            set_learning_rate(self.optimizer, rate)
             logits = check_logits(self.forward(images))
             if step == 0:
                 self._check_classes(logits)
-            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            loss = self.loss(logits, labels)
             self.fabric.backward(loss)
             self.stepper.step()
+            constrain(self.model)
             self.stepper.zero_grad(set_to_none=True)
             losses[step] = loss.detach()
             correct += (logits.detach().argmax(1) == labels).sum()
@@ -315,12 +312,6 @@ class _Training:
             sums = sum_over_processes(self.fabric, sums.to(self.fabric.device)).cpu()
         loss, correct, count = sums.tolist()
         return loss / count, correct / count
-
-
-def _can_fuse(model: nn.Module, device: torch.device) -> bool:
-    """torch's fused SGD takes real floating-point parameters on CPU and CUDA."""
-    real = all(parameter.is_floating_point() for parameter in model.parameters())
-    return real and device.type in ("cpu", "cuda")
 
 
 def _look_every(device: torch.device, processes: int) -> int:

@@ -1,11 +1,21 @@
-"""Which parameters decay: weight decay is for the weights of convolutions and linear layers."""
+"""What recipes do with single parameters: which ones decay, at what rate each learns, what keeps them in bounds.
+
+Weight decay is for the weights of convolutions and linear layers. A module may write two methods that training obeys:
+
+- `constrain_()` puts its parameters back into the set they are meant to lie in, in place (clipping latent weights to
+  [-1, 1], mean-centring). It runs before the first step and after every step; doing it twice must change nothing.
+- `learning_rate_scale()` gives factors of the learning rate by parameter name, relative to the module.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from torch import nn
 
+from ..errors import UsageError
 from ..units import spec_of
 
 NORMS = (
@@ -40,16 +50,59 @@ def undecayed_names(model: nn.Module) -> set[str]:
     return names
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups for an optimizer, decayed and not, without frozen parameters; an empty group is left out.
+def learning_rate_scales(model: nn.Module) -> dict[str, float]:
+    """Factors of the learning rate by full parameter name, from every module's `learning_rate_scale()`.
 
-    A parameter used in several places is listed once, and is not decayed if any of them excludes it.
+    Raises:
+        UsageError: a factor is no number above 0, or there is no such parameter.
+    """
+    scales: dict[str, float] = {}
+    for path, module in model.named_modules():
+        rule = getattr(module, "learning_rate_scale", None)
+        if not callable(rule):
+            continue
+        own = dict(module.named_parameters(remove_duplicate=False))
+        for name, factor in rule().items():
+            if name not in own or not (math.isfinite(factor) and factor > 0):
+                raise UsageError(
+                    f"learning_rate_scale() of {path or 'the model'} gives {name!r}: {factor!r}; it must map names of "
+                    "its parameters to numbers above 0"
+                )
+            scales[f"{path}.{name}" if path else name] = float(factor)
+    return scales
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups for an optimizer, decayed and not, without frozen parameters; an empty group is left out.
+
+    A parameter used in several places is listed once, and is not decayed if any of them excludes it. Parameters whose
+    modules scale their learning rate have groups of their own with the factor under timm's key `"lr_scale"`: whoever
+    sets the learning rate multiplies with it.
     """
     named = dict(model.named_parameters(remove_duplicate=False))
     excluded = {id(named[name]) for name in undecayed_names(model) if name in named}
-    unique = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in unique if id(p) not in excluded], "weight_decay": weight_decay},
-        {"params": [p for p in unique if id(p) in excluded], "weight_decay": 0.0},
+    scales = {id(named[name]): factor for name, factor in learning_rate_scales(model).items()}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            key = (scales.get(id(parameter), 1.0), id(parameter) not in excluded)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": members, "weight_decay": weight_decay if decayed else 0.0}
+        | ({} if scale == 1.0 else {"lr_scale": scale})
+        for (scale, decayed), members in groups.items()
+        if members
     ]
-    return [group for group in groups if group["params"]]
+
+
+def constrain(model: nn.Module) -> None:
+    """Let every module that has a `constrain_()` put its parameters back into bounds; see the top of this file.
+
+    For a training loop of one's own: call it once before the first step and after each optimizer step, on the module
+    itself or on its DDP or compiled wrapper.
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            rule = getattr(module, "constrain_", None)
+            if callable(rule):
+                rule()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..errors import UsageError, check_choice, unknown_name
@@ -13,25 +13,29 @@ if TYPE_CHECKING:
     from ..data import Data
 
 Precision = Literal["auto", "bf16", "fp32"]
-Schedule = Literal["linear", "cosine"]
+Schedule = Literal["linear", "cosine", "exponential"]
 PaddingMode = Literal["reflect", "zeros"]
+OptimizerName = Literal["sgd", "adam", "adamw", "shift_adamax"]
+Loss = Literal["cross_entropy", "squared_hinge"]
+_LATER: Any = {"left out of as_dict() at its default": True}  # descriptions, and so trial ids, from before stay valid
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """SGD with a one-cycle schedule: everything about a training but the model, the data and the seed.
+    """Optimizer, schedule, augmentation, precision: everything about a training but the model, the data and the seed.
 
     Attributes:
         epochs: passes over the training images.
         batch_size: images per step over all devices together. An incomplete last batch is dropped.
         learning_rate: the peak of the schedule.
-        momentum: of SGD.
-        nesterov: Nesterov's form of the momentum.
+        momentum: of SGD; of the other optimizers it is the first beta (the second is 0.999).
+        nesterov: Nesterov's form of the momentum; SGD only.
         weight_decay: not applied to norms, biases, other 1-d parameters, nor to what a unit or the model excludes.
-        label_smoothing: of the training loss; the test loss has none.
+        label_smoothing: of the training loss; the test loss has none. The squared hinge has none either.
         warmup: fraction of all steps in which the learning rate rises linearly from zero to its peak.
-        schedule: how it falls after that, `"linear"` (a triangle) or `"cosine"`.
-        final_learning_rate: what it falls to after the last step, as a fraction of the peak.
+        schedule: how it falls after that, `"linear"` (a triangle), `"cosine"` or `"exponential"`.
+        final_learning_rate: what it falls to after the last step, as a fraction of the peak; above 0 where it falls
+            exponentially.
         crop_padding: random crops after padding by so many pixels; 0 for none. Image folders, whose files
             differ in size, are cropped as they are read and ignore this.
         padding_mode: what the padding holds, `"reflect"` or `"zeros"` (black).
@@ -39,6 +43,9 @@ class Recipe:
         precision: `"bf16"` (autocast), `"fp32"`, or `"auto"`: bf16 where the hardware computes in it.
         channels_last: memory format of model and images.
         compile: run the model through `torch.compile`.
+        optimizer: `"sgd"`, `"adam"`, `"adamw"` or `"shift_adamax"` (steps by powers of two, see `ShiftAdaMax`).
+        loss: of the training, `"cross_entropy"` or `"squared_hinge"` (see `squared_hinge`); the test loss is always the
+            cross entropy.
     """
 
     epochs: int = 30
@@ -57,6 +64,8 @@ class Recipe:
     precision: Precision = "auto"
     channels_last: bool = True
     compile: bool = False
+    optimizer: OptimizerName = field(default="sgd", metadata=_LATER)
+    loss: Loss = field(default="cross_entropy", metadata=_LATER)
 
     def __post_init__(self) -> None:
         _check_number("epochs", self.epochs, int, lambda v: v >= 1, "a whole number of at least 1")
@@ -68,18 +77,25 @@ class Recipe:
         _check_number("warmup", self.warmup, float, lambda v: 0 <= v <= 1, "a fraction from 0 to 1")
         _check_number("final_learning_rate", self.final_learning_rate, float, lambda v: 0 <= v <= 1, "from 0 to 1")
         _check_number("crop_padding", self.crop_padding, int, lambda v: v >= 0, "a whole number of at least 0")
-        check_choice("schedule", self.schedule, ("linear", "cosine"))
+        check_choice("schedule", self.schedule, ("linear", "cosine", "exponential"))
         check_choice("padding_mode", self.padding_mode, ("reflect", "zeros"))
         check_choice("precision", self.precision, ("auto", "bf16", "fp32"))
+        check_choice("optimizer", self.optimizer, ("sgd", "adam", "adamw", "shift_adamax"))
+        check_choice("loss", self.loss, ("cross_entropy", "squared_hinge"))
         for name in ("nesterov", "flip", "channels_last", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name}={getattr(self, name)!r} is not allowed; it must be True or False")
-        if self.nesterov and self.momentum == 0:
+        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise UsageError("nesterov=True needs a momentum above 0; give momentum=0.9 or nesterov=False")
+        if self.loss == "squared_hinge" and self.label_smoothing > 0:
+            raise UsageError("loss='squared_hinge' has no label_smoothing; give label_smoothing=0.0")
+        if self.schedule == "exponential" and self.final_learning_rate == 0:
+            raise UsageError("schedule='exponential' never reaches 0; give a final_learning_rate above 0, e.g. 3e-4")
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON and hashes."""
-        return asdict(self)
+        """The fields as plain values, for JSON and hashes; later ones (`optimizer`, `loss`) only off their defaults."""
+        defaults = {f.name: f.default for f in fields(self) if f.metadata == _LATER}
+        return {name: value for name, value in asdict(self).items() if name not in defaults or value != defaults[name]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
@@ -96,6 +112,8 @@ class Recipe:
         if step < rise:
             return self.learning_rate * (step + 1) / rise
         done = (step - rise) / max(total - rise, 1)
+        if self.schedule == "exponential":
+            return self.learning_rate * self.final_learning_rate**done
         left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * left)
 
@@ -131,6 +149,29 @@ def fine_tune_recipe(epochs: int = 5, *, batch_size: int = 64, crop_padding: int
         weight_decay=1e-4,
         schedule="cosine",
         crop_padding=crop_padding,
+    )
+
+
+def binary_recipe(epochs: int = 500, *, batch_size: int = 50, learning_rate: float = 1e-3) -> Recipe:
+    """For networks with binary weights, from scratch: what BinaryNet (arXiv:1602.02830) was trained with on CIFAR-10.
+
+    Adam from 1e-3 down to 3e-7 exponentially, squared hinge, no weight decay (clipping bounds the latent weights), no
+    augmentation. Its inputs were scaled to -1..1; ours are normalised by mean and deviation unless told otherwise.
+    """
+    return Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        optimizer="adam",
+        nesterov=False,
+        loss="squared_hinge",
+        label_smoothing=0.0,
+        weight_decay=0.0,
+        warmup=0.0,
+        schedule="exponential",
+        final_learning_rate=3e-4,
+        crop_padding=0,
+        flip=False,
     )
 
 

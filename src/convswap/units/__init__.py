@@ -3,6 +3,7 @@
 Importing this package registers every unit of convswap; a new unit adds one file and one line here.
 """
 
+from .binary_weight import BinaryWeightConv2d
 from .block import BlockUnit, Place
 from .circle import CircleConv2d
 from .circle_mix import CircleMixConv2d
@@ -35,12 +36,15 @@ from .minimum_core import FusedMinimum
 from .niff import FusedNIFF, NIFFConv2d
 from .niff_spatial import load_official_niff, resampling_error
 from .pide import FusedPIDE, PIDEBlock
+from .quantizers import nearest_power_of_two
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
 from .sk import SelectiveKernelConv2d
 from .sk_attention import FusedSelectiveKernel
 from .vgnet_downsampling import DownsamplingBlock
+from .xnor import XnorConv2d
 
 __all__ = [
+    "BinaryWeightConv2d",
     "BlockUnit",
     "CircleConv2d",
     "CircleMixConv2d",
@@ -89,11 +93,13 @@ __all__ = [
     "Unit",
     "UnitSpec",
     "WeightUnit",
+    "XnorConv2d",
     "get_unit",
     "list_units",
     "load_official_niff",
     "magnitude_sum",
     "mgic_parameters",
+    "nearest_power_of_two",
     "plain_conv",
     "register_unit",
     "resampling_error",

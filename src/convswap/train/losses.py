@@ -1,0 +1,39 @@
+"""The losses a recipe can name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .recipe import Recipe
+
+
+def squared_hinge(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over images and classes of `max(0, 1 - t y)^2`, with t = +1 for the image's class and -1 for all others.
+
+    The loss of BinaryNet (arXiv:1602.02830). It is not invariant to the scale of the logits y: networks trained with
+    it normalise them (a BatchNorm after the last layer).
+
+    Args:
+        logits: (N, classes).
+        labels: (N,), class numbers.
+
+    >>> float(squared_hinge(torch.tensor([[2.0, -1.0]]), torch.tensor([0])))
+    0.0
+    >>> float(squared_hinge(torch.tensor([[0.0, 0.0]]), torch.tensor([0])))
+    1.0
+    """
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    sign = 2 * F.one_hot(labels, logits.shape[1]).to(logits.dtype) - 1
+    return F.relu(1 - sign * logits).square().mean()
+
+
+def training_loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
+    """The recipe's loss of (logits, labels)."""
+    if recipe.loss == "squared_hinge":
+        return squared_hinge
+    smoothing = recipe.label_smoothing
+    return lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=smoothing)
