@@ -4,7 +4,8 @@ A selection is a predicate `(path, module) -> bool` or a string. In a string, al
 conditions that must all hold by `&`, and `!` negates one. A condition is
 
 - a keyword for convolutions: `all`, `spatial` (kernel larger than 1x1), `pointwise` (1x1), `depthwise` (one input
-  channel a group), `grouped`, `dense` (one group), `strided`, `first`, `last` (in definition order);
+  channel a group), `grouped`, `dense` (one group), `strided`, `first`, `last` (in definition order), `output` (the last
+  convolution if no linear layer is defined after it, so that it makes the model's output; else none);
 - a keyword for blocks and stages: `all`, `stage_start` (the first, and every strided one), `strided`, `same` (shape
   in = shape out), `first`, `last`;
 - a kernel size: `3x3`, `1x7`;
@@ -60,7 +61,7 @@ def select_sites(model: nn.Module, where: Where) -> list[Site]:
     found = [site for site in sites(model) if not is_block_unit(site.module)]
     if callable(where):
         return [s for s in found if isinstance(s.module, nn.Conv2d) and any(where(p, s.module) for p in s.paths)]
-    return _choose(found, where, _CONVOLUTION)
+    return _choose(found, where, _CONVOLUTION, {"output": _output_layer(model, found)})
 
 
 def select_blocks(found: Sequence[BlockSite], where: Where) -> list[BlockSite]:
@@ -74,13 +75,22 @@ def select_blocks(found: Sequence[BlockSite], where: Where) -> list[BlockSite]:
     return _choose(list(found), where, _BLOCK)
 
 
-def _choose(found: list[S], where: str, keywords: _Keywords) -> list[S]:
+def _output_layer(model: nn.Module, found: Sequence[Site]) -> Site | None:
+    """The last convolution, unless a linear layer is defined after it."""
+    convolutions = {id(site.module): site for site in found}
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear) or id(m) in convolutions]
+    return convolutions.get(id(layers[-1])) if layers else None
+
+
+def _choose(
+    found: list[S], where: str, keywords: _Keywords, single: Mapping[str, Site | None] | None = None
+) -> list[S]:
     alternatives = [[term.strip() for term in part.split("&")] for part in where.split(",")]
     if any(term in ("", "!") for part in alternatives for term in part):
         raise UsageError(f"where={where!r} has an empty condition; write for example 'spatial & !first' or 'layer4.*'")
+    ends = {"first": found[0], "last": found[-1], **(single or {})} if found else {}
     for term in {term.lstrip("! ") for part in alternatives for term in part}:
-        _refuse_misspelt(term, found, keywords)
-    ends = {"first": found[0], "last": found[-1]} if found else {}
+        _refuse_misspelt(term, found, [*keywords, *(ends or ("first", "last"))])
 
     def holds(term: str, site: S) -> bool:
         if term.startswith("!"):
@@ -99,9 +109,8 @@ def _choose(found: list[S], where: str, keywords: _Keywords) -> list[S]:
     return [s for s in found if any(all(holds(term, s) for term in part) for part in alternatives)]
 
 
-def _refuse_misspelt(term: str, found: Sequence[Site], keywords: _Keywords) -> None:
+def _refuse_misspelt(term: str, found: Sequence[Site], known: Sequence[str]) -> None:
     """A bare word that is no keyword and no module is a slip, which under `!` would silently select everything."""
-    known = [*keywords, "first", "last"]
     word = term.replace("_", "").isalpha()
     if word and term not in known and found and not any(term in site.paths for site in found):
         raise unknown_name("condition in where", term, known)

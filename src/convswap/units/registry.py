@@ -19,6 +19,7 @@ WarmStart = Literal["exact", "approximate", "none"]
 Fusion = Literal["conv", "cheaper", "none"]
 TrainEval = Literal["same", "batch_norm", "stochastic"]
 Replaces = Literal["convolution", "block", "stage", "stem"]
+Gradient = Literal["exact", "straight_through"]
 
 ENTRY_POINT_GROUP = "convswap.units"
 
@@ -49,6 +50,8 @@ class UnitSpec:
         no_weight_decay: parameter names (the last part) that recipes must not decay.
         constant_weight: the unit's `weight` is no parameter but a buffer of constants, which no host's values and no
             plain checkpoint can set.
+        gradient: `"exact"` (the derivative of the forward pass), or `"straight_through"` (the forward pass has steps,
+            and the backward pass is an estimator of its own).
         origin: where the row was registered, `module:class`.
     """
 
@@ -67,6 +70,7 @@ class UnitSpec:
     variants: tuple[Mapping[str, Any], ...] = ()
     no_weight_decay: frozenset[str] = field(default_factory=frozenset)
     constant_weight: bool = False
+    gradient: Gradient = "exact"
     origin: str = ""
 
 
@@ -90,6 +94,7 @@ def register_unit(
     variants: tuple[Mapping[str, Any], ...] = (),
     no_weight_decay: tuple[str, ...] = (),
     constant_weight: bool = False,
+    gradient: Gradient = "exact",
 ) -> Callable[[C], C]:
     """Class decorator that adds a row to the registry; see `UnitSpec` for the arguments.
 
@@ -120,6 +125,7 @@ def register_unit(
             variants=tuple(MappingProxyType(dict(v)) for v in variants),
             no_weight_decay=frozenset(no_weight_decay),
             constant_weight=constant_weight,
+            gradient=gradient,
             origin=origin,
         )
         return cls

@@ -45,6 +45,8 @@ def test_gradients_reach_every_parameter_from_a_warm_start(case: Case) -> None:
 
 @each_unit
 def test_gradcheck(case: Case) -> None:
+    if case.spec.gradient == "straight_through":
+        pytest.skip("the forward pass has steps: the unit's own tests compare its gradient with the estimator's formula")
     home = case.homes()[0]
     if not case.block:
         width = 4 if home["groups"] > 1 else 2

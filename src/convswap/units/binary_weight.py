@@ -1,0 +1,103 @@
+"""Binary weights: one positive scale per filter times a tensor of signs (arXiv:1603.05279)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import check_choice
+from .contract import WeightUnit, compute_dtype
+from .registry import register_unit
+from .signs import GRADIENTS, scaled_sign
+
+
+@register_unit(
+    "binary_weight",
+    kind="weight",
+    paper="arXiv:1603.05279",
+    year=2016,
+    summary="weights of one scale per filter times +-1",
+    warm_start="approximate",
+    fusion="conv",
+    gradient="straight_through",
+    default_where="!first & !output & !depthwise",
+    placement="paper",
+    variants=({"gradient": "printed"}, {"gradient": "program"}, {"center": False}),
+)
+class BinaryWeightConv2d(WeightUnit):
+    """A convolution with the weight `alpha sign(W)`, alpha being the mean of |W| over each filter (BWN).
+
+    W is (out, in/groups, kH, kW), alpha one number per output channel; `sign(0) = +1`. Of all products of a number
+    and a sign tensor this is the nearest to W. Real weights W are trained; their gradient is the chain rule through
+    alpha, straight through the sign where |W| <= 1 (`scaled_sign` has the formulas).
+
+    After every step of training (and once before the first) the real weights are changed in place by `constrain_()`, as
+    both public programs do: the mean over the input channels is taken off, one mean for each filter and tap, then they
+    are clipped to [-1, 1]. The training loop of convswap calls it; in a loop of your own, call it.
+
+    By default all convolutions are replaced but the first, the last layer if it is a convolution, and depthwise ones
+    (`supports` takes them: there is one input channel a filter, so nothing is centred).
+
+    Args:
+        gradient: `"chain"`, the correct chain rule; `"printed"`, the paper's algorithm 1 as printed; or `"program"`,
+            the chain rule times `(1 - 1/C) n` as in the public PyTorch program (C input channels, n weights in a filter).
+        center: whether `constrain_()` takes off the mean. Never done where a filter has one input channel: it would
+            set every weight to zero.
+
+    The other arguments are those of `nn.Conv2d`.
+
+    Raises:
+        ValueError: an option is not allowed.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        *,
+        gradient: str = "chain",
+        center: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_choice("gradient", gradient, GRADIENTS)
+        check_choice("center", center, (True, False))
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device=device,
+            dtype=dtype,
+        )
+        self.gradient, self.center = gradient, center
+
+    def effective_weight(self) -> Tensor:
+        """`alpha sign(W)`: (out_channels, in_channels/groups, kH, kW)."""
+        return scaled_sign(self.weight.to(compute_dtype(self.weight.dtype)), self.gradient)
+
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """Take the mean over the input channels off the real weights and clip them to [-1, 1], in place."""
+        if self.center and self.weight.shape[1] > 1:
+            self.weight.sub_(self.weight.mean(1, keepdim=True))
+        self.weight.clamp_(-1, 1)
+
+    def extra_repr(self) -> str:
+        """The geometry, as `nn.Conv2d` prints it, and the options."""
+        text = f"{super().extra_repr()}, gradient={self.gradient!r}"
+        return text if self.center else f"{text}, center=False"

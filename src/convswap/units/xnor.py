@@ -1,0 +1,158 @@
+"""XNOR-Net: signs of the input convolved with signs of the weights (arXiv:1603.05279)."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError, check_choice
+from .binary_weight import BinaryWeightConv2d
+from .contract import FeatureUnit, Geometry
+from .ic_sum import GroupSum
+from .registry import register_unit
+from .signs import levels_ste
+
+ORDERS = ("norm_first", "host")
+_EPS = 1e-4
+
+
+@register_unit(
+    "xnor",
+    kind="feature",
+    paper="arXiv:1603.05279",
+    year=2016,
+    summary="BatchNorm, signs of the input, convolved with one scale per filter times +-1",
+    warm_start="none",
+    fusion="cheaper",
+    gradient="straight_through",
+    default_where="!first & !output & !depthwise",
+    placement="paper",
+    train_eval="batch_norm",
+    variants=({"input_scale": "K"}, {"gradient": "program"}, {"bits": 2}),
+)
+class XnorConv2d(FeatureUnit):
+    """The XNOR block: BatchNorm, sign, convolution with binary weights.
+
+    `y = conv(sign(BN(x)), alpha sign(W)) [* K] + b` with alpha and the real weights W as in `BinaryWeightConv2d`
+    (`constrain_()` of the inner convolution too). The sign is +1 from 0 on, -1 for NaN; its gradient is passed straight
+    through where |BN(x)| < 1. Zero padding pads the signs: outside of the image nothing is added.
+
+    The paper's order of a block is BatchNorm - sign - convolution - (ReLU) - pool, so a unit brings the BatchNorm in
+    front of its sign. A swap takes out the host's BatchNorm behind it where only other XNOR units read the result
+    (through ReLU, pooling, dropout), so that `conv - BN - ReLU` chains become `BN - sign - conv - ReLU` chains; before
+    a sum or a full-precision layer it stays.
+
+    By default all convolutions are replaced but the first, the last layer if it is a convolution, and depthwise ones
+    (which are supported, but slow). In residual networks the paper keeps the 1x1 convolutions of shortcuts:
+    `where="3x3 & !first"`.
+
+    Nothing of a trained function is kept (`warm_start="none"`): the sign of a rectified map is +1 everywhere.
+
+    Args:
+        order: `"norm_first"`, with the BatchNorm (eps 1e-4) in front of the sign, or `"host"`: none, the input's own
+            signs are taken and the host's BatchNorm and ReLU stay where they are.
+        input_scale: `"none"`, as in both public programs, or `"K"`, the paper's map: the mean of |BN(x)| over a group's
+            channels, then over the kernel's window with the same stride, padding and dilation (a constant box filter).
+        bits: 1 for signs; up to 8 for the 2^bits evenly spaced levels from -1 to 1 that the paper gives as the
+            generalisation. Weights stay binary.
+        gradient, center: those of `BinaryWeightConv2d`.
+        dropout: probability to drop a sign in training, between sign and convolution, as in the public CIFAR network.
+
+    The other arguments are those of `nn.Conv2d`.
+
+    Raises:
+        ValueError: an option is not allowed.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        order: str = "norm_first",
+        input_scale: str = "none",
+        bits: int = 1,
+        gradient: str = "chain",
+        center: bool = True,
+        dropout: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_choice("order", order, ORDERS)
+        check_choice("input_scale", input_scale, ("none", "K"))
+        if isinstance(bits, bool) or bits not in range(1, 9):
+            raise UsageError(f"bits={bits!r} is not allowed; give a whole number from 1 to 8")
+        _check_dropout(dropout)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.order, self.input_scale, self.bits, self.dropout = order, input_scale, bits, dropout
+        self.bn = nn.BatchNorm2d(in_channels, eps=_EPS, **place) if order == "norm_first" else None
+        self.conv = BinaryWeightConv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            cast(Any, padding_mode),
+            gradient=gradient,
+            center=center,
+            **place,
+        )
+        self.window_sum = GroupSum(Geometry.of(self.conv)) if input_scale == "K" else None
+
+    @property
+    def weight(self) -> Tensor:
+        """The real weights (out, in/groups, kH, kW) that are trained."""
+        return self.conv.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias (out,), or None."""
+        return self.conv.bias
+
+    def effective_weight(self) -> Tensor:
+        """`alpha sign(W)`: (out_channels, in_channels/groups, kH, kW)."""
+        return self.conv.effective_weight()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, H', W')."""
+        x = input if self.bn is None else self.bn(input)
+        s = levels_ste(x, self.bits)
+        if self.dropout:
+            s = nn.functional.dropout(s, self.dropout, self.training)
+        if self.window_sum is None:
+            return self.conv(s)
+        y = self.window_sum.convolve(s, self.effective_weight().to(self.weight.dtype), None)
+        scale = self.input_map(x)
+        if self.groups > 1:
+            scale = scale.repeat_interleave(self.out_channels // self.groups, 1)
+        y = y * scale.to(y.dtype)
+        return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
+
+    def input_map(self, x: Tensor) -> Tensor:
+        """The map K (N, groups, H', W') of what the sign is taken of, in at least float32."""
+        assert self.window_sum is not None
+        return self.window_sum(x.abs()) / self.weight[0].numel()
+
+    def extra_repr(self) -> str:
+        """The geometry, as `nn.Conv2d` prints it, and the options."""
+        text = f"{super().extra_repr()}, order={self.order!r}, input_scale={self.input_scale!r}, bits={self.bits}"
+        return f"{text}, dropout={self.dropout}" if self.dropout else text
+
+
+def _check_dropout(value: object) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= cast(float, value) < 1:
+        raise UsageError(f"dropout={value!r} is not allowed; give a number from 0 to below 1")
