@@ -1,0 +1,259 @@
+"""Binary convolution on a GPU: the same three functions as every other path, computed by Triton kernels.
+
+Importing this file needs no triton; the kernels (`triton_forms.py`) are imported by the first call. Two forms:
+
+* "tensor": bits are expanded to +-1 in registers and multiplied on int8 tensor cores;
+* "popcount": 32 products are one exclusive or and one count of bits.
+
+`choose` says which is taken. Nothing here has been run on a GPU yet: see docs/gpu-status.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import gpu
+
+
+class Form(NamedTuple):
+    """How a convolution is cut up: a program computes `pixels` x `outputs` sums, `step` 32-bit words at a time."""
+
+    name: str  # "tensor" or "popcount"
+    pixels: int
+    outputs: int
+    step: int
+    warps: int
+    stages: int
+
+
+# Of one multiprocessor of an H100 or H200, per cycle, by the vendor's tables: int8 products of the tensor cores,
+# counts of bits, and other integer instructions. `choose` compares forms by them.
+MULTIPROCESSORS = 132
+TENSOR_PRODUCTS = 4096
+COUNTS = 16
+INTEGERS = 64
+_EXPAND = 4  # integer instructions that make one +-1 of a bit: two shifts, one logical operation, packing
+_STEP_CYCLES = {"tensor": 400, "popcount": 250}  # least time of one step: loads and barriers that nothing hides
+_START_CYCLES = 2000  # addresses, first loads, epilogue
+
+FORMS = (
+    Form("tensor", 128, 128, 2, 8, 3),
+    Form("tensor", 128, 64, 2, 4, 3),
+    Form("tensor", 64, 64, 2, 4, 3),
+    Form("tensor", 64, 32, 2, 4, 3),
+    Form("popcount", 64, 32, 2, 4, 3),
+    Form("popcount", 32, 16, 2, 4, 3),
+    Form("popcount", 32, 8, 2, 2, 3),
+)
+
+
+def available() -> bool:
+    """Whether the kernels can be used at all; `convswap.ops.gpu.why_missing()` has the reason."""
+    return gpu.why_missing() is None
+
+
+def supports(in_channels: int, out_channels: int, groups: int, kernel: Sequence[int]) -> str | None:
+    """Why torch computes this geometry, or None. Every geometry would come out right; narrow groups would be slow."""
+    if groups > 1 and (in_channels // groups < 16 or out_channels // groups < 8):
+        return (
+            f"groups of {in_channels // groups} input and {out_channels // groups} output channels leave most of "
+            "every 64-bit word empty; groups of at least 16 and 8 are taken"
+        )
+    if in_channels // groups * math.prod(kernel) >= 1 << 24:
+        return "sums of 2^24 and more terms are not exact in float32"
+    return None
+
+
+def estimate(form: Form, pixels: int, channels: int, outputs: int, taps: int, groups: int) -> float:
+    """Cycles that a form needs by the numbers above; channels and outputs count those of one group.
+
+    A multiprocessor gets ceil(programs / multiprocessors) programs. It is busy with their instructions, or waits for
+    their steps if too few programs run beside one another (four are assumed to).
+    """
+    programs = math.ceil(pixels / form.pixels) * math.ceil(outputs / form.outputs) * groups
+    rounds = math.ceil(programs / MULTIPROCESSORS)
+    words = taps * 2 * math.ceil(channels / 64)
+    pairs = form.pixels * form.outputs
+    if form.name == "tensor":
+        expanded = (form.pixels + form.outputs) * 32 * words
+        busy = max(pairs * 32 * words / TENSOR_PRODUCTS, expanded * _EXPAND / INTEGERS)
+    else:
+        busy = pairs * words * max(1 / COUNTS, 2 / INTEGERS)
+    waiting = words / form.step * _STEP_CYCLES[form.name] * math.ceil(rounds / 4)
+    return max(rounds * busy, waiting) + _START_CYCLES
+
+
+def choose(pixels: int, channels: int, outputs: int, taps: int, groups: int) -> Form:
+    """The form with the least `estimate`; the first of `FORMS` among equals.
+
+    In words: tensor cores wherever a tile of them is filled, since their peak is eight times that of counting bits and
+    expanding costs a third of that; counting for narrow outputs and for maps of so few pixels that small tiles use
+    more multiprocessors. The estimate has not been compared with measurements: `benchmarks/binary_conv_gpu.py` does.
+    """
+    return min(FORMS, key=lambda form: estimate(form, pixels, channels, outputs, taps, groups))
+
+
+def pack(x: Tensor, threshold: Tensor | None, flip: Tensor | None, groups: int) -> Tensor:
+    """`(x >= threshold) ^ flip` (threshold 0 and no flip where None) as bits; a NaN is below every threshold.
+
+    Args:
+        x: (N, C, H, W), any floating or integer type, any strides.
+        threshold, flip: (C,) or None.
+        groups: each group's channels begin in a word of their own.
+
+    Returns:
+        int64 (N, H, W, groups * ceil(C / groups / 64)).
+    """
+    from . import triton_forms
+
+    images, total, height, width = x.shape
+    channels = total // groups
+    halves = 2 * math.ceil(channels / 64)
+    words = torch.empty((images, height, width, groups * halves // 2), dtype=torch.int64, device=x.device)
+    pixels, block = images * height * width, 64
+    if words.numel():
+        with _device(x):
+            triton_forms.pack_kernel[(math.ceil(pixels / block), groups * halves)](
+                x, words.view(torch.int32), threshold if threshold is not None else x,
+                flip.contiguous().view(torch.uint8) if flip is not None else x,
+                pixels, height, width, channels, halves, *x.stride(),
+                THRESHOLD=threshold is not None, FLIP=flip is not None, BLOCK_P=block, num_warps=4,
+            )  # fmt: skip
+    return words
+
+
+def conv2d(
+    words: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    map: Tensor | None,
+    in_channels: int,
+    out_channels: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    relu: bool,
+    form: Form | None = None,
+) -> Tensor:
+    """`relu?(scale * map? * sum + bias?)`, every step rounded to float32; (N, out, H', W') in channels_last memory.
+
+    Args:
+        words: int64 (N, H, W, groups * ceil(in / groups / 64)).
+        weight: int64, the canonical layout of `csrc/binary_conv.h`.
+        scale, bias: (out,). The result has the dtype of scale.
+        map: (N, H', W') or None: one more factor for each output pixel.
+        in_channels, out_channels: of all groups together.
+        stride, dilation: (rows, columns).
+        padding: (left, right, top, bottom); padded pixels contribute 0.
+        groups: as in `F.conv2d`.
+        relu: whether the result is rectified.
+        form: of the kernel; `choose` decides where it is None.
+    """
+    size = _output_size(words, weight, stride, padding, dilation)
+    out = torch.empty((words.shape[0], *size, out_channels), dtype=scale.dtype, device=words.device)
+    epilogue = {"scale": scale, "bias": bias, "factor": map, "relu": relu}
+    geometry = in_channels, out_channels, stride, padding, dilation, groups
+    _launch(words, weight, out, size, geometry, form, out_channels, **epilogue)
+    return out.permute(0, 3, 1, 2)
+
+
+def conv2d_sign(
+    words: Tensor,
+    weight: Tensor,
+    threshold: Tensor,
+    flip: Tensor,
+    in_channels: int,
+    out_channels: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    form: Form | None = None,
+) -> Tensor:
+    """`(sum >= threshold) ^ flip` as the packed input of the next layer, int64 (N, H', W', ceil(out / 64)).
+
+    Args:
+        words, weight, in_channels, out_channels, stride, padding, dilation, groups, form: as in `conv2d`.
+        threshold: int32 (out,).
+        flip: bool (out,).
+    """
+    geometry = in_channels, out_channels, stride, padding, dilation, groups
+    if groups > 1 and out_channels // groups % 8:  # bytes of the result would belong to two groups
+        ones = torch.ones(out_channels, device=words.device)
+        sums = conv2d(words, weight, ones, None, None, *geometry, False, form)
+        return pack(sums, threshold.to(torch.float32), flip, 1)
+    size = _output_size(words, weight, stride, padding, dilation)
+    count = math.ceil(out_channels / 64)
+    make = torch.zeros if out_channels % 64 else torch.empty
+    out = make((words.shape[0], *size, count), dtype=torch.int64, device=words.device)
+    _launch(
+        words, weight, out.view(torch.uint8), size, geometry, form, 8 * count, threshold=threshold, flip=flip
+    )  # fmt: skip
+    return out
+
+
+def _launch(
+    words: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    size: tuple[int, int],
+    geometry: tuple[int, int, Sequence[int], Sequence[int], Sequence[int], int],
+    form: Form | None,
+    pitch: int,
+    *,
+    scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    factor: Tensor | None = None,
+    relu: bool = False,
+    threshold: Tensor | None = None,
+    flip: Tensor | None = None,
+) -> None:
+    from . import triton_forms
+
+    in_channels, out_channels, stride, padding, dilation, groups = geometry
+    channels, outputs = in_channels // groups, out_channels // groups
+    kh, kw = weight.shape[2:4]
+    pixels = words.shape[0] * size[0] * size[1]
+    if not out.numel():
+        return
+    form = form or choose(pixels, channels, outputs, kh * kw, groups)
+    kernel: Any = triton_forms.tensor_form if form.name == "tensor" else triton_forms.popcount_form
+    grid = math.ceil(pixels / form.pixels), math.ceil(outputs / form.outputs), groups
+    spare = words  # stands where a form takes no tensor
+    with _device(words):
+        kernel[grid](
+            words.contiguous().view(torch.int32), weight.contiguous().view(torch.int32), out,
+            *(t.contiguous() if t is not None else spare for t in (scale, bias, factor, threshold)),
+            flip.contiguous().view(torch.uint8) if flip is not None else spare,
+            pixels, words.shape[1], words.shape[2], *size, channels, outputs, groups, pitch,
+            *stride, padding[2], padding[0], *dilation,
+            KH=kh, KW=kw, HALVES=2 * weight.shape[4], TAIL=channels % 64 > 0, SIGN=threshold is not None,
+            BIAS=bias is not None, FACTOR=factor is not None, RELU=relu,
+            BLOCK_P=form.pixels, BLOCK_O=form.outputs, STEP=form.step,
+            num_warps=form.warps, num_stages=form.stages, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def _output_size(
+    words: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> tuple[int, int]:
+    rows, columns = (
+        (words.shape[1 + a] + sum(padding[2 - 2 * a : 4 - 2 * a]) - dilation[a] * (weight.shape[2 + a] - 1) - 1)
+        // stride[a]
+        + 1
+        for a in (0, 1)
+    )
+    return rows, columns
+
+
+def _device(x: Tensor) -> Any:
+    """Triton launches on the current device; make it that of x."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
