@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from straightforward_binary import BinaryWeight, Xnor
 from straightforward_cmod import Modulus
 from straightforward_harmonic import Harmonic
 from straightforward_niff import Frequency
@@ -291,10 +292,12 @@ class Downsampling(nn.Module):
         return torch.cat([z[:, z.shape[1] - self.reused :], self.pointwise(z)], 1)
 
 
+writes_down("binary_weight")(BinaryWeight)
 writes_down("cmod")(Modulus)
 writes_down("harmonic")(Harmonic)
 writes_down("hamiltonian")(Hamiltonian)
 writes_down("niff")(Frequency)
+writes_down("xnor")(Xnor)
 writes_down("pide")(DensePIDE)
 
 

@@ -42,7 +42,8 @@ class BinaryWeightConv2d(WeightUnit):
 
     Args:
         gradient: `"chain"`, the correct chain rule; `"printed"`, the paper's algorithm 1 as printed; or `"program"`,
-            the chain rule times `(1 - 1/C) n` as in the public PyTorch program (C input channels, n weights in a filter).
+            the chain rule times `(1 - 1/C) n` as in the public PyTorch program, C being the input channels of a filter
+            and n its weights.
         center: whether `constrain_()` takes off the mean. Never done where a filter has one input channel: it would
             set every weight to zero.
 

@@ -30,7 +30,7 @@ _EPS = 1e-4
     default_where="!first & !output & !depthwise",
     placement="paper",
     train_eval="batch_norm",
-    variants=({"input_scale": "K"}, {"gradient": "program"}, {"bits": 2}),
+    variants=({"order": "host"}, {"input_scale": "K"}, {"gradient": "program"}, {"bits": 2}),
 )
 class XnorConv2d(FeatureUnit):
     """The XNOR block: BatchNorm, sign, convolution with binary weights.
