@@ -77,7 +77,8 @@ struct Path {
     int layout;                                            // version of the panels' layout, stored before them
 };
 
-enum Status : int { ok = 0, no_path = 1, no_memory = 2, unavailable = 3, refused = 4, bad_argument = 5 };
+// As in ../../native/csrc/api.h, and one more.
+enum Status : int { ok = 0, bad_argument = 1, unavailable = 2, no_memory = 3, internal = 4, refused = 5 };
 
 // The taps k of one axis that lie inside the image for output `at`: [first, last). Empty when last <= first.
 struct Taps {

@@ -1,0 +1,27 @@
+"""Convolution of +-1 with +-1 on bits: operators, packing, thresholds, and the packed modules.
+
+`reference.py` says what must come out; `operator.py` registers `convswap::binary_pack`, `binary_conv2d` and
+`binary_conv2d_sign`; `csrc/` has the C++ kernels (one header says what all of them share).
+"""
+
+from .native_calls import path_names
+from .operator import binary_conv2d, binary_conv2d_sign, binary_pack, register_flops
+from .packing import pack_activations, pack_weight, unpack_activations, unpack_weight
+from .reference import binary_conv2d_reference, signs
+from .thresholds import batch_norm_threshold, dot_thresholds
+
+__all__ = [
+    "batch_norm_threshold",
+    "binary_conv2d",
+    "binary_conv2d_reference",
+    "binary_conv2d_sign",
+    "binary_pack",
+    "dot_thresholds",
+    "pack_activations",
+    "pack_weight",
+    "path_names",
+    "register_flops",
+    "signs",
+    "unpack_activations",
+    "unpack_weight",
+]

@@ -1,0 +1,77 @@
+"""Shapes of a binary convolution, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ...errors import UsageError
+from .packing import weight_shape, words_for
+
+
+class Geometry(NamedTuple):
+    """What the shapes of a call say."""
+
+    images: int
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    out_size: tuple[int, int]
+    empty: bool
+
+
+def output_size(
+    size: Sequence[Any],
+    kernel: Sequence[Any],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[Any, Any]:
+    """(rows, columns) of the output; sizes may be symbols. padding is (left, right, top, bottom).
+
+    >>> output_size((7, 9), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
+    (4, 5)
+    """
+    left, right, top, bottom = padding
+    rows = (size[0] + top + bottom - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
+    columns = (size[1] + left + right - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    return rows, columns
+
+
+def geometry_of(
+    words: Sequence[int],
+    weight: Sequence[int],
+    in_channels: int,
+    out_channels: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Geometry:
+    """The geometry of a call.
+
+    Raises:
+        ValueError: the packed operands are not of those channels, a number is out of range, or the kernel is larger
+            than the padded input.
+    """
+    if groups < 1 or in_channels % groups or out_channels % groups or in_channels < 1 or out_channels < 1:
+        raise UsageError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
+    if len(weight) != 6 or tuple(weight) != weight_shape(out_channels, in_channels, tuple(weight[2:4]), groups):  # type: ignore[arg-type]
+        raise UsageError(
+            f"weight of shape {tuple(weight)} is not the packed weight of {in_channels} input and {out_channels} "
+            f"output channels in {groups} groups; pack_weight makes it"
+        )
+    if len(words) != 4 or words[3] != groups * words_for(in_channels // groups):
+        raise UsageError(
+            f"words of shape {tuple(words)} are not the packed activations of {in_channels} channels in {groups} "
+            f"groups; give (N, H, W, {groups * words_for(in_channels // groups)})"
+        )
+    for name, numbers, least in (("stride", stride, 1), ("dilation", dilation, 1), ("padding", padding, 0)):
+        if min(numbers) < least:
+            raise UsageError(f"{name}={tuple(numbers)} is not allowed; numbers from {least} on")
+    images, size, kernel = words[0], (words[1], words[2]), (weight[2], weight[3])
+    rows, columns = output_size(size, kernel, stride, padding, dilation)
+    if (rows < 1 and size[0] > 0) or (columns < 1 and size[1] > 0):
+        raise UsageError(f"an input of {size[0]}x{size[1]} is too small for the kernel {kernel[0]}x{kernel[1]} "
+                         f"with padding={tuple(padding)} and dilation={tuple(dilation)}")  # fmt: skip
+    rows, columns = max(rows, 0), max(columns, 0)
+    return Geometry(images, size, kernel, (rows, columns), not (images and rows and columns and size[0] and size[1]))
