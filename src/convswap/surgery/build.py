@@ -131,7 +131,19 @@ def replacement_row(
         dict(absorbed.options),
         absorbed.paths,
         None if place is None else {**place.arguments(), "depth": place.depth, "kind": place.kind},
+        _weight_error(site.module, new) if kind == "approximate" and spec.kind == "weight" else None,
     )
+
+
+@torch.no_grad()
+def _weight_error(module: nn.Module, new: nn.Module) -> float | None:
+    """The relative distance of the weights that two modules convolve with, or None where there is none to compare."""
+    old, fused = (
+        cast(nn.Conv2d, m if type(m) is nn.Conv2d else cast(WeightUnit, m).fuse()).weight.double()
+        for m in (module, new)
+    )
+    norm = old.norm()
+    return None if old.is_meta or not norm else float((old - fused).norm() / norm)
 
 
 def _declared_start(spec: UnitSpec, site: Site, options: dict[str, Any], absorbed: Absorption, new: nn.Module) -> str:

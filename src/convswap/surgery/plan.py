@@ -24,6 +24,8 @@ class Replacement:
         absorbed: paths of host modules (a BatchNorm, a ReLU) that the unit takes over and that go; their parameters
             are counted in `parameters_before`.
         place: for a block unit its channels, stride, depth and kind.
+        start_error: for an approximate warm start of a weight unit, how far its effective weight is from the
+            convolution's: the norm of the difference over the norm of the convolution's weight.
     """
 
     path: str
@@ -38,6 +40,7 @@ class Replacement:
     site_options: dict[str, Any] = field(default_factory=dict)
     absorbed: tuple[str, ...] = ()
     place: dict[str, Any] | None = None
+    start_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class SwapReport:
                 _number(r.parameters_after),
                 _number(r.macs_before),
                 _number(r.macs_after),
-                r.start,
+                r.start if r.start_error is None else f"{r.start}, weights {r.start_error:.0%} off",
             ]
             for r in self.replacements
         ]

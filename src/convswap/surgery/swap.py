@@ -20,6 +20,7 @@ from .history import append_history, carry_history
 from .observe import Observation, check_example, example_input_of, observe
 from .optimizer import check_optimizer, update_optimizer
 from .plan import Skip, SwapReport
+from .reorder import plan_reorder, takes_signs
 from .select import Where, select_blocks, select_sites
 from .sites import Site, carry_hooks, held_elsewhere, refuse_wrappers, replace
 from .stems import StemSite, find_stem
@@ -195,7 +196,8 @@ def plan_swap(
     watched = [*chosen, *(_end(model, site) for site in chosen if isinstance(site, StemSite))]
     example, seen = _observe(model, guess, watched, given=example_input is not None)
     places, skipped = _sort_out(spec, model, chosen, options, seen, example)
-    absorbed, notes = plan_absorption(spec, model, places, options, example)
+    absorb = plan_reorder if takes_signs(spec) else plan_absorption
+    absorbed, notes = absorb(spec, model, places, options, example)
     images = None if example is None else example.shape[0]
     replacements = tuple(
         replacement_row(spec, site, start, options, absorbed.get(site.path, Absorption()), seen, images)

@@ -22,7 +22,7 @@ from .signs import GRADIENTS, scaled_sign
     warm_start="approximate",
     fusion="conv",
     gradient="straight_through",
-    default_where="!first & !output & !depthwise",
+    default_where="!first & !output & !depthwise & !*downsample* & !*shortcut*",
     placement="paper",
     variants=({"gradient": "printed"}, {"gradient": "program"}, {"center": False}),
 )
@@ -37,8 +37,9 @@ class BinaryWeightConv2d(WeightUnit):
     both public programs do: the mean over the input channels is taken off, one mean for each filter and tap, then they
     are clipped to [-1, 1]. The training loop of convswap calls it; in a loop of your own, call it.
 
-    By default all convolutions are replaced but the first, the last layer if it is a convolution, and depthwise ones
-    (`supports` takes them: there is one input channel a filter, so nothing is centred).
+    By default all convolutions are replaced but the first, the last layer if it is a convolution, the 1x1 convolutions
+    of shortcuts (by their names, `downsample` or `shortcut`), and depthwise ones (`supports` takes them: there is one
+    input channel a filter, so nothing is centred).
 
     Args:
         gradient: `"chain"`, the correct chain rule; `"printed"`, the paper's algorithm 1 as printed; or `"program"`,

@@ -27,7 +27,7 @@ _EPS = 1e-4
     warm_start="none",
     fusion="cheaper",
     gradient="straight_through",
-    default_where="!first & !output & !depthwise",
+    default_where="!first & !output & !depthwise & !*downsample* & !*shortcut*",
     placement="paper",
     train_eval="batch_norm",
     variants=({"order": "host"}, {"input_scale": "K"}, {"gradient": "program"}, {"bits": 2}),
@@ -44,9 +44,8 @@ class XnorConv2d(FeatureUnit):
     (through ReLU, pooling, dropout), so that `conv - BN - ReLU` chains become `BN - sign - conv - ReLU` chains; before
     a sum or a full-precision layer it stays.
 
-    By default all convolutions are replaced but the first, the last layer if it is a convolution, and depthwise ones
-    (which are supported, but slow). In residual networks the paper keeps the 1x1 convolutions of shortcuts:
-    `where="3x3 & !first"`.
+    By default all convolutions are replaced but the first, the last layer if it is a convolution, the 1x1 convolutions
+    of shortcuts (by their names, `downsample` or `shortcut`) and depthwise ones (which are supported, but slow).
 
     Nothing of a trained function is kept (`warm_start="none"`): the sign of a rectified map is +1 everywhere.
 
@@ -111,6 +110,11 @@ class XnorConv2d(FeatureUnit):
             **place,
         )
         self.window_sum = GroupSum(Geometry.of(self.conv)) if input_scale == "K" else None
+
+    @classmethod
+    def normalizes_input(cls, order: str = "norm_first", **options: Any) -> bool:
+        """Does the unit begin with a BatchNorm? Then a swap takes out the host's where it has nothing left to do."""
+        return order == "norm_first"
 
     @property
     def weight(self) -> Tensor:
