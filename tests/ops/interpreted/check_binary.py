@@ -1,4 +1,4 @@
-"""Binary convolution kernels, interpreted on a CPU: run with TRITON_INTERPRET=1 (tests/ops/test_triton_interpreted.py)."""
+"""Binary convolution kernels, interpreted on a CPU: tests/ops/test_triton_interpreted.py runs these checks."""
 
 from __future__ import annotations
 
@@ -115,6 +115,33 @@ def test_chosen_form_is_exact_too() -> None:
     case = Case(7)
     scale = torch.ones(case.outputs)
     assert torch.equal(tk.conv2d(case.words, case.weight, scale, None, None, *case.geometry, False), case.dot)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("form", [TENSOR, POPCOUNT], ids=lambda form: form.name)
+def test_scale_decides_the_precision(form: tk.Form, dtype: torch.dtype) -> None:
+    case = Case(11)
+    scale, bias = torch.rand(case.outputs).to(dtype), torch.randn(case.outputs)
+    kind = torch.promote_types(dtype, torch.float32)
+    expected = (case.dot.to(kind) * scale.to(kind)[:, None, None] + bias.to(kind)[:, None, None]).to(dtype)
+    got = tk.conv2d(case.words, case.weight, scale, bias, None, *case.geometry, False, form)
+    assert got.dtype == dtype
+    # The interpreter cuts bfloat16 off instead of rounding; a GPU rounds.
+    torch.testing.assert_close(got, expected, rtol=0 if dtype == torch.float64 else 2**-7, atol=0)
+
+
+@pytest.mark.parametrize(
+    "shape", [(64, 64, 9, 1, 56), (128, 128, 9, 1, 28), (512, 512, 9, 1, 7), (96, 10, 1, 1, 8), (32, 64, 9, 4, 8)]
+)
+@pytest.mark.parametrize("images", [1, 16, 256])
+def test_a_form_that_fits_is_chosen(shape: tuple[int, ...], images: int) -> None:
+    channels, outputs, taps, groups, side = shape
+    form = tk.choose(images * side * side, channels, outputs, taps, groups)
+    assert 2 * math.ceil(channels / 64) % form.step == 0
+    case = images * side * side, channels, outputs, taps, groups
+    assert all(tk.estimate(form, *case) <= tk.estimate(other, *case) for other in tk.FORMS if other.step == 2)
+    if images == 256 and outputs >= 64:
+        assert form.name == "tensor"
 
 
 def test_nothing_in_nothing_out() -> None:

@@ -27,27 +27,33 @@ class Form(NamedTuple):
     name: str  # "tensor" or "popcount"
     pixels: int
     outputs: int
-    step: int
+    step: int  # divides the 32-bit words of a group's pixel, an even number
     warps: int
     stages: int
 
 
-# Of one multiprocessor of an H100 or H200, per cycle, by the vendor's tables: int8 products of the tensor cores,
-# counts of bits, and other integer instructions. `choose` compares forms by them.
+# Of one multiprocessor of an H100 or H200, per cycle, by the vendor's tables: int8 products of the tensor cores, counts
+# of 32 bits, and instructions of single threads. `estimate` compares forms by them.
 MULTIPROCESSORS = 132
 TENSOR_PRODUCTS = 4096
 COUNTS = 16
-INTEGERS = 64
-_EXPAND = 4  # integer instructions that make one +-1 of a bit: two shifts, one logical operation, packing
-_STEP_CYCLES = {"tensor": 400, "popcount": 250}  # least time of one step: loads and barriers that nothing hides
-_START_CYCLES = 2000  # addresses, first loads, epilogue
+INSTRUCTIONS = 128
+# Instructions of the inner loops, read from the machine code that Triton 3.6 and 3.9 make for sm_90.
+_EXPAND = 53  # of a thread, for one 32-bit word of either operand
+_COUNT = 8  # for one pair of 32-bit words
+# Assumed, not measured: cycles of one step that nothing hides, and of a program's beginning and end.
+_STEP_CYCLES = {"tensor": 400, "popcount": 300}
+_START_CYCLES = 2000
 
 FORMS = (
+    Form("tensor", 128, 128, 4, 8, 3),
     Form("tensor", 128, 128, 2, 8, 3),
-    Form("tensor", 128, 64, 2, 4, 3),
+    Form("tensor", 128, 64, 4, 8, 3),
+    Form("tensor", 64, 64, 4, 4, 3),
     Form("tensor", 64, 64, 2, 4, 3),
-    Form("tensor", 64, 32, 2, 4, 3),
-    Form("popcount", 64, 32, 2, 4, 3),
+    Form("tensor", 64, 32, 4, 4, 3),
+    Form("tensor", 16, 64, 2, 4, 3),
+    Form("popcount", 32, 32, 2, 4, 3),
     Form("popcount", 32, 16, 2, 4, 3),
     Form("popcount", 32, 8, 2, 2, 3),
 )
@@ -73,30 +79,32 @@ def supports(in_channels: int, out_channels: int, groups: int, kernel: Sequence[
 def estimate(form: Form, pixels: int, channels: int, outputs: int, taps: int, groups: int) -> float:
     """Cycles that a form needs by the numbers above; channels and outputs count those of one group.
 
-    A multiprocessor gets ceil(programs / multiprocessors) programs. It is busy with their instructions, or waits for
-    their steps if too few programs run beside one another (four are assumed to).
+    A multiprocessor gets ceil(programs / multiprocessors) programs. It is busy with their instructions, and waits for
+    the steps of those that run one after another (four are assumed to run at once).
     """
     programs = math.ceil(pixels / form.pixels) * math.ceil(outputs / form.outputs) * groups
     rounds = math.ceil(programs / MULTIPROCESSORS)
     words = taps * 2 * math.ceil(channels / 64)
     pairs = form.pixels * form.outputs
     if form.name == "tensor":
-        expanded = (form.pixels + form.outputs) * 32 * words
-        busy = max(pairs * 32 * words / TENSOR_PRODUCTS, expanded * _EXPAND / INTEGERS)
+        expanding = (form.pixels + form.outputs) * words * _EXPAND / INSTRUCTIONS
+        busy = max(pairs * 32 * words / TENSOR_PRODUCTS, expanding)
     else:
-        busy = pairs * words * max(1 / COUNTS, 2 / INTEGERS)
+        busy = pairs * words * max(1 / COUNTS, _COUNT / INSTRUCTIONS)
     waiting = words / form.step * _STEP_CYCLES[form.name] * math.ceil(rounds / 4)
-    return max(rounds * busy, waiting) + _START_CYCLES
+    return rounds * busy + waiting + _START_CYCLES
 
 
 def choose(pixels: int, channels: int, outputs: int, taps: int, groups: int) -> Form:
     """The form with the least `estimate`; the first of `FORMS` among equals.
 
-    In words: tensor cores wherever a tile of them is filled, since their peak is eight times that of counting bits and
-    expanding costs a third of that; counting for narrow outputs and for maps of so few pixels that small tiles use
-    more multiprocessors. The estimate has not been compared with measurements: `benchmarks/binary_conv_gpu.py` does.
+    In words: tensor cores wherever a tile of them is filled, since their peak is 16 times that of counting bits (8 once
+    expanding is paid); counting for narrow outputs, and for so few pixels that its small tiles use more
+    multiprocessors. The estimate has not been compared with measurements: `benchmarks/binary_conv_gpu.py` does that.
     """
-    return min(FORMS, key=lambda form: estimate(form, pixels, channels, outputs, taps, groups))
+    halves = 2 * math.ceil(channels / 64)
+    fitting = [form for form in FORMS if halves % form.step == 0]
+    return min(fitting, key=lambda form: estimate(form, pixels, channels, outputs, taps, groups))
 
 
 def pack(x: Tensor, threshold: Tensor | None, flip: Tensor | None, groups: int) -> Tensor:
@@ -143,12 +151,12 @@ def conv2d(
     relu: bool,
     form: Form | None = None,
 ) -> Tensor:
-    """`relu?(scale * map? * sum + bias?)`, every step rounded to float32; (N, out, H', W') in channels_last memory.
+    """`relu?(scale * map? * sum + bias?)`, every step rounded; (N, out, H', W') in channels_last memory.
 
     Args:
         words: int64 (N, H, W, groups * ceil(in / groups / 64)).
         weight: int64, the canonical layout of `csrc/binary_conv.h`.
-        scale, bias: (out,). The result has the dtype of scale.
+        scale, bias: (out,). The result has the dtype of scale; the steps are taken in float32, float64 for float64.
         map: (N, H', W') or None: one more factor for each output pixel.
         in_channels, out_channels: of all groups together.
         stride, dilation: (rows, columns).
@@ -159,9 +167,10 @@ def conv2d(
     """
     size = _output_size(words, weight, stride, padding, dilation)
     out = torch.empty((words.shape[0], *size, out_channels), dtype=scale.dtype, device=words.device)
-    epilogue = {"scale": scale, "bias": bias, "factor": map, "relu": relu}
     geometry = in_channels, out_channels, stride, padding, dilation, groups
-    _launch(words, weight, out, size, geometry, form, out_channels, **epilogue)
+    _launch(
+        words, weight, out, size, geometry, form, out_channels, scale=scale, bias=bias, factor=map, relu=relu
+    )  # fmt: skip
     return out.permute(0, 3, 1, 2)
 
 
@@ -235,7 +244,7 @@ def _launch(
             flip.contiguous().view(torch.uint8) if flip is not None else spare,
             pixels, words.shape[1], words.shape[2], *size, channels, outputs, groups, pitch,
             *stride, padding[2], padding[0], *dilation,
-            KH=kh, KW=kw, HALVES=2 * weight.shape[4], TAIL=channels % 64 > 0, SIGN=threshold is not None,
+            KH=kh, KW=kw, HALVES=2 * weight.shape[4], SIGN=threshold is not None,
             BIAS=bias is not None, FACTOR=factor is not None, RELU=relu,
             BLOCK_P=form.pixels, BLOCK_O=form.outputs, STEP=form.step,
             num_warps=form.warps, num_stages=form.stages, enable_fp_fusion=False,
