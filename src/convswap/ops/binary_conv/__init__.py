@@ -4,6 +4,8 @@
 `binary_conv2d_sign`; `csrc/` has the C++ kernels (one header says what all of them share).
 """
 
+from .chain import PackedBinaryChain
+from .module import PackedBinaryConv2d
 from .native_calls import path_names
 from .operator import binary_conv2d, binary_conv2d_sign, binary_pack, register_flops
 from .packing import pack_activations, pack_weight, unpack_activations, unpack_weight
@@ -11,6 +13,8 @@ from .reference import binary_conv2d_reference, signs
 from .thresholds import batch_norm_threshold, dot_thresholds
 
 __all__ = [
+    "PackedBinaryChain",
+    "PackedBinaryConv2d",
     "batch_norm_threshold",
     "binary_conv2d",
     "binary_conv2d_reference",

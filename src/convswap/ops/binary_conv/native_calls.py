@@ -26,8 +26,8 @@ _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
 class _CGeometry(ctypes.Structure):
     """`struct Geometry` of csrc/binary_conv.h; channels are those of one group."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in
-                ("n", "h", "w", "groups", "c", "o", "kh", "kw", "sh", "sw", "dh", "dw", "top", "left", "oh", "ow")]  # fmt: skip
+    _names = "n h w groups c o kh kw sh sw dh dw pad_top pad_left oh ow"
+    _fields_ = [(name, ctypes.c_int64) for name in _names.split()]
 
 
 class Plan(NamedTuple):

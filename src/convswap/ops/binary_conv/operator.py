@@ -99,8 +99,8 @@ def _dots_torch(words: Tensor, weight: Tensor, in_channels: int, out_channels: i
 def _finish(dots: Tensor, scale: Tensor, bias: Tensor | None, map_: Tensor | None, relu: bool) -> Tensor:
     """Scales in float32 or better, rounded to scale's precision once."""
     dtype = torch.promote_types(scale.dtype, torch.float32)
-    given = (None if t is None else t.to(dtype) for t in (scale, bias, map_))
-    y = epilogue(dots.to(dtype), *given, relu).to(scale.dtype)
+    scale_, bias_, map_ = (None if t is None else t.to(dtype) for t in (scale, bias, map_))
+    y = epilogue(dots.to(dtype), scale_, bias_, map_, relu).to(scale.dtype)
     return y.contiguous(memory_format=torch.channels_last)
 
 
@@ -171,7 +171,7 @@ def _empty(n: int, channels: int, rows: int, columns: int, like: Tensor) -> Tens
 
 def _conv2d_cuda(words: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, map: Tensor | None,
                  panels: Tensor | None, *rest: Any) -> Tensor:  # fmt: skip
-    in_channels, out_channels, stride, padding, dilation, groups, relu = rest
+    in_channels, out_channels, stride, padding, dilation, groups, _ = rest
     g = geometry_of(words.shape, weight.shape, in_channels, out_channels, stride, padding, dilation, groups)
     fits = triton_kernel.available() and triton_kernel.supports(in_channels, out_channels, groups, g.kernel) is None
     if fits and not g.empty:

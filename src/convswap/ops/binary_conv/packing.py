@@ -1,4 +1,7 @@
-"""Signs as bits: 64 channels an int64 word, bit 1 for +1. Plain torch, on any device; layouts as in `csrc/binary_conv.h`."""
+"""Signs as bits: 64 channels an int64 word, bit 1 for +1. In plain torch, on any device.
+
+The layouts are those of `csrc/binary_conv.h`.
+"""
 
 from __future__ import annotations
 

@@ -85,7 +85,10 @@ class _Round(torch.autograd.Function):
 def epilogue(
     dots: Tensor, scale: Tensor | None, bias: Tensor | None, map_: Tensor | None = None, relu: bool = False
 ) -> Tensor:
-    """`relu?(dots * scale * map + bias)`, every step rounded to the precision of dots. Shapes (out,) and (N, H', W')."""
+    """`relu?(dots * scale * map + bias)`, every step rounded to the precision of dots.
+
+    scale and bias are (out,), map is (N, H', W').
+    """
     y = dots
     if scale is not None:
         y = y * scale[:, None, None]

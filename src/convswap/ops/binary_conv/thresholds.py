@@ -111,11 +111,13 @@ def dot_thresholds(
         largest: no dot is larger than this, or smaller than its negative.
     """
 
+    exact = torch.promote_types(scale.dtype, torch.float32)
+
     def positive(dots: Tensor) -> Tensor:
-        y = dots.to(scale.dtype) * scale
-        y = y if bias is None else y + bias
-        y = y.relu() if relu else y
-        bits = y >= (0 if threshold is None else threshold)
+        y = dots.to(exact) * scale.to(exact)
+        y = y if bias is None else y + bias.to(exact)
+        y = (y.relu() if relu else y).to(scale.dtype).to(exact)  # what a layer that wrote numbers would hand on
+        bits = y >= (0 if threshold is None else threshold.to(exact))
         return bits if flip is None else bits ^ flip
 
     ends = (torch.full_like(scale, value, dtype=torch.int64) for value in (-largest, largest))

@@ -1,0 +1,83 @@
+"""`PackedBinaryChain`: binary convolutions one after another that hand on bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Self
+
+from torch import Tensor, nn
+
+from ...errors import UsageError
+from .module import PackedBinaryConv2d
+from .operator import binary_conv2d_sign, binary_pack
+from .packing import WORD
+from .thresholds import dot_thresholds
+
+
+class PackedBinaryChain(nn.Module):
+    """The same function as `nn.Sequential(*convs)`, where only the last convolution writes numbers.
+
+    Between two of them scale, bias, rectifier, the next one's folded BatchNorm and its sign are one comparison of an
+    integer with a threshold per channel. The thresholds are searched with the convolutions' own arithmetic, so the
+    bits are those that the sequence would take, to the last.
+
+    Args:
+        convs: at least one; inputs and outputs fit. They are the chain's modules, and their buffers its state
+            (`convs.0.weight_bits`, ...), beside `threshold_i` (int32) and `flip_i` (bool) between i and i + 1.
+
+    Raises:
+        ValueError: two neighbours cannot be joined; the reason is said (`why_not` gives it without raising).
+    """
+
+    def __init__(self, convs: Sequence[PackedBinaryConv2d]) -> None:
+        super().__init__()
+        if not convs:
+            raise UsageError("a chain needs at least one convolution")
+        for first, second in pairwise(convs):
+            if reason := self.why_not(first, second):
+                raise UsageError(f"these convolutions cannot be joined: {reason}")
+        self.convs = nn.ModuleList(convs)
+        for index, (first, second) in enumerate(pairwise(convs)):
+            terms = first.weight_bits.shape[2] * first.weight_bits.shape[3] * first.in_channels // first.groups
+            threshold, flip = dot_thresholds(first.scale, first.bias, first.relu, second.threshold, second.flip, terms)
+            self.register_buffer(f"threshold_{index}", threshold)
+            self.register_buffer(f"flip_{index}", flip)
+        self.train(False)
+
+    @classmethod
+    def from_convs(cls, convs: Sequence[PackedBinaryConv2d]) -> Self:
+        """The chain of these convolutions."""
+        return cls(convs)
+
+    @staticmethod
+    def why_not(first: PackedBinaryConv2d, second: PackedBinaryConv2d) -> str | None:
+        """Why no bits can be handed from the first to the second, or None."""
+        if first.out_channels != second.in_channels:
+            return f"{first.out_channels} output channels meet {second.in_channels} input channels"
+        if "K" in (first.input_scale, second.input_scale):
+            return "the map K needs the numbers, not their signs"
+        if any(second.layer.border):
+            return f"bits are not padded with padding_mode={second.layer.mode!r}"
+        if second.groups > 1 and second.in_channels // second.groups % WORD:
+            return (
+                f"groups of {second.in_channels // second.groups} input channels begin within a word; "
+                f"multiples of {WORD} do not"
+            )
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, H', W')."""
+        first, last = self.convs[0], self.convs[-1]
+        assert isinstance(first, PackedBinaryConv2d)
+        assert isinstance(last, PackedBinaryConv2d)
+        if len(self.convs) == 1:
+            return first(x)
+        words = binary_pack(first.layer.pad(x), first.threshold, first.flip, first.groups)
+        for index, conv in enumerate(self.convs[:-1]):
+            assert isinstance(conv, PackedBinaryConv2d)
+            threshold, flip = getattr(self, f"threshold_{index}"), getattr(self, f"flip_{index}")
+            words = binary_conv2d_sign(
+                words, conv.weight_bits, threshold, flip, conv.current_panels(), *conv.layer.call()
+            )
+        return last.convolve(words, like=x)
