@@ -16,6 +16,7 @@ from straightforward_cmod import Modulus
 from straightforward_harmonic import Harmonic
 from straightforward_niff import Frequency
 from straightforward_pide import DensePIDE, Hamiltonian
+from straightforward_quantized import Quantized, StochasticQuantized
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -297,6 +298,8 @@ writes_down("cmod")(Modulus)
 writes_down("harmonic")(Harmonic)
 writes_down("hamiltonian")(Hamiltonian)
 writes_down("niff")(Frequency)
+writes_down("quantized")(Quantized)
+writes_down("quantized_stochastic")(StochasticQuantized)
 writes_down("xnor")(Xnor)
 writes_down("pide")(DensePIDE)
 

@@ -36,6 +36,7 @@ from .minimum_core import FusedMinimum
 from .niff import FusedNIFF, NIFFConv2d
 from .niff_spatial import load_official_niff, resampling_error
 from .pide import FusedPIDE, PIDEBlock
+from .quantized import FusedQuantized, QuantizedConv2d, StochasticQuantizedConv2d
 from .quantizers import nearest_power_of_two
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
 from .sk import SelectiveKernelConv2d
@@ -68,6 +69,7 @@ __all__ = [
     "FusedModulusStem",
     "FusedNIFF",
     "FusedPIDE",
+    "FusedQuantized",
     "FusedSelectiveKernel",
     "GGhostStage",
     "Geometry",
@@ -88,8 +90,10 @@ __all__ = [
     "PIDEBlock",
     "Place",
     "PlainConv2d",
+    "QuantizedConv2d",
     "ResidualAdapter",
     "SelectiveKernelConv2d",
+    "StochasticQuantizedConv2d",
     "Unit",
     "UnitSpec",
     "WeightUnit",

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from . import circle_geometry as geometry
 from .contract import WeightUnit
+from .draws import Draws
 from .registry import register_unit
 
 FACTORS = {"center": 0.0, "diamond": math.sqrt(0.5), "circle": 1.0}  # of every ring's radius; square is T = I
-_MASK = 0xFFFFFFFF
 
 
 @register_unit(
@@ -31,7 +31,7 @@ _MASK = 0xFFFFFFFF
     train_eval="stochastic",
     variants=({"probabilities": (0.1, 0.2, 0.3, 0.4)},),
 )
-class CircleMixConv2d(WeightUnit):
+class CircleMixConv2d(Draws, WeightUnit):
     """One weight, read by a sampling matrix T drawn per training forward; evaluation reads by the expected T.
 
     Training: `effective_weight() = w T_k` with k drawn from `probabilities` over (center, diamond, circle,
@@ -43,12 +43,9 @@ class CircleMixConv2d(WeightUnit):
     the other reading), and where it is placed. As for `circle`, K = 3, 5 and 7 span in evaluation exactly the
     functions of the square kernel at the default probabilities.
 
-    The draw is a hash of the persistent buffer `draw_state` = (seed, count). Every layer has a seed of its own,
-    drawn at construction from torch's generator; the count rises with each training forward (so each call of
-    `effective_weight()` in training mode draws too). Hence a resumed run repeats the same draws, DDP ranks agree
-    (it gives them rank 0's buffers), and under activation checkpointing the recomputation inside the backward
-    pass takes the latest forward's draw again. That last rule has a limit: a module called several times before
-    the backward pass of a checkpointed step reuses its last draw for all of them.
+    The draw is a hash of the persistent buffer `draw_state` = (seed, count), see `convswap.units.draws`: a resumed run
+    repeats the same draws and DDP ranks agree. The count rises with each training forward (so each call of
+    `effective_weight()` in training mode draws too).
 
     After `fuse`, batch statistics collected under the mixture differ from those of the mean kernel that remains:
     for white input and 50/50 circle and square the variance is 0.854 in training and 0.816 after (0.844 and 0.702
@@ -68,7 +65,6 @@ class CircleMixConv2d(WeightUnit):
 
     matrices: Tensor
     expected: Tensor
-    draw_state: Tensor
 
     def __init__(
         self,
@@ -102,7 +98,7 @@ class CircleMixConv2d(WeightUnit):
         )
         self.size = geometry.check_size(self.kernel_size)
         self.probabilities = checked
-        self.register_buffer("draw_state", _fresh_state(self.weight.device))
+        self.register_draws(self.weight.device)
         self.register_constants()
 
     @classmethod
@@ -126,19 +122,11 @@ class CircleMixConv2d(WeightUnit):
     def reset_parameters(self) -> None:
         """Draw the weight and bias as `nn.Conv2d` does, and a new seed."""
         super().reset_parameters()
-        if "draw_state" in self._buffers:  # not yet there when nn.Conv2d's constructor calls this
-            self.draw_state = _fresh_state(self.weight.device)
+        self.reset_draws()
 
     def draw(self) -> Tensor:
         """The index of this forward's matrix, an int64 tensor (1,); advances the count, except in a recomputation."""
-        seed, count = self.draw_state.unbind()
-        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-            count = count - 1  # checkpointing recomputes a forward inside the backward pass: the same draw again
-        else:
-            count = count.clone()
-            self.draw_state[1] += 1
-        hashed = _hash((count & _MASK) ^ (seed & _MASK))
-        hashed = _hash((hashed + ((seed >> 32) & _MASK)) & _MASK)
+        hashed = self.draw_key()
         # compare integers: 32 random bits against the cumulative probabilities, scaled
         index = torch.zeros_like(hashed)
         total = 0.0
@@ -162,32 +150,6 @@ class CircleMixConv2d(WeightUnit):
         self.copy_initial(conv)
         if not self.weight.is_meta:
             self.weight.copy_(geometry.solve_right(conv.weight, _expected(self.size, self.probabilities)))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        was_meta = self.draw_state.is_meta
-        super()._apply(fn, recurse)
-        if was_meta and not self.draw_state.is_meta:  # `to_empty` leaves memory as it was
-            self.draw_state = _fresh_state(self.draw_state.device)
-        return self
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Load; a plain convolution's checkpoint has no draws, and this layer then keeps its own."""
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        if prefix + "weight" not in missing_keys and prefix + "draw_state" in missing_keys:
-            missing_keys.remove(prefix + "draw_state")
-            if self.draw_state.is_meta:
-                self.draw_state = _fresh_state(self.weight.device)
 
     def extra_repr(self) -> str:
         """The geometry, as `nn.Conv2d` prints it, and the options."""
@@ -224,16 +186,3 @@ def _expected(size: int, probabilities: tuple[float, ...]) -> Tensor:
 @lru_cache
 def _invertible(size: int, probabilities: tuple[float, ...]) -> bool:
     return geometry.is_invertible(_expected(size, probabilities))
-
-
-def _fresh_state(device: torch.device) -> Tensor:
-    """(seed, count = 0), the seed from torch's CPU generator so that every device draws alike."""
-    seed = torch.randint(2**62, (1,), device="cpu")
-    return torch.cat([seed, torch.zeros_like(seed)]).to(device)
-
-
-def _hash(bits: Tensor) -> Tensor:
-    """A well mixed 32 bits of 32 bits held in int64 (multiply and xor-shift); no product leaves the int64 range."""
-    bits = ((bits ^ (bits >> 16)) * 0x7FEB352D) & _MASK
-    bits = ((bits ^ (bits >> 15)) * 0x297A2D39) & _MASK
-    return bits ^ (bits >> 16)
