@@ -1,25 +1,24 @@
 """What do complex streams cost beside their convolutions, and what does forming the filters cost?
 
 - `inference`: a fused harmonic block and the fused `harmonic_mnist` against the same convolutions with a plain ReLU
-  behind each (the same channel counts, BatchNorms folded in both). Goal: at most 1.1 of their time. The rest is what
-  magnitudes cost: a square, a root and a product for every number.
+  behind each (the same channel counts, BatchNorms folded in both), eager and compiled by torch. Goal: at most 1.1 of
+  their time. The rest is what magnitudes cost: a square, a root and a product for every number, several passes over
+  memory in eager mode, one when compiled.
 - `training` and `unfused`: our layers, which form one kernel a pass, against the straightforward way: complex
   filters formed for every pass and four real convolutions for every pair of orders (`straightforward_harmonic.py`), in
   a training step and in evaluation before fusing. Correctness first, in float64; without it there is no figure.
 
-    python benchmarks/frequency_harmonic.py [--threads 1] [--seconds 1] [--device cpu] [--quick]
-
-`run(options)` is the part for `frequency_units.py`. `--quick` takes small sizes and writes nothing.
+    python benchmarks/frequency_units.py --sections harmonic
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import write_result
 from overhead_layers import Settings, difference, inference, ratio, times, training_step
 from straightforward import straightforward
 from torch import Tensor, nn
@@ -30,6 +29,7 @@ from convswap.units import ComplexReLU, HarmonicBlock, MagnitudeAffine
 GOAL = 1.1
 TOLERANCE = 1e-9
 PLACES = {"64->64, 28 px, batch 4": (64, 28, 4), "32->32, 56 px, batch 4": (32, 56, 4), "16->16, 32 px": (16, 32, 32)}
+MODES: tuple[tuple[str, Callable[[nn.Module], Any]], ...] = (("eager", nn.Module.eval), ("compiled", torch.compile))
 QUICK_PLACES = {"8->8, 6 px, batch 2": (8, 6, 2)}
 
 
@@ -106,10 +106,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     settings = Settings(device, "fp32", 0.0 if quick else getattr(options, "seconds", 1.0))
     rows: list[dict[str, Any]] = []
     for name, (ours, plain, x) in fused_pairs(quick).items():
-        taken = times({"ours": inference(ours, x, settings), "plain": inference(plain, x, settings)}, settings)
-        row = {"what": "inference", "case": name, "to_plain": ratio(taken["ours"], taken["plain"])}
-        rows.append(row | {"ours_ms": 1e3 * min(taken["ours"]), "within_goal": row["to_plain"]["ratio"] <= GOAL})
-        print(f"harmonic {name:32} fused     {row['to_plain']['ratio']:.3f} of plain convolutions", flush=True)
+        for mode, prepare in (("eager", nn.Module.eval),) if quick else MODES:
+            pair = {key: inference(prepare(module), x, settings) for key, module in (("ours", ours), ("plain", plain))}
+            taken = times(pair, settings)
+            row = {"what": "inference", "case": name, "mode": mode, "to_plain": ratio(taken["ours"], taken["plain"])}
+            rows.append(row | {"ours_ms": 1e3 * min(taken["ours"]), "within_goal": row["to_plain"]["ratio"] <= GOAL})
+            print(f"harmonic {name:32} {mode:9} {row['to_plain']['ratio']:.3f} of plain convolutions", flush=True)
     for name, (channels, side, batch) in (QUICK_PLACES if quick else PLACES).items():
         block = block_of(channels)
         peer, x = straightforward("harmonic", block), torch.randn(batch, channels, side, side)
@@ -123,24 +125,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             row = {"what": what, "case": name, "straightforward_to_ours": ratio(taken["other"], taken["ours"])}
             rows.append(row | {"ours_ms": 1e3 * min(taken["ours"]), "difference": apart})
             print(f"harmonic block {name:26} {what:9} {row['straightforward_to_ours']['ratio']:.2f} times faster")
-    met = all(row["within_goal"] for row in rows if row["what"] == "inference")
+    met = {
+        mode: all(row["within_goal"] for row in rows if row.get("mode") == mode)
+        for mode in ("eager", "compiled")
+        if any(row.get("mode") == mode for row in rows)
+    }
     return {"precision": "fp32", "rows": rows, "goal": {"inference_to_plain": GOAL, "met": met}}
-
-
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each cell")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    found = run(options)
-    if not options.quick:
-        place = "" if options.device == "cpu" else f"_{torch.device(options.device).type}"
-        write_result(f"frequency_harmonic{place}", {"threads": options.threads, "device": options.device} | found)
-    return found
-
-
-if __name__ == "__main__":
-    main()

@@ -8,9 +8,7 @@
 
 Maps are contiguous in 1. Goals: at least 1.5 times as fast in training, 2 times in inference.
 
-    python benchmarks/frequency_niff.py [--threads 1] [--seconds 1] [--device cpu] [--quick]
-
-`run(options)` is the part for `frequency_units.py`. `--quick` takes small shapes and writes nothing.
+    python benchmarks/frequency_units.py --sections niff
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import write_result
 from overhead_layers import Settings, inference, ratio, times, training_step
 from straightforward_niff import Frequency
 from torch import Tensor, nn
@@ -132,23 +129,3 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows = [compare(form, shape, settings) for form in FORMS for shape in shapes]
     kernels = QUICK_KERNELS if quick else KERNELS
     return {"rows": rows, "crossover": [crossover(shape, kernels, brief) for shape in shapes], "goals": GOALS}
-
-
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """The command line; returns what it found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each size and kind")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    found = run(options)
-    if not options.quick:
-        place = "" if options.device == "cpu" else f"_{torch.device(options.device).type}"
-        write_result(f"frequency_niff{place}", {"threads": options.threads, "device": options.device} | found)
-    return found
-
-
-if __name__ == "__main__":
-    main()

@@ -6,9 +6,7 @@ float64. The exponent is the slope of log time over log pixels, 1 for linear, be
 upper half, from the processor time of the least disturbed turn; memory is what a pass allocates at its peak. At small
 sizes fixed costs flatten the slope.
 
-    python benchmarks/frequency_pide.py [--threads 1] [--seconds 1] [--device cpu] [--quick]
-
-`run(options)` is the part for `frequency_units.py`. `--quick` takes small sizes and writes nothing.
+    python benchmarks/frequency_units.py --sections pide
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ from time import perf_counter, process_time
 from typing import Any
 
 import torch
-from common import write_result
 from overhead_layers import Settings, inference, peak_bytes, ratio, times, training_step
 from straightforward import straightforward
 from torch import Tensor, nn
@@ -139,22 +136,3 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         print(f"pide {kind}: time grows with pixels to the " + ", ".join(f"{v:.2f} ({k})" for k, v in shown.items()))
     shape = {"batch": 1, "channels": CHANNELS, "subsample": SUBSAMPLE, "layout": "channels last", "precision": "fp32"}
     return {"shape": shape, "rows": rows, "exponents": found, "goal": {"exponent": GOAL, "met": linear}}
-
-
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each size and kind")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    found = run(options)
-    if not options.quick:
-        place = "" if options.device == "cpu" else f"_{torch.device(options.device).type}"
-        write_result(f"frequency_pide{place}", {"threads": options.threads, "device": options.device} | found)
-    return found
-
-
-if __name__ == "__main__":
-    main()

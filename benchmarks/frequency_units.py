@@ -6,6 +6,7 @@ it measures and what its goals are.
     python benchmarks/frequency_units.py [--sections niff,harmonic,pide] [--threads 1] [--seconds 1] [--device cpu]
         [--quick]
 
+One run over all sections writes `results/frequency_units.json`, one over some of them `frequency_<sections>.json`.
 `--quick` takes small shapes and writes nothing: for a look whether all works.
 """
 
@@ -52,7 +53,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         print(f"{name}: {found[name]['seconds']:.0f} s", flush=True)
     if not options.quick:
         place = "" if options.device == "cpu" else f"_{torch.device(options.device).type}"
-        write_result(f"frequency_units{place}", {"threads": options.threads, "device": options.device} | found)
+        which = "units" if set(options.sections) == set(SECTIONS) else "_".join(options.sections)
+        write_result(f"frequency_{which}{place}", {"threads": options.threads, "device": options.device} | found)
     return found
 
 
