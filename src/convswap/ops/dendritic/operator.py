@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
-from . import chunked
+from . import chunked, native
 from .tiling import memory_format, output_size
 
 _FORWARD = "convswap::dendritic_conv2d"
@@ -33,6 +33,9 @@ def dendritic_conv2d(
     not: their sum is formed in the better of their precisions and rounded once, after the rectifier. The result has
     the precision of the (rounded) weight and the memory format of x. It can be differentiated once.
 
+    Float32 on a processor is computed by the native kernels where they are built, CUDA tensors by Triton's where that
+    is there, anything else in plain torch, a few output channels at a time; `why_torch` says why.
+
     Args:
         x: (N, in, H, W).
         weight: (out, in/groups, kH, kW).
@@ -49,7 +52,7 @@ def dendritic_conv2d(
     device = x.device.type
     if device != "meta" and weight.dtype != torch.float64 and torch.is_autocast_enabled(device):
         weight = weight.to(torch.get_autocast_dtype(device))
-    return _forward(x, weight, bias, output_bias, list(stride), list(padding), list(dilation), groups)
+    return _forward(x, weight, bias, output_bias, stride, padding, dilation, groups)
 
 
 def _check(
@@ -78,30 +81,97 @@ def _check(
         )
 
 
-@torch.library.custom_op(_FORWARD, mutates_args=())
-def _forward(
+def why_torch(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
+    """Why plain torch computes the convolution of these tensors; None where a native kernel does.
+
+    Raises:
+        ValueError: the environment variable `CONVSWAP_DENDRITIC_CONV` has a value that is not allowed here.
+    """
+    if x.is_cuda:
+        from . import triton_kernels  # nobody else needs it
+
+        return triton_kernels.why_not(x, weight, bias)
+    return native.why_not(x, weight, bias)
+
+
+def _kernels(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+    """Forward and backward pass of fast kernels for these tensors; None where plain torch computes."""
+    if why_torch(x, weight, bias) is not None:
+        return None
+    if x.is_cuda:
+        from . import triton_kernels
+
+        return triton_kernels.dendritic_forward_cuda, triton_kernels.dendritic_backward_cuda
+    return native.forward, native.backward
+
+
+# `torch.library.custom_op` would be shorter, but takes 60 us a call: as long as a small layer needs.
+_library = torch.library.Library("convswap", "FRAGMENT")
+_geometry = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
+_library.define(
+    f"dendritic_conv2d(Tensor x, Tensor weight, Tensor bias, Tensor? output_bias, {_geometry}) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    f"dendritic_conv2d_backward(Tensor gradient, Tensor x, Tensor weight, Tensor bias, {_geometry}, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_forward = torch.ops.convswap.dendritic_conv2d.default
+_backward = torch.ops.convswap.dendritic_conv2d_backward.default
+
+
+def _compute(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
     output_bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
+    arguments = x, weight, bias, output_bias, stride, padding, dilation, groups
+    if kernels := _kernels(x, weight, bias):
+        return kernels[0](*arguments)
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        return chunked.forward(x, weight, bias, output_bias, stride, padding, dilation, groups)
+        return chunked.forward(*arguments)
 
 
-@_forward.register_fake
+def _compute_backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    arguments = gradient, x, weight, bias, stride, padding, dilation, groups, needs
+    if kernels := _kernels(x, weight, bias):
+        found = kernels[1](*arguments)
+    else:
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            found = chunked.backward(*arguments)
+    first, second, third = (x.new_empty(0) if gradient is None else gradient for gradient in found)
+    return first, second, third
+
+
+_library.impl("dendritic_conv2d", _compute, "CompositeExplicitAutograd")
+_library.impl("dendritic_conv2d_backward", _compute_backward, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake(_FORWARD, lib=_library)
 def _(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
     output_bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
     size = output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
@@ -109,35 +179,17 @@ def _(
     return torch.empty(shape, dtype=weight.dtype, device=x.device, memory_format=memory_format(x))
 
 
-@torch.library.custom_op(_BACKWARD, mutates_args=())
-def _backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    needs: list[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        found = chunked.backward(gradient, x, weight, bias, stride, padding, dilation, groups, needs)
-    first, second, third = (x.new_empty(0) if gradient is None else gradient for gradient in found)
-    return first, second, third
-
-
-@_backward.register_fake
+@torch.library.register_fake(_BACKWARD, lib=_library)
 def _(
     gradient: Tensor,
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     groups: int,
-    needs: list[bool],
+    needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     dx = torch.empty_like(x, memory_format=memory_format(x)) if needs[0] else x.new_empty(0)
     dw = torch.empty(weight.shape, dtype=weight.dtype, device=x.device) if needs[1] else x.new_empty(0)
@@ -165,7 +217,7 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return *kept, output, None, None, None, None
 
 
-_forward.register_autograd(_gradients, setup_context=_save)
+torch.library.register_autograd(_FORWARD, _gradients, setup_context=_save, lib=_library)
 
 
 @cache
