@@ -39,10 +39,11 @@ from .pide import FusedPIDE, PIDEBlock
 from .quantized import FusedQuantized, QuantizedConv2d, StochasticQuantizedConv2d
 from .quantizers import nearest_power_of_two
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
+from .shift_norm import ShiftBatchNorm1d, ShiftBatchNorm2d
 from .sk import SelectiveKernelConv2d
 from .sk_attention import FusedSelectiveKernel
 from .vgnet_downsampling import DownsamplingBlock
-from .xnor import XnorConv2d
+from .xnor import FusedLevels, XnorConv2d
 
 __all__ = [
     "BinaryWeightConv2d",
@@ -63,6 +64,7 @@ __all__ = [
     "FusedHamiltonian",
     "FusedHarmonicBlock",
     "FusedIC",
+    "FusedLevels",
     "FusedMGIC",
     "FusedMinimum",
     "FusedMinimumBlock",
@@ -93,6 +95,8 @@ __all__ = [
     "QuantizedConv2d",
     "ResidualAdapter",
     "SelectiveKernelConv2d",
+    "ShiftBatchNorm1d",
+    "ShiftBatchNorm2d",
     "StochasticQuantizedConv2d",
     "Unit",
     "UnitSpec",
