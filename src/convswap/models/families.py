@@ -12,6 +12,9 @@ from . import (
     pide_net,
     sknet,
     vgnet,
+    xnor_alexnet,
+    xnor_nin,
+    xnor_resnet,
 )
 
 __all__ = [
@@ -26,4 +29,7 @@ __all__ = [
     "pide_net",
     "sknet",
     "vgnet",
+    "xnor_alexnet",
+    "xnor_nin",
+    "xnor_resnet",
 ]

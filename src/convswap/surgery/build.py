@@ -139,8 +139,7 @@ def replacement_row(
 def _weight_error(module: nn.Module, new: nn.Module) -> float | None:
     """The relative distance of the weights that two modules convolve with, or None where there is none to compare."""
     old, fused = (
-        cast(nn.Conv2d, m if type(m) is nn.Conv2d else cast(WeightUnit, m).fuse()).weight.double()
-        for m in (module, new)
+        cast(Any, m if type(m) is nn.Conv2d else cast(WeightUnit, m).fuse()).weight.double() for m in (module, new)
     )
     norm = old.norm()
     return None if old.is_meta or not norm else float((old - fused).norm() / norm)

@@ -2,9 +2,9 @@
 
 In a host's order, convolution - BatchNorm - ReLU, the next convolution would take the sign of a rectified map, which
 is +1 everywhere (arXiv:1603.05279, section 3.3 and table 3). A unit that brings a BatchNorm in front of its own sign
-says so by a class method `normalizes_input(**options) -> bool`. The host's BatchNorm behind such a unit has then nothing
-left to do where only other such units read it, and a swap takes it out: it has moved in front of the next sign. Where
-anything else reads it (a residual sum, a full-precision layer) it stays.
+says so by a class method `normalizes_input(**options) -> bool`. The host's BatchNorm behind such a unit has then
+nothing left to do where only other such units read it, and a swap takes it out: it has moved in front of the next sign.
+Where anything else reads it (a residual sum, a full-precision layer) it stays.
 """
 
 from __future__ import annotations
@@ -113,10 +113,10 @@ def _in_unit(reader: Reader, spec: UnitSpec, node: Node) -> bool:
 
 def _rectified(reader: Reader, paths: Collection[str]) -> tuple[str, ...]:
     """A warning where signs would be taken of the output of a ReLU."""
-    found = []
+    found: list[str] = []
     for node in reader.program.graph.nodes:
         path = reader.convolution(node)
-        if path not in paths:
+        if path is None or path not in paths:
             continue
         source = node.args[0]
         while isinstance(source, Node) and source.target in _PASSES and source.target not in RELUS:
