@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
+from ..ops.binary_conv import PackedBinaryConv2d
 from .binary_weight import BinaryWeightConv2d
 from .contract import FeatureUnit, Geometry
 from .ic_sum import GroupSum
 from .registry import register_unit
-from .signs import levels_ste
+from .signs import filter_scale, levels, levels_ste
 
 ORDERS = ("norm_first", "host")
 _EPS = 1e-4
@@ -138,22 +140,71 @@ class XnorConv2d(FeatureUnit):
             s = nn.functional.dropout(s, self.dropout, self.training)
         if self.window_sum is None:
             return self.conv(s)
-        y = self.window_sum.convolve(s, self.effective_weight().to(self.weight.dtype), None)
-        scale = self.input_map(x)
-        if self.groups > 1:
-            scale = scale.repeat_interleave(self.out_channels // self.groups, 1)
-        y = y * scale.to(y.dtype)
-        return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
+        weight = self.effective_weight().to(self.weight.dtype)
+        return _scaled_by_input(self.window_sum, x, s, weight, self.bias)
 
-    def input_map(self, x: Tensor) -> Tensor:
-        """The map K (N, groups, H', W') of what the sign is taken of, in at least float32."""
-        assert self.window_sum is not None
-        return self.window_sum(x.abs()) / self.weight[0].numel()
+    @torch.no_grad()
+    def fuse(self) -> nn.Module:
+        """The inference form: one bit a weight, the BatchNorm folded into thresholds (`PackedBinaryConv2d`).
+
+        With more than one bit: a `FusedLevels`, around a plain convolution. Either takes in a BatchNorm behind it.
+
+        Raises:
+            ValueError: the BatchNorm keeps no running statistics.
+        """
+        train = self.training
+        if self.bits > 1:
+            return FusedLevels(copy.deepcopy(self.bn), self.conv.fuse(), self.bits, self.input_scale).train(train)
+        g = Geometry.of(self.conv)
+        return PackedBinaryConv2d.from_weight(
+            self.weight,
+            filter_scale(self.weight.double()),
+            self.bias,
+            stride=g.stride,
+            padding=g.padding,
+            dilation=g.dilation,
+            groups=g.groups,
+            padding_mode=g.padding_mode,
+            norm=self.bn,
+            input_scale=self.input_scale,
+        ).train(train)
 
     def extra_repr(self) -> str:
         """The geometry, as `nn.Conv2d` prints it, and the options."""
         text = f"{super().extra_repr()}, order={self.order!r}, input_scale={self.input_scale!r}, bits={self.bits}"
         return f"{text}, dropout={self.dropout}" if self.dropout else text
+
+
+class FusedLevels(nn.Module):
+    """The inference form of an `XnorConv2d` of several bits: `y = conv(q(BN(x))) [* K] + b`, conv a plain convolution."""
+
+    def __init__(self, bn: nn.BatchNorm2d | None, conv: nn.Conv2d, bits: int, input_scale: str) -> None:
+        super().__init__()
+        self.bn, self.conv, self.bits = bn, conv, bits
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.window_sum = GroupSum(Geometry.of(conv)) if input_scale == "K" else None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, H', W')."""
+        x = input if self.bn is None else self.bn(input)
+        s = levels(x, self.bits)
+        if self.window_sum is None:
+            return self.conv(s)
+        return _scaled_by_input(self.window_sum, x, s, self.conv.weight, self.conv.bias)
+
+    def extra_repr(self) -> str:
+        """The number of bits and whether there is K."""
+        return f"bits={self.bits}, input_scale={'none' if self.window_sum is None else 'K'!r}"
+
+
+def _scaled_by_input(window_sum: GroupSum, x: Tensor, s: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`conv(s) * K + bias`, K (N, groups, H', W') being the mean of |x| over a group's channels and the window."""
+    y = window_sum.convolve(s, weight, None)
+    scale = window_sum(x.abs()) / weight[0].numel()
+    if scale.shape[1] > 1:
+        scale = scale.repeat_interleave(y.shape[1] // scale.shape[1], 1)
+    y = y * scale.to(y.dtype)
+    return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
 
 def _check_dropout(value: object) -> None:
