@@ -285,8 +285,11 @@ CONVSWAP_API int convswap_pool_visit(int threads, std::int64_t tasks, std::int64
     while (seen <= thread && !largest.compare_exchange_weak(seen, thread + 1, std::memory_order_relaxed)) {
     }
     for (std::int64_t i = begin; i < end; ++i) {
-      volatile int rounds = work;
-      while (rounds > 0) rounds = rounds - 1;
+      std::uint32_t random = static_cast<std::uint32_t>(i);
+      for (int round = 0; round < work; ++round) {
+        random = random * 1664525u + 1013904223u;
+        __asm__ volatile("" : "+r"(random));  // keeps the arithmetic
+      }
       visits[i] += 1;
     }
   });
