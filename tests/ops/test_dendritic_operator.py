@@ -227,6 +227,9 @@ def test_autocast_rounds_after_the_rectifier(dtype: torch.dtype) -> None:
         (((3, 5, 5), (4, 3, 3, 3), (4, 3)), "x of shape"),
         (((1, 3, 5, 5), (4, 3, 3, 3), (3, 4)), r"bias of shape \(3, 4\) .* \(4, 3\) or"),
         (((1, 3, 2, 5), (4, 3, 3, 3), (4, 3)), "too small for the kernel"),
+        (((1, 3, 5, 5), (0, 3, 3, 3), (0, 3)), r"weight of shape \(0, 3, 3, 3\)"),
+        (((1, 0, 5, 5), (4, 0, 3, 3), (4, 0)), r"weight of shape \(4, 0, 3, 3\)"),
+        (((1, 3, 5, 5), (4, 3, 3), (4, 3)), r"weight of shape \(4, 3, 3\)"),
     ],
 )
 def test_shapes_that_do_not_belong_together_are_named(shapes: Any, words: str) -> None:

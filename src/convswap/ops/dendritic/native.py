@@ -3,9 +3,11 @@
 Environment variable `CONVSWAP_DENDRITIC_CONV`: `avx512`, `avx2` or `portable` runs that path and nothing else, `torch`
 none of them; unset or empty takes the best that this processor has. It is read at every call.
 
-Input that is not finite: the value is that of the reference, except that a dendrite's bias of plus infinity or NaN
-also reaches the outputs whose window holds nothing but padding in that channel, as NaN. In the gradients an infinity
-may become NaN, because padded places are multiplied by 0; gradients of finite numbers are never affected.
+Values that are not finite: the output is the reference's, except that where a dendrite's bias is plus infinity or NaN,
+every output whose window touches padding is NaN. The gradient of the weights of an input channel that holds an infinity
+may be NaN where the reference has a number, because places outside the output are multiplied by 0. Nothing else differs.
+
+For the same number of threads a call gives the same bits every time.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ def why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
     if code == _TORCH:
         return f"{VARIABLE}=torch asks for torch"
     if _library() is None:
-        return f"there are no native kernels: {house.why_missing()}"
-    if not x.numel() or not weight.numel():
+        return f"there are no native kernels: {_missing()}"
+    if not x.numel():
         return "there is nothing to compute"
     return None
 
@@ -158,8 +160,13 @@ def _has(code: int) -> bool:
 
 
 def _lacking(name: str) -> str:
-    missing = house.why_missing()
-    return f"this processor lacks the instructions of {name}" if missing is None else f"no native kernels: {missing}"
+    if _library() is None:
+        return f"there are no native kernels: {_missing()}"
+    return f"this processor lacks the instructions of {name}"
+
+
+def _missing() -> str:
+    return house.why_missing() or "the library was built without them"
 
 
 def _library() -> ctypes.CDLL | None:
@@ -170,7 +177,7 @@ def _library() -> ctypes.CDLL | None:
 def _loaded() -> Any:
     library = _library()
     if library is None:
-        raise ConvswapError(f"there are no native kernels: {house.why_missing()}")
+        raise ConvswapError(f"there are no native kernels: {_missing()}")
     return library
 
 

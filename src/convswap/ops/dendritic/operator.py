@@ -46,7 +46,8 @@ def dendritic_conv2d(
         groups: as in `F.conv2d`.
 
     Raises:
-        ValueError: the shapes do not belong together, or the kernel is larger than the padded input.
+        ValueError: the shapes do not belong together, the kernel is larger than the padded input, or the environment
+            variable `CONVSWAP_DENDRITIC_CONV` has a value that is not allowed on this machine.
     """
     _check(x, weight, bias, stride, padding, dilation, groups)
     device = x.device.type
@@ -64,6 +65,8 @@ def _check(
     dilation: Sequence[int],
     groups: int,
 ) -> None:
+    if weight.dim() != 4 or 0 in weight.shape:
+        raise UsageError(f"weight of shape {tuple(weight.shape)} is not allowed; give (out, in/groups, kH, kW), none 0")
     out, inputs = weight.shape[:2]
     if x.dim() != 4 or x.shape[1] != inputs * groups or out % groups:
         raise UsageError(
