@@ -1,8 +1,9 @@
 """Fuse: a trained network as plain convolutions, proven equal.
 
 Order: every unit to its inference form, multi-branch blocks by the method they offer, batch norms into the
-convolution before them, parallel convolutions that are only summed into one. All of it in float64 on a copy, cast
-back last; then both models run on the same inputs and the largest relative difference is reported.
+convolution before them, parallel convolutions that are only summed into one, packed binary convolutions into chains.
+All of it in float64 on a copy, cast back last; then both models run on the same inputs and the largest relative
+difference is reported.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FusionError
+from .chain import find_chains
 from .graph import read_graph
 from .history import append_history
 from .observe import check_example, example_input_of
@@ -33,7 +35,7 @@ class FusePlan:
 
     Attributes:
         steps: the edits in order, as data: `["unit", path]`, `["block", path, method]`, `["fold", source, norm]`,
-            `["merge", [paths]]`.
+            `["merge", [paths]]`, `["chain", [paths], [[paths of ReLUs between two]]]`.
         skipped: `(module path, reason)` of batch norms, blocks and branches that stay.
         difference: largest relative difference of the outputs.
         precision: what they were compared in: `"float64"`, or the model's own where it refuses float64.
@@ -50,7 +52,7 @@ class FusePlan:
     model: nn.Module = field(repr=False)
 
     def count(self, kind: str) -> int:
-        """How many steps of a kind (`"unit"`, `"block"`, `"fold"`, `"merge"`) there are."""
+        """How many steps of a kind (`"unit"`, `"block"`, `"fold"`, `"merge"`, `"chain"`) there are."""
         return sum(step[0] == kind for step in self.steps)
 
     def as_dict(self) -> dict[str, Any]:
@@ -65,6 +67,9 @@ class FusePlan:
             f"parameters {self.parameters_before:,} -> {self.parameters_after:,}; "
             f"largest relative difference in {self.precision} {self.difference:.1e}",
         ]
+        if self.count("chain"):
+            joined = sum(len(step[1]) for step in self.steps if step[0] == "chain")
+            lines.insert(1, f"joined {joined} packed binary convolutions into {self.count('chain')} chains of bits")
         if self.skipped:
             lines += [
                 f"left as they are: {len(self.skipped)}",
@@ -247,6 +252,8 @@ def _fuse_copy(
             do(["merge", list(paths)])
         except FusionError as error:
             skipped.append((" + ".join(paths), str(error)))
+    for step in find_chains(model, example):
+        do(step)
     merged = {path for step in steps if step[0] == "merge" for path in step[1]}
     skipped += [kept for kept in graph.kept if kept[0] not in merged]
     if graph.unreached:

@@ -23,7 +23,7 @@ _CONVOLUTIONS = (
 BATCH_NORM = torch.ops.aten.batch_norm.default
 _ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 _NO_EFFECT = (torch.ops.aten._assert_tensor_metadata.default,)
-_IDENTITIES = (torch.ops.aten.clone.default, torch.ops.aten.contiguous.default, torch.ops.aten.detach.default)
+IDENTITIES = (torch.ops.aten.clone.default, torch.ops.aten.contiguous.default, torch.ops.aten.detach.default)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def source_of(reader: Reader, norm: Node) -> tuple[str | None, str]:
     if reason:
         return None, reason
     node = norm.args[0]
-    while isinstance(node, Node) and node.target in _IDENTITIES and len(reader.readers(node)) == 1:
+    while isinstance(node, Node) and node.target in IDENTITIES and len(reader.readers(node)) == 1:
         node = node.args[0]
     if not isinstance(node, Node) or node.op != "call_function":
         return None, "it reads the model's input"

@@ -176,7 +176,7 @@ class XnorConv2d(FeatureUnit):
 
 
 class FusedLevels(nn.Module):
-    """The inference form of an `XnorConv2d` of several bits: `y = conv(q(BN(x))) [* K] + b`, conv a plain convolution."""
+    """The inference form of an `XnorConv2d` of several bits: `conv(q(BN(x))) [* K] + b` with a plain convolution."""
 
     def __init__(self, bn: nn.BatchNorm2d | None, conv: nn.Conv2d, bits: int, input_scale: str) -> None:
         super().__init__()
