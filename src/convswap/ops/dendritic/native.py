@@ -5,7 +5,7 @@ none of them; unset or empty takes the best that this processor has. It is read 
 
 Values that are not finite: the output is the reference's, except that where a dendrite's bias is plus infinity or NaN,
 every output whose window touches padding is NaN. The gradient of the weights of an input channel that holds an infinity
-may be NaN where the reference has a number, because places outside the output are multiplied by 0. Nothing else differs.
+may be NaN where the reference has a number, because places outside the output are multiplied by 0. All else agrees.
 
 For the same number of threads a call gives the same bits every time.
 """
