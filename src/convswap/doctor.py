@@ -12,6 +12,10 @@ from typing import Any
 import torch
 
 from ._version import __version__
+from .errors import UsageError
+from .ops import gpu, native
+from .ops.binary_conv import native_calls as binary_conv
+from .ops.dendritic import native as dendritic
 from .units import get_unit, list_units
 
 #: (distribution, extra, what does not work without it)
@@ -43,6 +47,7 @@ def diagnose() -> dict[str, Section]:
     return {
         "versions": _versions(),
         "processor": _processor(),
+        "native kernels": _native(),
         "accelerator": _accelerator(),
         "optional packages": _packages(),
         "units": _units(),
@@ -82,7 +87,7 @@ def _processor() -> Section:
         ("oneDNN", "yes" if torch.backends.mkldnn.is_available() else "no: convolutions run slower"),
         (
             "C++ compiler",
-            _compiler() or "none found: torch.compile does not work on the processor; nothing else needs one",
+            _compiler() or "none found: no torch.compile on the processor, and no building of native kernels",
         ),
     ]
 
@@ -94,6 +99,38 @@ def _usable_cores() -> int:
 def _compiler() -> str | None:
     candidates = [os.environ.get("CXX"), "c++", "g++", "clang++"]
     return next((path for name in candidates if name and (path := shutil.which(name))), None)
+
+
+def _native() -> Section:
+    """The library of `ops/native`, the path each operator takes with it here, and what is lost without it."""
+    missing = native.why_missing()
+    if missing is None:
+        features = ", ".join(sorted(native.cpu_features())) or "no vector instructions that it has kernels for"
+        library = f"{native.library_path()}; this processor has {features}"
+    else:
+        library = f"none: {missing}"
+    return [
+        ("library", library),
+        ("binary convolution", _binary_path()),
+        ("dendritic convolution", _dendritic_path()),
+        ("kernels for GPUs", gpu.why_missing() or "Triton is installed; used for tensors on a GPU"),
+    ]
+
+
+def _binary_path() -> str:
+    names = binary_conv.path_names()
+    if forced := os.environ.get(binary_conv.VARIABLE):
+        return f"{binary_conv.VARIABLE}={forced} asks for {forced}; there are {', '.join([*names, 'torch'])}"
+    if not names:
+        return "torch: packed networks answer the same and stay small, but are no faster than float32"
+    return f"{names[0]}" + (f"; {', '.join(names[1:])} where it does not apply" if len(names) > 1 else "")
+
+
+def _dendritic_path() -> str:
+    try:
+        return dendritic.path() or "torch: the same values and gradients, slower, with more memory"
+    except UsageError as error:
+        return str(error)
 
 
 def _accelerator() -> Section:
