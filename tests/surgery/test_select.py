@@ -37,6 +37,8 @@ def net() -> nn.Module:
         ("layer2.*, stem", ["stem", "layer2.0", "layer2.2"]),
         ("! layer*", ["stem"]),
         ("first, last", ["stem", "layer2.2"]),
+        ("output", ["layer2.2"]),
+        ("pointwise & !output", ["layer1.2"]),
         ("nothing.*", []),
     ],
 )
@@ -59,3 +61,11 @@ def test_empty_conditions_are_errors(net: nn.Module, where: str) -> None:
 def test_misspelt_conditions_are_errors(net: nn.Module, where: str) -> None:
     with pytest.raises(UsageError, match="did you mean"):
         select(net, where)
+
+
+def test_a_convolution_is_no_output_before_a_linear_layer(net):
+    net["head"] = nn.Linear(4, 2)
+    assert select(net, "output") == []
+    assert len(select(net, "!output")) == 6
+    net["aux"] = nn.Conv2d(4, 4, 1)
+    assert [path for path, _ in select(net, "output")] == ["aux"]
