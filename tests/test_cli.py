@@ -12,7 +12,7 @@ import pytest
 
 from convswap import __version__, list_units
 from convswap.cli import main
-from convswap.cli.options import absolute_data, parse_options, parse_units
+from convswap.cli.options import absolute_data, parse_options, parse_units, parse_where
 from convswap.errors import UsageError
 
 VERBS = ["compare", "units", "plan", "train", "fuse", "report", "doctor"]
@@ -232,6 +232,25 @@ def test_units_are_a_list_without_repetitions() -> None:
     assert parse_units(" circle, conv,circle,") == ["circle", "conv"]
     with pytest.raises(UsageError, match="did you mean 'circle'"):
         parse_units("conv,cirle")
+
+
+def test_places_are_for_all_units_or_for_one() -> None:
+    units = ["conv", "circle", "pide"]
+    assert parse_where([], units) == {"conv": None, "circle": None, "pide": None}
+    assert parse_where(["3x3", "pide = same & *.1"], units) == {"conv": "3x3", "circle": "3x3", "pide": "same & *.1"}
+    with pytest.raises(UsageError, match="'ic' is not among conv, circle, pide"):
+        parse_where(["ic=3x3"], units)
+    with pytest.raises(UsageError, match="of unit 'pide' are already given as 'all'"):
+        parse_where(["pide=all", "pide=same"], units)
+    with pytest.raises(UsageError, match="of all units are already given as '3x3'"):
+        parse_where(["3x3", "5x5"], units)
+
+
+def test_one_unit_is_compared_in_places_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--where", "circle=3x3 & layer3.*", "--seeds", "1", "--no-latency"]
+    run(capsys, "compare", "--units", "circle,ic", *where, *TINY)
+    trials = [json.loads(path.read_text()) for path in folder.glob("convswap-lab/trials/*/trial.json")]
+    assert {(t["unit"], t["where"]) for t in trials} == {("conv", None), ("circle", "3x3 & layer3.*"), ("ic", None)}
 
 
 def test_paths_of_data_are_made_absolute(folder: Path) -> None:

@@ -56,6 +56,21 @@ def parse_options(assignments: Iterable[str], units: list[str]) -> dict[str, dic
     return result
 
 
+def parse_where(selections: Iterable[str], units: list[str]) -> dict[str, str | None]:
+    """`["3x3", "pide=same & *.1"]` as a selection for every unit: its own, else the one without a name, else None."""
+    own: dict[str, str] = {}
+    for text in selections:
+        unit, equals, selection = (part.strip() for part in text.partition("="))
+        name = unit if equals else ""
+        if equals and unit not in units:
+            raise UsageError(f"--where {text!r}: unit {unit!r} is not among {', '.join(units)}")
+        if name in own:
+            whose = f"of unit {name!r}" if name else "of all units"
+            raise UsageError(f"--where {text!r}: the places {whose} are already given as {own[name]!r}")
+        own[name] = selection if equals else text
+    return {unit: own.get(unit, own.get("")) for unit in units}
+
+
 def _typed(value: str) -> Any:
     try:
         return json.loads(value, parse_constant=_refuse_constant)

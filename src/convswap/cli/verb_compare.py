@@ -22,10 +22,9 @@ from .arguments import (
     SkipUnreadable,
     UnitOptions,
     Weights,
-    Where,
 )
 from .grid import check, chosen_recipe, make_trials, suitable_process
-from .options import existing_file, parse_options, parse_units
+from .options import existing_file, parse_options, parse_units, parse_where
 from .output import command_line, fail_if_nothing_finished, print_comparison
 
 NAME = "compare"
@@ -53,7 +52,14 @@ def run(
     lab: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where everything is kept; an interrupted comparison goes on there.")
     ] = Path("convswap-lab"),
-    where: Where = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[UNIT=]SELECTION",
+            help="Which convolutions, e.g. '3x3 & !first'; 'circle=layer[34].*' for one unit, repeat for several. "
+            "Default: each unit's own places.",
+        ),
+    ] = None,
     option: UnitOptions = None,
     weights: Weights = None,
     pretrained: Pretrained = False,
@@ -89,6 +95,7 @@ def run(
 
     names = list(dict.fromkeys([BASELINE, *parse_units(units)]))
     options = parse_options(option or [], names)
+    places = parse_where(where or [], names)
     existing_file("--weights", weights)
     loaded = load_data(data, root=data_root, image_size=image_size, skip_unreadable=skip_unreadable)
     trained = pretrained or weights is not None
@@ -100,7 +107,7 @@ def run(
         names,
         options,
         range(seeds),
-        where=where,
+        where=places,
         data=loaded,
         image_size=image_size,
         recipe=chosen,

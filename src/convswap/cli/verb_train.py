@@ -88,7 +88,7 @@ def run(
         names,
         options,
         range(seed, seed + 1),
-        where=where,
+        where={names[0]: where},
         data=loaded,
         image_size=image_size,
         recipe=chosen,
