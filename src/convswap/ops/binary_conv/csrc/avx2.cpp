@@ -9,6 +9,7 @@
 
 #include "../../native/csrc/cpu.h"
 #include "popcount_driver.h"
+#include "unroll.h"
 
 #define CONVSWAP_AVX2 __attribute__((target("avx2")))
 
@@ -28,7 +29,9 @@ struct Avx2Kernel {
                                                0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
         const __m256i low = _mm256_set1_epi8(15), zero = _mm256_setzero_si256();
         __m256i sums[m][2], bytes[m][2];
+        CONVSWAP_UNROLL
         for (int i = 0; i < m; ++i)
+            CONVSWAP_UNROLL
             for (int t = 0; t < 2; ++t) sums[i][t] = bytes[i][t] = zero;
         int64_t left = steps_in_bytes;
         for (int64_t row = 0; row < taps.rows; ++row)
@@ -36,9 +39,11 @@ struct Avx2Kernel {
                 const uint64_t* const x = taps.x + row * taps.x_row + column * taps.x_column;
                 const uint64_t* const weight = taps.weight + row * taps.weight_row + column * taps.words * 8;
                 for (int64_t k = 0; k < taps.words; ++k) {
+                    CONVSWAP_UNROLL
                     for (int t = 0; t < 2; ++t) {
                         const __m256i w =
                             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weight + k * 8 + t * 4));
+                        CONVSWAP_UNROLL
                         for (int i = 0; i < m; ++i) {
                             const __m256i a = _mm256_set1_epi64x(int64_t(x[i * taps.x_pixel + k]));
                             const __m256i v = _mm256_xor_si256(a, w);
@@ -50,7 +55,9 @@ struct Avx2Kernel {
                     }
                     if (--left == 0) {
                         left = steps_in_bytes;
+                        CONVSWAP_UNROLL
                         for (int i = 0; i < m; ++i)
+                            CONVSWAP_UNROLL
                             for (int t = 0; t < 2; ++t) {
                                 sums[i][t] = _mm256_add_epi64(sums[i][t], _mm256_sad_epu8(bytes[i][t], zero));
                                 bytes[i][t] = zero;
@@ -59,7 +66,9 @@ struct Avx2Kernel {
                 }
             }
         const __m256i even = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+        CONVSWAP_UNROLL
         for (int i = 0; i < m; ++i)
+            CONVSWAP_UNROLL
             for (int t = 0; t < 2; ++t) {
                 const __m256i sum = _mm256_add_epi64(sums[i][t], _mm256_sad_epu8(bytes[i][t], zero));
                 _mm_storeu_si128(reinterpret_cast<__m128i*>(&counts[i][t * 4]),

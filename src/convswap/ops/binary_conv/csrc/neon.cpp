@@ -9,6 +9,7 @@
 
 #include "../../native/csrc/cpu.h"
 #include "popcount_driver.h"
+#include "unroll.h"
 
 namespace convswap {
 namespace binary {
@@ -28,7 +29,9 @@ struct NeonKernel {
     static void count(const Taps2d& taps, int32_t counts[m][8]) {
         uint64x2_t sums[m][4];
         uint8x16_t bytes[m][4];
+        CONVSWAP_UNROLL
         for (int i = 0; i < m; ++i)
+            CONVSWAP_UNROLL
             for (int t = 0; t < 4; ++t) {
                 sums[i][t] = vdupq_n_u64(0);
                 bytes[i][t] = vdupq_n_u8(0);
@@ -40,15 +43,20 @@ struct NeonKernel {
                 const uint64_t* const weight = taps.weight + row * taps.weight_row + column * taps.words * 8;
                 for (int64_t k = 0; k < taps.words; ++k) {
                     uint8x16_t w[4];
+                    CONVSWAP_UNROLL
                     for (int t = 0; t < 4; ++t) w[t] = vreinterpretq_u8_u64(vld1q_u64(weight + k * 8 + t * 2));
+                    CONVSWAP_UNROLL
                     for (int i = 0; i < m; ++i) {
                         const uint8x16_t a = vreinterpretq_u8_u64(vdupq_n_u64(x[i * taps.x_pixel + k]));
+                        CONVSWAP_UNROLL
                         for (int t = 0; t < 4; ++t)
                             bytes[i][t] = vaddq_u8(bytes[i][t], vcntq_u8(veorq_u8(a, w[t])));
                     }
                     if (--left == 0) {
                         left = steps_in_bytes;
+                        CONVSWAP_UNROLL
                         for (int i = 0; i < m; ++i)
+                            CONVSWAP_UNROLL
                             for (int t = 0; t < 4; ++t) {
                                 sums[i][t] = widen(sums[i][t], bytes[i][t]);
                                 bytes[i][t] = vdupq_n_u8(0);
@@ -56,7 +64,9 @@ struct NeonKernel {
                     }
                 }
             }
+        CONVSWAP_UNROLL
         for (int i = 0; i < m; ++i)
+            CONVSWAP_UNROLL
             for (int t = 0; t < 4; ++t) {
                 const uint64x2_t sum = widen(sums[i][t], bytes[i][t]);
                 vst1_s32(&counts[i][t * 2], vreinterpret_s32_u32(vmovn_u64(sum)));

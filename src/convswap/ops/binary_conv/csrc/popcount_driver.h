@@ -6,7 +6,7 @@
 // that nothing has to be taken back.
 //
 // A Kernel gives
-//   static constexpr int64_t pixels;
+//   static constexpr int64_t pixels;                                          1 to 4
 //   template <int m> static void count(const Taps2d&, int32_t count[m][8]);   popcount(x ^ w) of m pixels and 8 outputs
 //   static void finish(const Job&, int64_t pixel, int64_t group, int64_t block, const int32_t dots[8]);
 #pragma once
@@ -30,7 +30,6 @@ struct Taps2d {
 
 template <class Kernel>
 struct PopcountPath {
-    static size_t scratch_bytes(const Job&) { return 0; }
     static const char* refuses(const Geometry&) { return nullptr; }
 
     template <int m>
@@ -45,43 +44,58 @@ struct PopcountPath {
         }
     }
 
+    // Neighbouring pixels of a row computed together; the same for every row of the job, so found once.
+    struct Segment {
+        int64_t x, pixels, first, columns;  // the first pixel, how many; the first tap inside the image, how many
+    };
+
+    static int64_t find_segments(const Geometry& g, Segment* segments) {
+        int64_t count = 0;
+        for (int64_t x = 0; x < g.ow; ++x) {
+            const Taps taps = taps_inside(x, g.sw, g.pad_left, g.dw, g.kw, g.w);
+            const int64_t columns = taps.last - taps.first;
+            if (count > 0) {
+                Segment& before = segments[count - 1];
+                if (before.pixels < Kernel::pixels && before.first == taps.first && before.columns == columns) {
+                    ++before.pixels;
+                    continue;
+                }
+            }
+            segments[count++] = {x, 1, taps.first, columns};
+        }
+        return count;
+    }
+
+    static size_t scratch_bytes(const Job& job) { return size_t(job.g.ow) * sizeof(Segment); }
+
     // Output row `y` of an image, for one block of 8 outputs.
-    static void row(const Job& job, int64_t image, int64_t y, int64_t group, int64_t block) {
+    static void row(const Job& job, const Segment* segments, int64_t count, int64_t image, int64_t y, int64_t group,
+                    int64_t block) {
         const Geometry& g = job.g;
         const int64_t words = g.words(), apart = g.groups * words;
         const Taps down = taps_inside(y, g.sh, g.pad_top, g.dh, g.kh, g.h);
         Taps2d taps;
-        taps.rows = down.last - down.first;
         taps.words = words;
         taps.x_pixel = g.sw * apart;
         taps.x_row = g.dh * g.w * apart;
         taps.x_column = g.dw * apart;
         taps.weight_row = g.kw * words * 8;
-        const int64_t first_row = taps.rows > 0 ? y * g.sh - g.pad_top + down.first * g.dh : 0;
-        const uint64_t* const line = job.x + (image * g.h + first_row) * g.w * apart + group * words;
+        const int64_t first_row = y * g.sh - g.pad_top + down.first * g.dh;
         const uint64_t* const weight = weight_block(job, group, block) + down.first * taps.weight_row;
-        const int64_t pixel = (image * g.oh + y) * g.ow;
-        for (int64_t x = 0; x < g.ow;) {
-            const Taps across = taps_inside(x, g.sw, g.pad_left, g.dw, g.kw, g.w);
-            int64_t count = 1;
-            while (count < Kernel::pixels && x + count < g.ow) {
-                const Taps next = taps_inside(x + count, g.sw, g.pad_left, g.dw, g.kw, g.w);
-                if (next.first != across.first || next.last != across.last) break;
-                ++count;
+        for (const Segment* segment = segments; segment < segments + count; ++segment) {
+            const bool some = down.last > down.first && segment->columns > 0;
+            taps.rows = some ? down.last - down.first : 0;
+            taps.columns = some ? segment->columns : 0;
+            const int64_t first_column = segment->x * g.sw - g.pad_left + segment->first * g.dw;
+            taps.x = some ? job.x + ((image * g.h + first_row) * g.w + first_column) * apart + group * words : job.x;
+            taps.weight = weight + segment->first * words * 8;
+            const int64_t pixel = (image * g.oh + y) * g.ow + segment->x;
+            switch (segment->pixels) {
+                case 1: pixels<1>(job, taps, pixel, group, block); break;
+                case 2: pixels<2>(job, taps, pixel, group, block); break;
+                case 3: pixels<3>(job, taps, pixel, group, block); break;
+                default: pixels<4>(job, taps, pixel, group, block); break;
             }
-            taps.columns = across.last - across.first;
-            const bool some = taps.rows > 0 && taps.columns > 0;
-            if (!some) taps.rows = taps.columns = 0;
-            taps.x = some ? line + (x * g.sw - g.pad_left + across.first * g.dw) * apart : line;
-            taps.weight = weight + across.first * words * 8;
-            if (count == Kernel::pixels) {
-                pixels<Kernel::pixels>(job, taps, pixel + x, group, block);
-            } else {
-                count = 1;  // a rest of one to three pixels: one at a time
-                pixels<1>(job, taps, pixel + x, group, block);
-            }
-            taps.rows = down.last - down.first;
-            x += count;
         }
     }
 
@@ -95,13 +109,15 @@ struct PopcountPath {
         if (chunk > rows / threads) chunk = rows / threads;
         if (chunk < 1) chunk = 1;
         const int64_t chunks = (rows + chunk - 1) / chunk;
+        Segment* const segments = static_cast<Segment*>(job.scratch);
+        const int64_t count = find_segments(g, segments);
         parallel_for(threads, chunks, [&](int64_t begin, int64_t end, int) {
             for (int64_t at = begin; at < end; ++at) {
                 const int64_t stop = (at + 1) * chunk < rows ? (at + 1) * chunk : rows;
                 for (int64_t group = 0; group < g.groups; ++group)
                     for (int64_t block = 0; block < g.blocks(); ++block)
                         for (int64_t line = at * chunk; line < stop; ++line)
-                            row(job, line / g.oh, line % g.oh, group, block);
+                            row(job, segments, count, line / g.oh, line % g.oh, group, block);
             }
         });
         return ok;

@@ -13,6 +13,7 @@
 
 #include "../../native/csrc/cpu.h"
 #include "int8_driver.h"
+#include "unroll.h"
 
 #define CONVSWAP_VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 
@@ -26,23 +27,30 @@ constexpr int64_t block_rows = 12;
 template <int tiles>
 void CONVSWAP_VNNI multiply(const Block& b) {
     __m512i sum[block_rows][tiles];
+    CONVSWAP_UNROLL
     for (int m = 0; m < block_rows; ++m)
+        CONVSWAP_UNROLL
         for (int t = 0; t < tiles; ++t) sum[m][t] = _mm512_loadu_si512(b.start + t * 16);
     const int8_t* weight = b.panel;
     for (int64_t step = 0; step < b.steps; ++step, weight += tiles * tile_bytes) {
         const int8_t* const plane = b.plane + b.offset[step];
         for (int64_t quad = 0; quad < 16; ++quad) {
             __m512i w[tiles];
+            CONVSWAP_UNROLL
             for (int t = 0; t < tiles; ++t) w[t] = _mm512_loadu_si512(weight + t * tile_bytes + quad * step_bytes);
+            CONVSWAP_UNROLL
             for (int m = 0; m < block_rows; ++m) {
                 int32_t four;
                 std::memcpy(&four, plane + m * b.position_bytes + quad * 4, 4);
                 const __m512i x = _mm512_set1_epi32(four);
+                CONVSWAP_UNROLL
                 for (int t = 0; t < tiles; ++t) sum[m][t] = _mm512_dpbusd_epi32(sum[m][t], x, w[t]);
             }
         }
     }
+    CONVSWAP_UNROLL
     for (int m = 0; m < block_rows; ++m)
+        CONVSWAP_UNROLL
         for (int t = 0; t < tiles; ++t) _mm512_storeu_si512(b.sums + m * panel_outputs + t * 16, sum[m][t]);
 }
 
