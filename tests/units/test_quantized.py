@@ -225,6 +225,13 @@ def test_training_reads_its_rules() -> None:
     assert real.learning_rate_scale() == {}
 
 
+def test_dropout_drops_signs() -> None:
+    unit = QuantizedConv2d(1, 1, 1, dropout=0.5, bias=False).train()
+    x = torch.randn(1, 1, 100, 100)
+    assert unit(x).unique().tolist() == [-2.0, 0.0, 2.0]
+    assert unit.eval()(x).unique().tolist() == [-1.0, 1.0]
+
+
 def test_fused_holds_levels() -> None:
     unit = QuantizedConv2d(4, 6, 3, weight_bits=3, activation_bits=3)
     fused = unit.fuse()
@@ -273,6 +280,7 @@ def test_padding_modes_and_names_of_a_plain_checkpoint() -> None:
         ({"activation_rounding": "up"}, "activation_rounding='up'"),
         ({"estimator": "none"}, "estimator='none'.*'clipped', 'identity'"),
         ({"learning_rate": "fast"}, "learning_rate='fast'"),
+        ({"dropout": 1.0}, "dropout=1.0.*below 1"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:

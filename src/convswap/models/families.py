@@ -1,6 +1,8 @@
 """Every network family of this package: importing this module registers them all with timm."""
 
 from . import (
+    binarynet,
+    binarynet_resnet,
     cifar_densenet,
     cifar_resnet,
     cifar_vgg,
@@ -18,6 +20,8 @@ from . import (
 )
 
 __all__ = [
+    "binarynet",
+    "binarynet_resnet",
     "cifar_densenet",
     "cifar_resnet",
     "cifar_vgg",

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import check_choice
+from ..errors import UsageError, check_choice
+from ..ops.binary_conv import PackedBinaryConv2d
 from .contract import Geometry, WeightUnit, compute_dtype, plain_conv
 from .draws import Draws, mix
 from .quantizers import FULL, SCHEMES, check_bits, nearest_power_of_two, quantize_gradient, quantize_ste
@@ -67,6 +68,7 @@ class QuantizedConv2d(Draws, WeightUnit):
         estimator: `"clipped"`, or `"identity"`: the gradient of x is passed on everywhere.
         learning_rate: of W in convswap's recipes: `"plain"`, or `"glorot"`: times sqrt((fan_in + fan_out) / 1.5), as
             BinaryNet has it for latent weights that are drawn from all of [-1, 1]; `"glorot_power_of_two"` rounds that.
+        dropout: probability to drop a quantised input while training (before the sign it would do nothing).
 
     The other arguments are those of `nn.Conv2d`.
 
@@ -98,6 +100,7 @@ class QuantizedConv2d(Draws, WeightUnit):
         activation_rounding: str = "nearest",
         estimator: str = "clipped",
         learning_rate: str = "plain",
+        dropout: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -111,6 +114,8 @@ class QuantizedConv2d(Draws, WeightUnit):
         check_choice("activation_rounding", activation_rounding, ROUNDINGS)
         check_choice("estimator", estimator, ("clipped", "identity"))
         check_choice("learning_rate", learning_rate, RATES)
+        if not 0 <= dropout < 1:
+            raise UsageError(f"dropout={dropout!r} is not allowed; give a number from 0 to below 1")
         super().__init__(
             in_channels,
             out_channels,
@@ -127,7 +132,7 @@ class QuantizedConv2d(Draws, WeightUnit):
         self.weight_bits, self.activation_bits, self.gradient_bits = weight_bits, activation_bits, gradient_bits
         self.scheme, self.activation_range, self.weight_range = scheme, activation_range, weight_range
         self.weight_rounding, self.activation_rounding = weight_rounding, activation_rounding
-        self.estimator, self.learning_rate = estimator, learning_rate
+        self.estimator, self.learning_rate, self.dropout = estimator, learning_rate, dropout
         if "stochastic" in (weight_rounding, activation_rounding):
             self.register_draws(self.weight.device)
 
@@ -170,6 +175,8 @@ class QuantizedConv2d(Draws, WeightUnit):
             key=key if self.activation_rounding == "stochastic" else None,
             clipped=self.estimator == "clipped",
         )
+        if self.dropout:
+            x = nn.functional.dropout(x, self.dropout, self.training)
         weight_key = mix(key ^ _WEIGHT_DRAW) if key is not None and self.weight_rounding == "stochastic" else None
         weight = self._weight(weight_key).to(self.weight.dtype)
         return quantize_gradient(self._conv_forward(x, weight, self.bias), self.gradient_bits)
@@ -189,10 +196,13 @@ class QuantizedConv2d(Draws, WeightUnit):
         return {"weight": factor if self.learning_rate == "glorot" else 2.0 ** round(math.log2(factor))}
 
     def fuse(self) -> nn.Module:  # type: ignore[override]  # more than one convolution
-        """The inference form: a plain `nn.Conv2d` of the quantised weight, after the quantiser of its input.
+        """The inference form; rounding is to the nearest, as in evaluation.
 
-        Rounding is to the nearest, as in evaluation. Where the input is not quantised either, the `nn.Conv2d` alone.
+        One signed bit for weights and inputs: a `PackedBinaryConv2d`, one bit a weight. Otherwise a plain `nn.Conv2d`
+        of the quantised weight, after the quantiser of its input if that is quantised.
         """
+        if self.weight_bits == self.activation_bits == 1 and self.activation_range == "signed":
+            return self._packed()
         with torch.no_grad():
             weight = self._weight(None)
             conv = plain_conv(Geometry.of(self), weight, self.bias, like=self.weight, train=self.training)
@@ -200,6 +210,19 @@ class QuantizedConv2d(Draws, WeightUnit):
             return conv
         signed = self.activation_range == "signed"
         return FusedQuantized(self.activation_bits, self.scheme, signed, conv).train(self.training)
+
+    def _packed(self) -> PackedBinaryConv2d:
+        packed = PackedBinaryConv2d.from_weight(
+            self.weight,
+            None,
+            self.bias,
+            stride=self.stride,  # type: ignore[arg-type]
+            padding=self.padding,  # type: ignore[arg-type]
+            dilation=self.dilation,  # type: ignore[arg-type]
+            groups=self.groups,
+            padding_mode=self.padding_mode,
+        )
+        return packed.train(self.training)
 
     def extra_repr(self) -> str:
         """The geometry, as `nn.Conv2d` prints it, and the options that differ from their defaults."""
@@ -219,6 +242,7 @@ _DEFAULTS = {
     "activation_rounding": "nearest",
     "estimator": "clipped",
     "learning_rate": "plain",
+    "dropout": 0.0,
 }
 
 

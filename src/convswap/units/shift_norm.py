@@ -16,8 +16,8 @@ class _ShiftBatchNorm(nn.Module):
     """`y = AP2(gamma) C s + beta` with C = x - mean, s = AP2((mean(C AP2(C)) + eps)^-1/2).
 
     AP2 is the nearest power of two. Means are those of a batch (and its pixels) per channel while training; evaluation
-    takes running averages of the mean and of the inverse deviation before it is rounded. gamma is kept as a real number.
-    The backward pass is that of the authors' Torch7 code, with Q = AP2(C):
+    takes running averages of the mean and of the inverse deviation before it is rounded. gamma is kept as a real
+    number. The backward pass is that of the authors' Torch7 code, with Q = AP2(C):
 
         gx = (gy - mean(gy) - Q mean(Q gy) s^2) s AP2(gamma),  ggamma = sum(AP2(C s) gy),  gbeta = sum(gy)
 
