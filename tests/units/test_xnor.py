@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+import convswap
+from convswap.data import load_data
+from convswap.train import default_recipe, fit
 from convswap.units import XnorConv2d
 
 DOUBLE = torch.float64
@@ -157,7 +162,7 @@ def test_levels_of_more_bits_come_nearer_to_the_real_input():
     for unit in units.values():
         unit.load_state_dict(units[1].state_dict())
     plain = nn.functional.conv2d(x, units[1].effective_weight(), units[1].bias)
-    errors = [float((unit(x) - plain).square().mean()) for unit in units.values()]
+    errors = [(unit(x) - plain).square().mean().item() for unit in units.values()]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-4 * errors[0]
 
@@ -188,3 +193,23 @@ def test_dropout_drops_signs_in_training_only():
 def test_bad_options_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         XnorConv2d(2, 2, 3, **options)
+
+
+def test_the_papers_order_of_a_block_learns_and_the_hosts_does_not():
+    """Signs of rectified maps are all +1 (table 3 of the paper: 44.2 % against 30.3 % on ImageNet). Real digits."""
+    data = load_data("digits")
+    recipe = replace(default_recipe(data), epochs=3)
+    image = torch.zeros(2, data.channels, *data.image_size)
+    accuracy = {}
+    for order in ("norm_first", "host"):
+        torch.manual_seed(0)
+        host = convswap.create_model("cifar_resnet8", num_classes=10, in_channels=data.channels)
+        model = convswap.swap(host, "xnor", start="fresh", example_input=image, order=order)
+        accuracy[order] = fit(model, data, recipe, seed=0, progress=False).test_accuracy
+        units = [m for m in model.modules() if isinstance(m, XnorConv2d)]
+        assert all(float(unit.weight.detach().abs().max()) <= 1 for unit in units)
+        for unit in units:  # the loop has centred the real weights, and clipped none of them here
+            torch.testing.assert_close(
+                unit.weight.mean(1), torch.zeros(()).expand_as(unit.weight[:, 0]), atol=1e-5, rtol=0
+            )
+    assert accuracy["norm_first"] > accuracy["host"] + 0.2
