@@ -37,6 +37,7 @@ from .niff import FusedNIFF, NIFFConv2d
 from .niff_spatial import load_official_niff, resampling_error
 from .pide import FusedPIDE, PIDEBlock
 from .quantized import FusedQuantized, QuantizedConv2d, StochasticQuantizedConv2d
+from .quantized_rnn import QuantizedLSTM, QuantizedRNN
 from .quantizers import nearest_power_of_two
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
 from .shift_norm import ShiftBatchNorm1d, ShiftBatchNorm2d
@@ -93,6 +94,8 @@ __all__ = [
     "Place",
     "PlainConv2d",
     "QuantizedConv2d",
+    "QuantizedLSTM",
+    "QuantizedRNN",
     "ResidualAdapter",
     "SelectiveKernelConv2d",
     "ShiftBatchNorm1d",
