@@ -7,6 +7,7 @@
 from .chain import PackedBinaryChain
 from .module import PackedBinaryConv2d
 from .native_calls import path_names
+from .onnx_translation import onnx_translations
 from .operator import binary_conv2d, binary_conv2d_sign, binary_pack, register_flops
 from .packing import pack_activations, pack_weight, unpack_activations, unpack_weight
 from .reference import binary_conv2d_reference, signs
@@ -21,6 +22,7 @@ __all__ = [
     "binary_conv2d_sign",
     "binary_pack",
     "dot_thresholds",
+    "onnx_translations",
     "pack_activations",
     "pack_weight",
     "path_names",
