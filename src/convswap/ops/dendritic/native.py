@@ -1,7 +1,8 @@
 """The dendritic convolution by the native kernels in `csrc/`: for float32 on a processor, any geometry and layout.
 
 Environment variable `CONVSWAP_DENDRITIC_CONV`: `avx512`, `avx2` or `portable` runs that path and nothing else, `torch`
-none of them; unset or empty takes the best that this processor has. It is read at every call.
+none of them; unset or empty takes the best that this processor has (AVX2 before AVX-512 where a group has at most 8
+outputs). It is read at every call.
 
 Values that are not finite: the output is the reference's, except that where a dendrite's bias is plus infinity or NaN,
 every output whose window touches padding is NaN. The gradient of the weights of an input channel that holds an infinity

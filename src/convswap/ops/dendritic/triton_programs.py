@@ -55,7 +55,9 @@ def forward_program(
     BLOCK_P: tl.constexpr,
     BLOCK_O: tl.constexpr,
 ):
-    """Output pixels x outputs of one group. weight is (groups, in, taps, out), bias (groups, in, [taps,] out)."""
+    """Outputs of one group x output pixels: neighbouring threads take neighbouring pixels.
+
+    weight is (groups, in, taps, out), bias (groups, in, [taps,] out)."""
     pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     output = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
     group = tl.program_id(2)
@@ -65,7 +67,7 @@ def forward_program(
     image = (line // out_height).to(tl.int64)
     row = line % out_height
     top, left = row * stride_h - pad_top, column * stride_w - pad_left
-    total = tl.zeros((BLOCK_P, BLOCK_O), SUMS)
+    total = tl.zeros((BLOCK_O, BLOCK_P), SUMS)
     for c in range(channels):
         plane = x + ((image * tl.num_programs(2) + group) * channels + c) * height * width
         pair = (group * channels + c) * outputs + output
@@ -79,14 +81,14 @@ def forward_program(
             w = tl.load(weight + place, mask=known, other=0)
             if TAPWISE:
                 b = tl.load(bias + place, mask=known, other=0)
-            h = _activate(seen[:, None], b[None, :], ROUNDED, SUMS)
-            total += h * w.to(SUMS)[None, :]
+            h = _activate(seen[None, :], b[:, None], ROUNDED, SUMS)
+            total += h * w.to(SUMS)[:, None]
     channel = group * outputs + output
     if OUTPUT_BIAS:
-        total += tl.load(output_bias + channel, mask=known, other=0).to(SUMS)[None, :]
+        total += tl.load(output_bias + channel, mask=known, other=0).to(SUMS)[:, None]
     where = out + image * out_n + row.to(tl.int64) * out_h + column.to(tl.int64) * out_w
-    there = (pixel < pixels)[:, None] & known[None, :]
-    tl.store(where[:, None] + channel.to(tl.int64)[None, :] * out_c, total.to(out.dtype.element_ty), mask=there)
+    there = (pixel < pixels)[None, :] & known[:, None]
+    tl.store(where[None, :] + channel.to(tl.int64)[:, None] * out_c, total.to(out.dtype.element_ty), mask=there)
 
 
 @triton.jit
@@ -131,7 +133,7 @@ def input_gradient_program(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """`dx[c] = sum_o [x + b > 0] sum_t w[o, c, t] g[o]`: pixels of a phase x inputs of one group.
+    """`dx[c] = sum_o [x + b > 0] sum_t w[o, c, t] g[o]`: inputs of one group x pixels of a phase.
 
     x and gradient are contiguous NCHW, weight is (groups, out, taps, in), bias (groups, out, [taps,] in).
     """
@@ -145,15 +147,15 @@ def input_gradient_program(
     i = line % rows
     row, column = row_start + i * row_step, column_start + j * column_step
     channel = (group * channels + inner).to(tl.int64)
-    there = real[:, None] & known[None, :]
+    there = real[None, :] & known[:, None]
     spot = image * tl.num_programs(2) * channels * height * width + row * width + column
-    seen = tl.load(x + spot[:, None] + channel[None, :] * (height * width), mask=there, other=0)
-    total = tl.zeros((BLOCK_P, BLOCK_C), SUMS)
+    seen = tl.load(x + spot[None, :] + channel[:, None] * (height * width), mask=there, other=0)
+    total = tl.zeros((BLOCK_C, BLOCK_P), SUMS)
     for o in range(outputs):
         plane = gradient + ((image * tl.num_programs(2) + group) * outputs + o) * out_height * out_width
         if not TAPWISE:
             b = tl.load(bias + (group * outputs + o) * channels + inner, mask=known, other=0)
-        slope = tl.zeros((BLOCK_P, BLOCK_C), SUMS)
+        slope = tl.zeros((BLOCK_C, BLOCK_P), SUMS)
         for tap in range(TAPS_H * TAPS_W):
             u, v = tap // TAPS_W, tap % TAPS_W
             to_row, to_column = i - row_shift - u * row_shift_step, j - column_shift - v * column_shift_step
@@ -162,20 +164,20 @@ def input_gradient_program(
             flat = (row_tap + u * row_tap_step) * KW + column_tap + v * column_tap_step
             place = ((group * outputs + o) * KERNEL + flat) * channels + inner
             w = tl.load(weight + place, mask=known, other=0)
-            product = g[:, None] * w.to(SUMS)[None, :]
+            product = g[None, :] * w.to(SUMS)[:, None]
             if TAPWISE:
                 b = tl.load(bias + place, mask=known, other=0)
-                h = _activate(seen, b[None, :], ROUNDED, SUMS)
+                h = _activate(seen, b[:, None], ROUNDED, SUMS)
                 slope += tl.where(h <= 0, 0.0, product)
             else:
                 slope += product
         if TAPWISE:
             total += slope
         else:
-            h = _activate(seen, b[None, :], ROUNDED, SUMS)
+            h = _activate(seen, b[:, None], ROUNDED, SUMS)
             total += tl.where(h <= 0, 0.0, slope)
     where = dx + image * dx_n + row.to(tl.int64) * dx_h + column.to(tl.int64) * dx_w
-    tl.store(where[:, None] + channel[None, :] * dx_c, total.to(dx.dtype.element_ty), mask=there)
+    tl.store(where[None, :] + channel[:, None] * dx_c, total.to(dx.dtype.element_ty), mask=there)
 
 
 @triton.jit
@@ -264,7 +266,7 @@ def weight_gradient_program(
         if WEIGHT:
             total += g * h
         if OPEN:
-            opened += tl.where(h <= 0, 0.0, g)
+            opened += g * tl.where(h <= 0, 0.0, 1.0).to(SUMS)
     base = (split.to(tl.int64) * groups) * outputs * KERNEL * channels
     if WEIGHT:
         tl.store(sums + base + place, total, mask=there)

@@ -1,5 +1,7 @@
 // What Python calls, and which kernels run.
 
+#include <limits>
+
 #include "../../native/csrc/api.h"
 #include "../../native/csrc/cpu.h"
 #include "plan.h"
@@ -10,12 +12,13 @@ namespace {
 
 enum Path : int64_t { kBest = 0, kAvx512 = 1, kAvx2 = 2, kPortable = 3 };
 
-// Null where this processor cannot run the path.
-const Kernels* kernels_of(int64_t path) {
+// Null where this processor cannot run the path. `outputs` of a group: few of them leave wide vectors half empty.
+const Kernels* kernels_of(int64_t path, int64_t outputs) {
   const Kernels* wide = has_avx512() ? avx512_kernels : nullptr;
   const Kernels* narrow = has_avx2() ? avx2_kernels : nullptr;
   switch (path) {
     case kBest:
+      if (wide && narrow && outputs <= narrow->lanes) return narrow;
       return wide ? wide : narrow ? narrow : portable_kernels;
     case kAvx512:
       return wide;
@@ -55,7 +58,7 @@ Geometry flattened(Geometry g) {
 // The path that `path` stands for here, 0 if this processor lacks it.
 CONVSWAP_API int64_t convswap_dendritic_path(int64_t path) {
   using namespace convswap::dendritic;
-  const Kernels* kernels = kernels_of(path);
+  const Kernels* kernels = kernels_of(path, std::numeric_limits<int64_t>::max());
   if (!kernels) return 0;
   return kernels == avx512_kernels ? kAvx512 : kernels == avx2_kernels ? kAvx2 : kPortable;
 }
@@ -66,7 +69,7 @@ CONVSWAP_API int convswap_dendritic_forward(int64_t path, const convswap::dendri
   using namespace convswap::dendritic;
   return convswap::guarded([&]() -> int {
     if (!positive(*geometry)) return convswap::kBadArgument;
-    const Kernels* kernels = kernels_of(path);
+    const Kernels* kernels = kernels_of(path, geometry->outputs);
     if (!kernels) return convswap::kUnsupported;
     return forward(flattened(*geometry), *kernels, x, weight, bias, output_bias, y);
   });
@@ -78,7 +81,7 @@ CONVSWAP_API int convswap_dendritic_backward(int64_t path, const convswap::dendr
   using namespace convswap::dendritic;
   return convswap::guarded([&]() -> int {
     if (!positive(*geometry)) return convswap::kBadArgument;
-    const Kernels* kernels = kernels_of(path);
+    const Kernels* kernels = kernels_of(path, geometry->outputs);
     if (!kernels) return convswap::kUnsupported;
     return backward(flattened(*geometry), *kernels, gradient, x, weight, bias, dx, dw, db);
   });
