@@ -94,7 +94,8 @@ def test_weights_are_one_bit_each() -> None:
     state = packed.state_dict()
     assert set(state) == {"weight_bits", "scale", "bias", "threshold", "flip"}
     assert state["weight_bits"].numel() * 64 == weight.numel()
-    assert not list(packed.parameters())
+    assert {name for name, _ in packed.named_parameters()} == {"scale", "bias"}
+    assert not any(p.requires_grad for p in packed.train().parameters())
     assert torch.equal(unpack_weight(packed.weight_bits, 64, 128), signs(weight))
     assert torch.equal(packed.weight, signs(weight) * scale[:, None, None, None])
 
@@ -266,8 +267,8 @@ def test_chain_equals_the_sequence_to_the_last_bit() -> None:
     assert expected.unique().numel() > 50
     assert torch.equal(chain(x), expected)
     twin = PackedBinaryChain([copy.deepcopy(conv) for conv in convs])
-    for buffer in twin.buffers():
-        buffer.zero_()
+    for tensor in (*twin.buffers(), *twin.parameters()):
+        tensor.zero_()
     twin.load_state_dict(chain.state_dict(), strict=True)
     assert torch.equal(twin(x), expected)
     assert torch.equal(pickle.loads(pickle.dumps(chain))(x), expected)

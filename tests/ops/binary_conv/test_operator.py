@@ -161,7 +161,7 @@ def test_wrong_arguments_are_named(path: str) -> None:
 
 def test_unknown_path_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "abacus")
-    with pytest.raises(ValueError, match="abacus.*cannot be used"):
+    with pytest.raises(ValueError, match=r"abacus.*cannot be used"):
         binary_conv2d(*example())
 
 

@@ -24,11 +24,11 @@ class PackedBinaryConv2d(nn.Module):
     sign is +1 from 0 on (-0 too), -1 below and for NaN; the signs' sum is an exact integer, scale and bias are applied
     in float32 (float64 in a float64 module). Zero padding pads the signs: outside of the image nothing is added.
 
-    The buffers are `weight_bits` (int64, 64 channels a word, layout in `csrc/binary_conv.h`: one bit a weight, plus
-    what rounding the inputs of a group up to 64 and its outputs up to 8 adds), `scale` (out,), `bias` (out,) if there
-    is one, and with a folded BatchNorm `threshold` and `flip` (in,): `sign(norm(x)) = (x >= threshold) xor flip`. With
-    K too, `norm_scale` and `norm_shift` (in,). There are no parameters. The result has the precision of `scale` (under
-    autocast that of autocast) and the memory format of the input.
+    The parameters, which do not train, are `scale` (out,) and `bias` (out,) if there is one. The buffers are
+    `weight_bits` (int64, 64 channels a word, layout in `csrc/binary_conv.h`: one bit a weight, plus what rounding the
+    inputs of a group up to 64 and its outputs up to 8 adds) and with a folded BatchNorm `threshold` and `flip` (in,):
+    `sign(norm(x)) = (x >= threshold) xor flip`. With K too, `norm_scale` and `norm_shift` (in,). The result has the
+    precision of `scale` (under autocast that of autocast) and the memory format of the input.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: those of
@@ -46,8 +46,8 @@ class PackedBinaryConv2d(nn.Module):
     """
 
     weight_bits: Tensor
-    scale: Tensor
-    bias: Tensor | None
+    scale: nn.Parameter
+    bias: nn.Parameter | None
     threshold: Tensor | None
     flip: Tensor | None
     norm_scale: Tensor | None
@@ -83,8 +83,8 @@ class PackedBinaryConv2d(nn.Module):
         place: dict[str, Any] = {"device": device, "dtype": dtype or torch.get_default_dtype()}
         shape = weight_shape(out_channels, in_channels, self.layer.kernel_size, groups)
         self.register_buffer("weight_bits", torch.zeros(shape, dtype=torch.int64, device=device))
-        self.register_buffer("scale", torch.ones(out_channels, **place))
-        self.register_buffer("bias", torch.zeros(out_channels, **place) if bias else None)
+        self.scale = _frozen(torch.ones(out_channels, **place))
+        self.bias = _frozen(torch.zeros(out_channels, **place)) if bias else None
         self.register_buffer("threshold", torch.zeros(in_channels, **place) if norm else None)
         self.register_buffer("flip", torch.zeros(in_channels, dtype=torch.bool, device=device) if norm else None)
         affine = norm and input_scale == "K"
@@ -145,9 +145,9 @@ class PackedBinaryConv2d(nn.Module):
         with torch.no_grad():
             module.weight_bits = pack_weight(weight.detach(), groups)
             if scale is not None:
-                module.scale = scale.detach().to(weight.dtype).reshape(out).clone()
+                module.scale = _frozen(scale.detach().to(weight.dtype).reshape(out).clone())
             if bias is not None:
-                module.bias = bias.detach().to(weight.dtype).clone()
+                module.bias = _frozen(bias.detach().to(weight.dtype).clone())
             if norm is not None:
                 module._fold_norm(norm)
         module.expand_weight()
@@ -247,8 +247,8 @@ class PackedBinaryConv2d(nn.Module):
         if self.relu:
             raise FusionError("a scale behind the rectifier of a packed binary convolution cannot be folded into it")
         bias = torch.zeros_like(self.scale) if self.bias is None else self.bias
-        self.bias = (bias.double() * scale.double() + shift.double()).to(bias.dtype)
-        self.scale = (self.scale.double() * scale.double()).to(bias.dtype)
+        self.bias = _frozen((bias.double() * scale.double() + shift.double()).to(bias.dtype))
+        self.scale = _frozen((self.scale.double() * scale.double()).to(bias.dtype))
 
     def why_not_native(self, size: Sequence[int] = (14, 14)) -> str | None:
         """Why torch computes this layer on a CPU, for an input of this size; None when a C++ kernel does."""
@@ -296,6 +296,10 @@ class PackedBinaryConv2d(nn.Module):
         """The geometry, as `nn.Conv2d` prints it, and the options."""
         text = f"{self.layer}, bias={self.bias is not None}, norm={self.norm}, input_scale={self.input_scale!r}"
         return f"{text}, relu={self.relu}, expand={self.expand!r}"
+
+
+def _frozen(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values, requires_grad=False)
 
 
 def _as_input(y: Tensor, x: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def _constant(values: Any, dtype: torch.dtype) -> Any:
 
     kind = {torch.int64: onnx.TensorProto.INT64, torch.float32: onnx.TensorProto.FLOAT}[dtype]
     tensor = torch.tensor(values, dtype=dtype)
-    return _op().Constant(value=onnx.helper.make_tensor("", kind, tensor.shape, tensor.flatten().tolist()))
+    return _op().Constant(value=onnx.helper.make_tensor("", kind, tuple(tensor.shape), tensor.flatten().tolist()))
 
 
 def _powers() -> Any:
@@ -51,6 +51,10 @@ def _powers() -> Any:
 
 def _whole(values: Sequence[int]) -> Any:
     return _constant(list(values), torch.int64)
+
+
+def _whole_number(value: int) -> Any:
+    return _constant(value, torch.int64)
 
 
 def _per_channel(op: Any, value: Any) -> Any:
@@ -69,8 +73,13 @@ def _keep(op: Any, bits: Any, groups: int, channels: int) -> Any:
     split = op.Reshape(pixels, op.Concat(images_rows_columns, _whole([groups, channels // groups]), axis=0))
     missing = words * WORD - channels // groups
     padded = op.Pad(split, _whole([0, 0, 0, 0, 0, 0, 0, 0, 0, missing]))
-    each = op.Reshape(padded, op.Concat(images_rows_columns, _whole([groups * words, WORD]), axis=0))
-    result = op.ReduceSum(op.Mul(each, _powers()), _whole([-1]), keepdims=0)
+    each = op.Reshape(padded, op.Concat(images_rows_columns, _whole([groups * words, 4, 16]), axis=0))
+    # Sixteen bits at a time: runtimes sum integers in double precision, which does not hold 64 of them.
+    sums = op.ReduceSum(op.Mul(each, _whole([1 << i for i in range(16)])), _whole([-1]), keepdims=0)
+    parts = op.Mul(sums, _whole([1, 1 << 16, 1 << 32, 1 << 48]))
+    result = op.Gather(parts, _whole_number(0), axis=-1)
+    for quarter in (1, 2, 3):
+        result = op.BitwiseOr(result, op.Gather(parts, _whole_number(quarter), axis=-1))
     result.meta[_SIGNS] = _as_signs(op, bits)
     return result
 
