@@ -157,6 +157,34 @@ def test_a_host_norm_between_two_units_goes_into_the_comparison():
     torch.testing.assert_close(plan.apply()(IMAGE), model(IMAGE), rtol=1e-5, atol=1e-5)
 
 
+def plain(*between: nn.Module) -> nn.Sequential:
+    """Two units that take the signs of what they are given."""
+    torch.manual_seed(0)
+    units = [XnorConv2d(8, 8, 3, order="host"), *between, XnorConv2d(8, 6, 3, order="host")]
+    return nn.Sequential(nn.Conv2d(3, 8, 3), *units)
+
+
+@pytest.mark.parametrize(
+    ("model", "chains"),
+    [
+        (plain(), 1),
+        (plain(nn.Hardtanh()), 1),
+        (plain(nn.BatchNorm2d(8), nn.Hardtanh(inplace=True)), 1),
+        (plain(nn.Hardtanh(-0.5, 0.0)), 1),
+        (plain(nn.Hardtanh(0.0, 1.0)), 0),  # all signs become +1
+        (plain(nn.Hardtanh(-2.0, -1.0)), 0),  # all become -1
+        (plain(nn.ReLU6()), 0),
+        (block(nn.Hardtanh()), 0),  # the second's threshold may lie beyond the limits
+    ],
+)
+def test_clipping_does_not_change_signs(model, chains):
+    model = lived_in(model, IMAGE)
+    plan = convswap.plan_fuse(model, IMAGE)
+    assert plan.count("chain") == chains
+    assert plan.difference < 1e-12
+    torch.testing.assert_close(plan.apply()(IMAGE), model(IMAGE), rtol=1e-5, atol=1e-5)
+
+
 def test_a_chain_of_many():
     torch.manual_seed(0)
     units = [part for _ in range(4) for part in (XnorConv2d(8, 8, 3, padding=1), nn.ReLU())]

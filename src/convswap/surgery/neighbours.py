@@ -73,7 +73,7 @@ def read_neighbourhood(model: nn.Module, example_input: Tensor) -> Neighbourhood
     readers = {
         relu: frozenset(reader.convolution(user) for user in reader.readers(node))
         for node in nodes
-        if (relu := relu_module(reader, node)) is not None
+        if (relu := _relu_module(reader, node)) is not None
     }
     return Neighbourhood(found, readers)
 
@@ -98,11 +98,11 @@ def _neighbours(reader: Reader, conv: Node, norm: Node | None) -> Neighbours:
     follows = follows or (bool(following) and all(user.target in RELUS for user in following))
     source = conv.args[0]
     rectified = isinstance(source, Node) and source.op == "call_function" and source.target in RELUS
-    relu = relu_module(reader, source) if rectified and isinstance(source, Node) else None
+    relu = _relu_module(reader, source) if rectified and isinstance(source, Node) else None
     return Neighbours(batch_norm, follows, rectified, relu)
 
 
-def relu_module(reader: Reader, node: Node) -> str | None:
+def _relu_module(reader: Reader, node: Node) -> str | None:
     """The path of the `nn.ReLU` that this operator is the one and only call of, or None."""
     if node.target not in RELUS:
         return None
