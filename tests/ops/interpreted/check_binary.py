@@ -64,7 +64,7 @@ class Case:
 
 
 @pytest.mark.parametrize("form", [TENSOR, POPCOUNT], ids=lambda form: form.name)
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(16))
 def test_float_results_are_exact(seed: int, form: tk.Form) -> None:
     case = Case(seed)
     scale, bias = torch.rand(case.outputs) + 0.5, torch.randn(case.outputs)
@@ -84,7 +84,7 @@ def test_float_results_are_exact(seed: int, form: tk.Form) -> None:
 
 
 @pytest.mark.parametrize("form", [TENSOR, POPCOUNT], ids=lambda form: form.name)
-@pytest.mark.parametrize("seed", range(100, 120))
+@pytest.mark.parametrize("seed", range(100, 112))
 def test_signs_are_exact(seed: int, form: tk.Form) -> None:
     case = Case(seed)
     limit = torch.randint(-9, 9, (case.outputs,), dtype=torch.int32)

@@ -32,7 +32,7 @@ def drawn(seed: int, dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], 
     return [x, weight, bias, torch.randn(len(weight), dtype=dtype)], (stride, padding, dilation, groups)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(24))
 def test_values(seed: int) -> None:
     tensors, geometry = drawn(seed)
     if seed % 3 == 0:
@@ -43,7 +43,7 @@ def test_values(seed: int) -> None:
     assert got.stride() == chunked.forward(*tensors, *geometry).stride()
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(24))
 def test_gradients(seed: int) -> None:
     (x, weight, bias, _), geometry = drawn(seed)
     leaves = [t.requires_grad_() for t in (x, weight, bias)]
@@ -73,9 +73,9 @@ def test_only_what_is_asked_for(needs: tuple[bool, bool, bool]) -> None:
 @pytest.mark.parametrize("tapwise", [False, True])
 def test_many_parts_and_blocks_give_the_same_bits_twice(tapwise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """More outputs, inputs, taps and pixels than one block of any kind holds; sums cut into parts."""
-    monkeypatch.setattr(tk, "_LEAST_PART", 7)
+    monkeypatch.setattr(tk, "_LEAST_PART", 4)
     torch.manual_seed(0)
-    x, weight = torch.randn(1, 33, 4, 5), torch.randn(17, 33, 5, 4)
+    x, weight = torch.randn(1, 33, 3, 3), torch.randn(17, 33, 5, 4)
     bias = torch.randn(weight.shape if tapwise else weight.shape[:2])
     geometry = (1, 1), (1, 2, 2, 2), (1, 1), 1
     leaves = [t.requires_grad_() for t in (x, weight, bias)]

@@ -219,7 +219,7 @@ def popcount_form(
     block = output // 8
     lane = (group * blocks + block) * (KH * KW * HALVES * 4) + output % 8
     x, weight = x.to(tl.pointer_type(tl.int64)), weight.to(tl.pointer_type(tl.int64))
-    differ = tl.zeros((BLOCK_P, BLOCK_O), tl.int32)
+    differ = tl.zeros((BLOCK_O, BLOCK_P), tl.int32)
     taps = tl.zeros((BLOCK_P,), tl.int32)
     image, top, left = _corner(pixel, out_height, out_width, stride_h, stride_w, pad_top, pad_left)
     line = image.to(tl.int64) * height
@@ -232,9 +232,9 @@ def popcount_form(
         for word in range(HALVES // 2):
             a = tl.load(read + word, mask=inside, other=0)
             b = tl.load(weight + lane + (tap * (HALVES // 2) + word) * 8, mask=block < blocks, other=0)
-            unlike = (a[:, None] ^ b[None, :]) & keep[:, None]
+            unlike = (a[None, :] ^ b[:, None]) & keep[None, :]
             differ += _popcount(unlike.to(tl.uint64, bitcast=True))
-    dot = (taps * channels)[:, None] - 2 * differ
+    dot = tl.trans((taps * channels)[None, :] - 2 * differ)
     _emit(
         dot, pixel, output, group, out, scale, bias, factor, threshold, flip, pixels, outputs, pitch,
         SIGN, BIAS, FACTOR, RELU, BLOCK_P, BLOCK_O,

@@ -132,6 +132,7 @@ def pack(x: Tensor, threshold: Tensor | None, flip: Tensor | None, groups: int) 
                 flip.contiguous().view(torch.uint8) if flip is not None else x,
                 pixels, height, width, channels, halves, *x.stride(),
                 THRESHOLD=threshold is not None, FLIP=flip is not None, BLOCK_P=block, num_warps=4,
+                enable_fp_fusion=False,
             )  # fmt: skip
     return words
 
