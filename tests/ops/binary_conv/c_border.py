@@ -1,4 +1,4 @@
-"""The C border of the binary convolution, called as it is: a path by its number, no operator and no dispatch between."""
+"""The C border of the binary convolution, called as it is: no operator and no dispatch between."""
 
 from __future__ import annotations
 
