@@ -114,7 +114,7 @@ class QuantizedConv2d(Draws, WeightUnit):
         check_choice("activation_rounding", activation_rounding, ROUNDINGS)
         check_choice("estimator", estimator, ("clipped", "identity"))
         check_choice("learning_rate", learning_rate, RATES)
-        if not 0 <= dropout < 1:
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise UsageError(f"dropout={dropout!r} is not allowed; give a number from 0 to below 1")
         super().__init__(
             in_channels,
