@@ -1,7 +1,7 @@
 """Every native path, called at the C border, against the reference: 420 drawn geometries each, all epilogues.
 
 What test_operator.py does not reach: weights expanded once, several threads, memory beside the outputs, AMX on a
-machine without AMX (its tile instructions replaced by plain C with the same semantics), and NEON on one that is not ARM.
+machine without AMX (its tile instructions replaced by plain C with the same semantics), and NEON where it is not ARM.
 """
 
 from __future__ import annotations
