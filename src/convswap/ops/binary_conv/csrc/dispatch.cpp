@@ -98,9 +98,8 @@ bool sound(const Geometry& g) {
 // More threads than there is work for cost more than they give: one for each 100 us or so of the slowest vector path.
 int useful_threads(const Geometry& g, int threads) {
     const double work = double(g.pixels()) * double(g.groups * g.o) * double(g.c) * double(g.kh * g.kw);
-    const double share = 4e6;
-    const int useful = work / share < threads ? int(work / share) : threads;
-    return useful < 1 ? 1 : useful;
+    const double useful = work / 4e6;
+    return useful < 1 ? 1 : useful < double(threads) ? int(useful) : threads;
 }
 
 int run(int which, Job& job, const void* panels) {

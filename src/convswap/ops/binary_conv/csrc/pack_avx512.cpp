@@ -2,6 +2,11 @@
 #if defined(__x86_64__)
 #include "pack.h"
 
+#if !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC's own header warns of its deliberately undefined registers
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 #if defined(__clang__)
@@ -105,5 +110,6 @@ bool pack_avx512(const Pack& pack, int64_t start, int64_t begin, int64_t end, ui
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
+#pragma GCC diagnostic pop
 #endif
 #endif

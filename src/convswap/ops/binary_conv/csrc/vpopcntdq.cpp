@@ -4,6 +4,11 @@
 #if defined(__x86_64__)
 #include "binary_conv.h"
 
+#if !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC's own header warns of its deliberately undefined registers
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 #include "../../native/csrc/cpu.h"
@@ -229,5 +234,6 @@ const Path vpopcntdq_path = {"vpopcntdq", has_vpopcntdq, refuses_nothing, scratc
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
+#pragma GCC diagnostic pop
 #endif
 #endif
