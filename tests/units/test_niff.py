@@ -336,6 +336,21 @@ def test_wrong_options_say_what_is_allowed(options: dict[str, Any], message: str
         NIFFConv2d(**DENSE, **options)
 
 
+@pytest.mark.parametrize(("geometry", "options"), PLACES[:3], ids=str)
+def test_wrong_inputs_are_refused_as_by_a_convolution(geometry: dict[str, Any], options: dict[str, Any]) -> None:
+    """Products of spectra would broadcast a single channel, and convert any type."""
+    unit = NIFFConv2d(**geometry, **options)
+    channels = unit.in_channels
+    for module in (unit, unit.fuse()):
+        for shape in ((2, 1, 8, 8), (2, channels + 1, 8, 8), (8, 8), (1, 8, 8), (1, 1, channels, 8, 8)):
+            with pytest.raises(ValueError, match=rf"input of shape \({shape[0]}.*\(N, {channels}, H, W\)"):
+                module(torch.zeros(shape))
+        for dtype in (torch.float64, torch.int64):
+            with pytest.raises(ValueError, match=f"input of {dtype} .* torch.float32"):
+                module(torch.zeros(2, channels, 8, 8, dtype=dtype))
+        assert module(torch.zeros(channels, 8, 8)).shape == (unit.out_channels, 8, 8)
+
+
 def test_wrong_sizes_and_crops() -> None:
     unit = NIFFConv2d(**DENSE)
     for arguments, message in (
@@ -346,3 +361,7 @@ def test_wrong_sizes_and_crops() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             unit.fuse(arguments[0], crop=arguments[1])
+    assert resampling_error(unit, 8, 9) == resampling_error(unit, (8, 8), (9, 9))
+    for sizes, message in (((0, 8), "trained=0"), ((8, (8, 9, 10)), r"size=\(8, 9, 10\)")):
+        with pytest.raises(ValueError, match=message):
+            resampling_error(unit, *sizes)

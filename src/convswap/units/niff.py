@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import UsageError, check_choice
 from .contract import FeatureUnit, Geometry, _double_copy, compute_dtype
 from .niff_spatial import SpatialForm, combined_kernel, spatial_form
-from .niff_spectrum import HIDDEN, Size, Spectrum, linear_size, linear_spectrum, real_fft
+from .niff_spectrum import HIDDEN, Size, Spectrum, check_size, linear_size, linear_spectrum, real_fft
 from .registry import register_unit
 
 
@@ -27,11 +27,19 @@ class _FrequencyConvolution:
     bias: nn.Parameter | None
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, in, H, W), or (in, H, W), -> (N, out, H, W)."""
+        """(N, in, H, W), or (in, H, W), -> (N, out, H, W).
+
+        Raises:
+            ValueError: an input of another shape or, without autocast, another type than the weights.
+        """
+        if input.dim() not in (3, 4) or input.shape[-3] != self.in_channels:
+            raise UsageError(_other_shape(input, self.in_channels))
         x = input if input.dim() == 4 else input.unsqueeze(0)
-        device = x.device.type
+        device, wanted = x.device.type, self.spectrum.real.last.weight.dtype
         if device == "meta" or not torch.is_autocast_enabled(device):
-            y, wanted = self._filter(x), self.spectrum.real.last.weight.dtype
+            if x.dtype != wanted:
+                raise UsageError(f"an input of {x.dtype} is not allowed; the weights are {wanted}")
+            y = self._filter(x)
         else:
             wanted = torch.get_autocast_dtype(device)
             with torch.autocast(device, enabled=False):
@@ -214,7 +222,7 @@ class NIFFConv2d(_FrequencyConvolution, FeatureUnit):
         Index (0, 0) is no displacement, the others count modulo H and W; `centred` puts it at (H // 2, W // 2). It is
         the kernel of a convolution: PyTorch's correlation needs it flipped.
         """
-        kernel = combined_kernel(self, _size(size), compute_dtype(self.weight.dtype))
+        kernel = combined_kernel(self, check_size(size), compute_dtype(self.weight.dtype))
         shift = (kernel.shape[-2] // 2, kernel.shape[-1] // 2)
         return torch.roll(kernel, shift, (-2, -1)) if centred else kernel
 
@@ -225,7 +233,7 @@ class NIFFConv2d(_FrequencyConvolution, FeatureUnit):
             ValueError: a size that is not a positive whole number, or an even `crop`.
         """
         with torch.no_grad():
-            return spatial_form(_double_copy(self), _size(size), crop, like=self)
+            return spatial_form(_double_copy(self), check_size(size), crop, like=self)
 
     def fuse(self, size: int | Size | None = None, *, crop: int | None = None) -> nn.Module:
         """The inference form, see the class: for any size, for one size, or cropped.
@@ -277,6 +285,11 @@ class FusedNIFF(_FrequencyConvolution, nn.Module):
         return f"{Geometry.of(self).describe()}, form={self.form!r}, boundary={self.boundary!r}"
 
 
+def _other_shape(input: Tensor, channels: int) -> str:
+    """What is wrong with an input whose product with a spectrum might broadcast, where a convolution refuses it."""
+    return f"an input of shape {tuple(input.shape)} is not allowed; give (N, {channels}, H, W) or ({channels}, H, W)"
+
+
 def _check_options(
     form: object, mlp: object, boundary: object, reference_size: object, imag_bias: object, init: object
 ) -> None:
@@ -286,14 +299,7 @@ def _check_options(
     check_choice("imag_bias", imag_bias, (True, False))
     check_choice("init", init, ("scaled", "paper"))
     if reference_size is not None:
-        _size(reference_size, "reference_size")
-
-
-def _size(value: object, name: str = "size") -> Size:
-    pair = value if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in pair):
-        raise UsageError(f"{name}={value!r} is not allowed; give a whole number of at least 1 or a pair (H, W) of them")
-    return pair[0], pair[1]
+        check_size(reference_size, "reference_size")
 
 
 def _refusal(host: FeatureUnit | nn.Conv2d) -> str | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from .contract import Geometry, plain_conv
-from .niff_spectrum import Size
+from .niff_spectrum import Size, check_size
 
 if TYPE_CHECKING:
     from .niff import NIFFConv2d
@@ -89,14 +89,18 @@ def spatial_form(exact: NIFFConv2d, size: Size, crop: int | None, like: NIFFConv
     return SpatialForm(module.train(like.training), size, *(part.flatten() for part in kept))
 
 
-def resampling_error(unit: NIFFConv2d, trained: Size, size: Size) -> float:
+def resampling_error(unit: NIFFConv2d, trained: int | Size, size: int | Size) -> float:
     """How much the kernels change from one map size to another: |k' - k| / |k|, zeros around the smaller.
 
     The norm is that of all kernels together. 0 means that a map of the other size is filtered with the same kernels.
+
+    Raises:
+        ValueError: a size that is neither a positive whole number nor a pair of them.
     """
+    pair = check_size(trained, "trained"), check_size(size)
     with torch.no_grad():
-        full = tuple(max(a, b) for a, b in zip(trained, size, strict=True))
-        old, new = (_centred_in(unit.spectrum.kernels(s, torch.float64), full) for s in (trained, size))
+        full = tuple(max(sides) for sides in zip(*pair, strict=True))
+        old, new = (_centred_in(unit.spectrum.kernels(s, torch.float64), full) for s in pair)
         return float((new - old).norm() / old.norm())
 
 

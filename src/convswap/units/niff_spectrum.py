@@ -11,11 +11,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import UsageError
+
 HIDDEN = {"tiny": (8,), "small": (8, 4), "big": (16, 128, 32)}
 NOMINAL = 32  # the size at which filters start with the energy they are given
 _SIZES_KEPT = 8
 
 Size = tuple[int, int]
+
+
+def check_size(value: object, name: str = "size") -> Size:
+    """The size of a map as a pair, from a pair or the side of a square.
+
+    Raises:
+        ValueError: neither is given, or a side is not a whole number of at least 1; the argument is called `name`.
+    """
+    pair = value if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in pair):
+        raise UsageError(f"{name}={value!r} is not allowed; give a whole number of at least 1 or a pair (H, W) of them")
+    return pair[0], pair[1]
 
 
 def axis_coordinates(count: int, reference: int | None, half: bool, like: Tensor) -> tuple[Tensor, Tensor]:
