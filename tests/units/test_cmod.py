@@ -300,6 +300,14 @@ def test_swaps_into_a_stem_like_alexnets_fuses_and_trains(options):
     torch.testing.assert_close(fused(x), swapped(x), rtol=1e-4, atol=1e-4)
 
 
+def test_a_swapped_network_fuses_at_the_size_it_declares():
+    swapped = convswap.swap(convswap.create_model("resnet18", num_classes=4), "cmod").eval()
+    fused = convswap.fuse(swapped)
+    assert isinstance(fused.conv1, FusedModulusStem)
+    x = torch.randn(1, 3, 40, 64)
+    torch.testing.assert_close(fused(x), swapped(x), rtol=1e-4, atol=1e-4)
+
+
 def test_alexnet_gradients():
     stem = lived_in("alexnet").train()
     x = torch.randn(1, 3, 23, 31, **DOUBLE)

@@ -159,6 +159,11 @@ class ModulusStem(_Stem, BlockUnit):
             self.after = GaborBatchNorm2d(count, **place) if a.batch_norm else ChannelBias(zero)
         self.pool = _pool(a, blurred)
 
+    @property
+    def weight(self) -> Tensor:
+        """The free convolution's weight (out - wavelets, in, k, k); it tells the module's device and precision."""
+        return self.free.weight
+
     @classmethod
     def supports(cls, place: Place, **options: Any) -> str | None:
         """Why the stem cannot stand there (stride, too few channels), or None."""
