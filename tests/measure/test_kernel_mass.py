@@ -72,5 +72,15 @@ def test_wrong_input_is_named() -> None:
         kernel_mass(torch.zeros(3))
     with pytest.raises(ValueError, match="count=9"):
         kernel_components(torch.zeros(3, 4, 4), count=9)
-    with pytest.raises(ValueError, match="size=4"):
-        kernel_mass(torch.ones(3, 3)).mean(4)
+    with pytest.raises(ValueError, match=r"kernels of shape .*give \(K, H, W\)"):
+        kernel_components(torch.zeros(20, 2, 4, 4))
+    with pytest.raises(ValueError, match=r"count=2\.5"):
+        kernel_components(torch.zeros(20, 4, 4), count=2.5)
+    found = kernel_mass(torch.ones(3, 3))
+    for size in (4, 0, 3.0, "3"):
+        with pytest.raises(ValueError, match=f"size={size!r} is not allowed; give an odd whole number"):
+            found.mean(size)
+    for part in (0, 1.5, "most", float("nan")):
+        with pytest.raises(ValueError, match=f"part={part!r} is not allowed; give a number from 0, excluded, to 1"):
+            found.size_holding(part)
+    assert found.size_holding(1) == 3

@@ -216,6 +216,23 @@ def test_learns_real_digits_at_any_angle(digits, data_root, tmp_path):
     assert rotated_digits.main(arguments)["runs"] == again["runs"]
 
 
+@pytest.mark.parametrize(
+    ("name", "channels", "words"),
+    [
+        ("harmonic_mnist", (), "one or more whole numbers"),
+        ("harmonic_mnist", 8, "channels=8"),
+        ("harmonic_mnist", (8, 0), "at least 1"),
+        ("plain_mnist", (), "pairs of whole numbers"),
+        ("plain_mnist", (8, 8, 16), "pairs of whole numbers"),
+        ("plain_mnist", (8, 0), "at least 1"),
+    ],
+)
+def test_wrong_channels_are_named(name, channels, words):
+    with pytest.raises(ValueError, match=words) as error:
+        timm.create_model(name, channels=channels)
+    assert f"channels={channels!r}" in str(error.value)
+
+
 def test_classifier_can_be_replaced():
     for name in ("harmonic_mnist", "plain_mnist"):
         model = timm.create_model(name, num_classes=4, in_chans=3)

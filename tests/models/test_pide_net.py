@@ -128,6 +128,9 @@ def test_trains_saves_and_starts_near_the_identity(name, tmp_path):
     ("arguments", "words"),
     [
         ({"widths": (8, 16)}, "widths=.*three units"),
+        ({"widths": 32}, "widths=32 .*three units"),
+        ({"widths": (8.0, 16, 32)}, "widths=.*three units"),
+        ({"widths": (0, 16, 32)}, "widths=.*three units"),
         ({"widths": (8, 15, 16)}, "even number, not 15"),
         ({"blocks": 0}, "blocks=0"),
         ({"grid": 1.5}, "grid=1.5"),

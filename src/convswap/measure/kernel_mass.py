@@ -38,13 +38,19 @@ class KernelMass:
         Raises:
             ValueError: an even or not positive size.
         """
-        if size < 1 or size % 2 == 0:
-            raise UsageError(f"size={size!r} is not allowed; windows are odd")
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size % 2 == 0:
+            raise UsageError(f"size={size!r} is not allowed; give an odd whole number of at least 1")
         index = min(size // 2, len(self.sizes) - 1)
         return float(self.mass[:, index].nanmean()), float(self.energy[:, index].nanmean())
 
     def size_holding(self, part: float) -> int:
-        """The smallest window that on average holds this part of the energy."""
+        """The smallest window that on average holds this part of the energy.
+
+        Raises:
+            ValueError: a part that is not above 0 and at most 1.
+        """
+        if isinstance(part, bool) or not isinstance(part, int | float) or not 0 < part <= 1:
+            raise UsageError(f"part={part!r} is not allowed; give a number from 0, excluded, to 1")
         mean = self.energy.nanmean(0)
         return next((s for s, e in zip(self.sizes, mean, strict=True) if float(e) >= part), self.sizes[-1])
 
@@ -125,12 +131,16 @@ def kernel_components(kernels: Tensor, count: int = 7) -> KernelComponents:
     """Principal components of kernels (K, H, W), mean-centred, by falling variance; their signs are arbitrary.
 
     Raises:
-        ValueError: fewer kernels or pixels than `count`.
+        ValueError: other than three dimensions; fewer kernels or pixels than `count`, or that is no whole number.
     """
+    if kernels.dim() != 3:
+        raise UsageError(f"kernels of shape {tuple(kernels.shape)} are not allowed; give (K, H, W)")
     flat = kernels.detach().to(torch.float64).flatten(1)
-    if not 1 <= count <= min(flat.shape):
+    most = min(flat.shape)
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
         raise UsageError(
-            f"count={count!r} is not allowed; {len(flat)} kernels have at most {min(flat.shape)} components"
+            f"count={count!r} is not allowed; give a whole number from 1 to {most}, the most components of "
+            f"{len(flat)} kernels of {flat.shape[1]} pixels"
         )
     mean = flat.mean(0)
     _, values, directions = torch.linalg.svd(flat - mean, full_matrices=False)

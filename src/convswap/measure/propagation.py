@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,15 +74,17 @@ def propagation_stability(
 
     Raises:
         ValueError: an argument is not allowed, no module has a `step` while step sizes are given, a block changes the
-            shape of its map, a depth is beyond the network's, or the signal is 0.
+            shape of its map, a depth is beyond the network's, or the signal is 0 or not finite.
 
     >>> rows = propagation_stability(nn.Identity(), torch.ones(1, 2), step_sizes=None, depths=[3])
     >>> rows
     [Propagation(step=None, depth=3, norm_growth=1.0, perturbation_growth=1.0)]
     """
     wanted = None if depths is None else _checked_depths(depths)
-    if not perturbation > 0:
+    if not _positive(perturbation):
         raise UsageError(f"perturbation={perturbation!r} is not allowed; give a positive number")
+    if not isinstance(x, Tensor):
+        raise UsageError(f"x={type(x).__name__} is not allowed; give a tensor, a batch of inputs")
     twin = copy.deepcopy(model).double().eval()
     stepped = [module for module in twin.modules() if _has_step(module)]
     sizes = [None] if step_sizes is None else _checked_steps(step_sizes, bool(stepped))
@@ -106,6 +108,8 @@ def propagation_stability(
 
 def _rows(step: float | None, depths: Sequence[int], maps: list[Tensor], others: list[Tensor]) -> list[Propagation]:
     start, apart = _rms(maps[0]), _rms(others[0] - maps[0])
+    if maps[0].numel() and not math.isfinite(start):
+        raise UsageError("x: the signal before the first block is not finite; give another input")
     if not (start > 0 and apart > 0):
         raise UsageError("x: the signal before the first block is 0, so that no growth can be told; give another input")
     return [
@@ -191,10 +195,13 @@ def _watching(watched: list[nn.Module], maps: list[Tensor]) -> Iterator[None]:
             handle.remove()
 
 
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
 def _checked_steps(step_sizes: Iterable[float], any_stepped: bool) -> list[float | None]:
-    sizes = list(step_sizes)
-    wrong = [s for s in sizes if isinstance(s, bool) or not isinstance(s, int | float) or not 0 < s < math.inf]
-    if wrong or not sizes:
+    sizes: Any = list(step_sizes) if isinstance(step_sizes, Iterable) else step_sizes
+    if not isinstance(sizes, list) or not sizes or not all(_positive(s) for s in sizes):
         raise UsageError(f"step_sizes={sizes!r} is not allowed; give positive numbers, or None to leave the steps")
     if not any_stepped:
         raise UsageError(f"step_sizes={sizes!r}: no module has a `step` to set; give step_sizes=None")
@@ -202,10 +209,11 @@ def _checked_steps(step_sizes: Iterable[float], any_stepped: bool) -> list[float
 
 
 def _checked_depths(depths: Iterable[int]) -> list[int]:
-    found = list(depths)
-    if not found or any(isinstance(d, bool) or not isinstance(d, int) or d < 1 for d in found):
+    found: Any = list(depths) if isinstance(depths, Iterable) else depths
+    whole = isinstance(found, list) and all(isinstance(d, int) and not isinstance(d, bool) and d > 0 for d in found)
+    if not whole or not found:
         raise UsageError(f"depths={found!r} is not allowed; give whole numbers of at least 1")
-    return found
+    return cast(list[int], found)
 
 
 def _checked_within(depths: Iterable[int], deepest: int) -> list[int]:

@@ -20,13 +20,26 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ..errors import check_choice
+from ..errors import UsageError, check_choice
 from ..units.harmonic_layers import ComplexBatchNorm, ComplexReLU, HarmonicConv2d, HarmonicMeanPool, magnitude_sum
 from .classifier import Classifier, cifar_cfg
 
 MAX_ORDER = 1
 _CHANNELS = (8, 16, 32)
 _PLAIN = {3: (8, 9, 16, 18, 32, 34), 5: (6, 6, 10, 10, 17, 20)}  # 22,832 and 22,915 parameters
+
+
+def _check_channels(channels: object, *, pairs: bool = False) -> None:
+    """Refuse anything but a sequence of channels, with `pairs` an even number of them.
+
+    Raises:
+        ValueError: it is not.
+    """
+    found = list(channels) if isinstance(channels, Sequence) else []
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in found)
+    if not found or not whole or (pairs and len(found) % 2):
+        wanted = "pairs of whole numbers" if pairs else "one or more whole numbers"
+        raise UsageError(f"channels={channels!r} is not allowed; give {wanted} of at least 1")
 
 
 class _DigitClassifier(Classifier):
@@ -77,6 +90,7 @@ class HarmonicMnist(_DigitClassifier):
         global_pool: str = "avg",
     ) -> None:
         super().__init__()
+        _check_channels(channels)
         self.max_order = max_order
         self._filters: dict[str, Any] = {
             "max_order": max_order,
@@ -154,6 +168,7 @@ class PlainMnist(_DigitClassifier):
         if channels is None:
             check_choice("kernel_size", kernel_size, tuple(_PLAIN))
             channels = _PLAIN[kernel_size]
+        _check_channels(channels, pairs=True)
         layers: list[nn.Module] = []
         before = in_chans
         for index in range(0, len(channels), 2):

@@ -77,8 +77,9 @@ class PIDENet(Classifier):
         for name, value in (("blocks", blocks), ("grid", grid)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UsageError(f"{name}={value!r} is not allowed; give a whole number of at least 1")
-        if len(widths) != 3:
-            raise UsageError(f"widths={widths!r} is not allowed; give the channels of the three units")
+        three = isinstance(widths, Sequence) and len(widths) == 3
+        if not three or any(isinstance(width, bool) or not isinstance(width, int) or width < 1 for width in widths):
+            raise UsageError(f"widths={widths!r} is not allowed; give the channels of the three units, whole numbers")
         self.grid, self.num_features = grid, widths[2]
         self.head_hidden_size = widths[2] * grid * grid
         opening = [("conv", draw_conv(in_chans, widths[0], 3)), ("norm", nn.BatchNorm2d(widths[0], **KERAS_NORM))]
