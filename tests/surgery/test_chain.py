@@ -185,6 +185,47 @@ def test_clipping_does_not_change_signs(model, chains):
     torch.testing.assert_close(plan.apply()(IMAGE), model(IMAGE), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("front", "folded"),
+    [
+        ([nn.BatchNorm2d(8)], True),
+        ([nn.MaxPool2d(2), nn.BatchNorm2d(8), nn.Hardtanh(inplace=True), nn.Dropout()], True),
+        ([nn.ReLU(), nn.BatchNorm2d(8)], True),
+        ([nn.ReLU(), nn.BatchNorm2d(8), nn.ReLU()], False),
+        ([nn.ReLU(), nn.BatchNorm2d(8), nn.Hardtanh(0.0, 1.0)], False),
+        ([nn.ReLU(), nn.BatchNorm2d(8), nn.MaxPool2d(2)], False),
+    ],
+)
+def test_a_host_norm_in_front_of_bare_signs_becomes_thresholds(front, folded):
+    torch.manual_seed(0)
+    unit = XnorConv2d(8, 6, 2, padding=1, order="host", padding_mode="reflect")
+    model = lived_in(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *front, unit), IMAGE)
+    plan = convswap.plan_fuse(model, IMAGE)
+    assert plan.count("threshold") == folded
+    assert plan.difference < 1e-12
+    assert ("1 batch norms became thresholds" in str(plan)) == folded
+    fused = plan.apply()
+    assert any(isinstance(m, nn.BatchNorm2d) for m in fused.modules()) != folded
+    assert not any(isinstance(m, nn.Hardtanh) for m in fused.modules()) or not folded
+    torch.testing.assert_close(fused(IMAGE), model(IMAGE), rtol=1e-5, atol=1e-5)
+
+
+def test_a_host_norm_that_something_else_reads_stays():
+    class Forked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.pool, self.norm = nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.BatchNorm2d(8)
+            self.unit = XnorConv2d(8, 8, 1, order="host")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.norm(self.pool(self.first(x)))
+            return self.unit(x) + x
+
+    plan = convswap.plan_fuse(lived_in(Forked(), IMAGE), IMAGE)
+    assert plan.count("threshold") == 0
+    assert plan.difference < 1e-12
+
+
 def test_a_chain_of_many():
     torch.manual_seed(0)
     units = [part for _ in range(4) for part in (XnorConv2d(8, 8, 3, padding=1), nn.ReLU())]

@@ -1,9 +1,12 @@
-"""Packed binary convolutions that follow one another, joined so that only bits pass between them.
+"""What surrounds packed binary convolutions: a BatchNorm in front becomes thresholds, neighbours become chains.
 
-Two are joined where the exported graph proves that nothing but the second reads the first, through nothing but
-`nn.ReLU` modules and operators without effect in evaluation, or `nn.Hardtanh` modules where the second takes the sign
-as it is, which they do not change. What lies between (scale, bias, rectifier, the second's folded BatchNorm and sign)
-then is one comparison of an integer per channel: `PackedBinaryChain`.
+A BatchNorm that only a packed convolution reads, which takes signs as they are, is one comparison per channel.
+
+Between two convolutions, one after the other, only bits need to pass. They are joined where the exported graph proves
+that nothing but the second reads the first, through nothing but `nn.ReLU` modules and operators without effect in
+evaluation, or `nn.Hardtanh` modules where the second takes the sign as it is, which they do not change. What lies
+between (scale, bias, rectifier, the second's folded BatchNorm and sign) then is one comparison of an integer per
+channel: `PackedBinaryChain`.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from ..ops.binary_conv import PackedBinaryChain, PackedBinaryConv2d
-from .graph import IDENTITIES, Reader, calls_of
+from ..ops.binary_conv import PackedBinaryChain, PackedBinaryConv2d, batch_norm_threshold
+from .graph import BATCH_NORM, IDENTITIES, Reader, calls_of
 from .neighbours import RELUS
 from .sites import all_paths, carry_hooks, replace
 
@@ -49,6 +52,51 @@ def find_chains(model: nn.Module, example_input: Tensor) -> list[list[Any]]:
     return steps
 
 
+def find_thresholds(model: nn.Module, example_input: Tensor) -> list[list[Any]]:
+    """The steps `["threshold", BatchNorm, convolution, [paths of nn.Hardtanh modules between]]` that can be done.
+
+    Raises:
+        FusionError: `torch.export` cannot read the model.
+    """
+    bare = [path for path, m in model.named_modules() if type(m) is PackedBinaryConv2d and takes_bare_signs(m)]
+    if not bare:
+        return []
+    reader = Reader(model, example_input)
+    owner = {n: path for path in bare if len(calls_of(reader, path)) == 1 for n in _nodes_of(reader, path)}
+    steps = []
+    for node in reader.program.graph.nodes:
+        if node.op != "call_function" or node.target is not BATCH_NORM or node.args[5]:
+            continue
+        norm = reader.owner(node.args[3], "running_mean")
+        if norm is None or type(reader.model.get_submodule(norm)) is not nn.BatchNorm2d:
+            continue
+        target, between = _only_reader(reader, node, owner, _CLIPS)
+        if target is not None and len(calls_of(reader, norm)) == 1:
+            steps.append(["threshold", norm, target, between])
+    return steps
+
+
+def takes_bare_signs(conv: PackedBinaryConv2d) -> bool:
+    """Does it compare its input with 0, and need nothing else of it?"""
+    return conv.threshold is None and conv.input_scale == "none"
+
+
+def fold_threshold(model: nn.Module, norm: str, conv: str, between: list[str]) -> nn.Module:
+    """Take a BatchNorm into the comparison of the packed convolution that reads it; identities stay in its place."""
+    packed = cast(PackedBinaryConv2d, model.get_submodule(conv))
+    packed.threshold, packed.flip = batch_norm_threshold(cast(nn.BatchNorm2d, model.get_submodule(norm)))
+    packed.norm = True
+    return _take_out(model, [norm, *between])
+
+
+def _take_out(model: nn.Module, paths: list[str]) -> nn.Module:
+    for path in paths:
+        old, new = model.get_submodule(path), nn.Identity().eval()
+        carry_hooks(old, new)
+        model = replace(model, all_paths(model, old), new)
+    return model
+
+
 def _nodes_of(reader: Reader, path: str) -> list[Node]:
     def inside(node: Node) -> bool:
         stack = node.meta.get("nn_module_stack", {}).values()
@@ -60,31 +108,42 @@ def _nodes_of(reader: Reader, path: str) -> list[Node]:
 def _link(reader: Reader, path: str, owner: dict[Node, str]) -> Link | None:
     """The packed convolution that alone reads this one's output, if the two can be joined."""
     leaving = [n for n, p in owner.items() if p == path and any(owner.get(user) != path for user in reader.readers(n))]
-    between: list[str] = []
-    clipped = False
     if len(leaving) != 1:
         return None
-    node = leaving[0]
+    others = {node: p for node, p in owner.items() if p != path}
+    target, between = _only_reader(reader, leaving[0], others, (*RELUS, *_CLIPS))
+    if target is None:
+        return None
+    first, second = (cast(PackedBinaryConv2d, reader.model.get_submodule(p)) for p in (path, target))
+    clipped = any(type(reader.model.get_submodule(p)) is nn.Hardtanh for p in between)
+    if PackedBinaryChain.why_not(first, second) or (clipped and second.threshold is not None):
+        return None
+    return target, between
+
+
+def _only_reader(
+    reader: Reader, node: Node, owner: dict[Node, str], through: tuple[Any, ...]
+) -> tuple[str | None, list[str]]:
+    """The packed convolution that alone reads a value, and the modules passed on the way; None if there is none.
+
+    Passed are the operators `through`, where they are modules that can be taken out, and those without effect.
+    """
+    between: list[str] = []
     while True:
-        following = [user for user in reader.readers(node) if owner.get(user) != path]
+        following = reader.readers(node)
         targets = {owner.get(user) for user in following}
         if len(targets) == 1 and None not in targets:
-            target = cast(str, targets.pop())
-            first, second = (cast(PackedBinaryConv2d, reader.model.get_submodule(p)) for p in (path, target))
-            if PackedBinaryChain.why_not(first, second) or (clipped and second.threshold is not None):
-                return None
-            return target, between
+            return targets.pop(), between
         if len(following) != 1:
-            return None
+            return None, between
         node = following[0]
-        if node.target in RELUS or (node.target in _CLIPS and _keeps_signs(node)):
-            clipped = clipped or node.target in _CLIPS
+        if node.target in through and (node.target not in _CLIPS or _keeps_signs(node)):
             module = _module_of(reader, node)
             if module is None:
-                return None
+                return None, between
             between.append(module)
         elif node.target not in (*IDENTITIES, *_DROPOUTS):
-            return None
+            return None, between
 
 
 def _keeps_signs(node: Node) -> bool:
@@ -107,11 +166,8 @@ def join_chain(model: nn.Module, paths: list[str], between: list[list[str]]) -> 
     for conv, modules in zip(convs, between, strict=False):
         conv.relu = conv.relu or any(isinstance(model.get_submodule(path), nn.ReLU) for path in modules)
     chain = PackedBinaryChain.from_convs(convs)
-    gone = [*paths, *(path for modules in between for path in modules)]
-    places = {path: all_paths(model, model.get_submodule(path)) for path in gone}
-    for path, everywhere in places.items():
-        old = model.get_submodule(path)
-        new: nn.Module = chain if path == paths[0] else nn.Identity().eval()
-        carry_hooks(old, new)
-        model = replace(model, everywhere, new)
-    return model
+    # the others leave first: once the chain stands in the model, it holds them too
+    model = _take_out(model, [*paths[1:], *(path for modules in between for path in modules)])
+    head = model.get_submodule(paths[0])
+    carry_hooks(head, chain)
+    return replace(model, all_paths(model, head), chain)

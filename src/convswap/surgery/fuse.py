@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FusionError
-from .chain import find_chains
+from .chain import find_chains, find_thresholds
 from .graph import read_graph
 from .history import append_history
 from .observe import check_example, example_input_of
@@ -35,7 +35,8 @@ class FusePlan:
 
     Attributes:
         steps: the edits in order, as data: `["unit", path]`, `["block", path, method]`, `["fold", source, norm]`,
-            `["merge", [paths]]`, `["chain", [paths], [[paths of ReLUs between two]]]`.
+            `["merge", [paths]]`, `["threshold", norm, convolution, [paths between]]`,
+            `["chain", [paths], [[paths between two]]]`.
         skipped: `(module path, reason)` of batch norms, blocks and branches that stay.
         difference: largest relative difference of the outputs.
         precision: what they were compared in: `"float64"`, or the model's own where it refuses float64.
@@ -52,7 +53,7 @@ class FusePlan:
     model: nn.Module = field(repr=False)
 
     def count(self, kind: str) -> int:
-        """How many steps of a kind (`"unit"`, `"block"`, `"fold"`, `"merge"`, `"chain"`) there are."""
+        """How many steps of a kind (`"unit"`, `"block"`, `"fold"`, `"merge"`, `"threshold"`, `"chain"`) there are."""
         return sum(step[0] == kind for step in self.steps)
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,6 +68,8 @@ class FusePlan:
             f"parameters {self.parameters_before:,} -> {self.parameters_after:,}; "
             f"largest relative difference in {self.precision} {self.difference:.1e}",
         ]
+        if self.count("threshold"):
+            lines.insert(1, f"{self.count('threshold')} batch norms became thresholds of packed binary convolutions")
         if self.count("chain"):
             joined = sum(len(step[1]) for step in self.steps if step[0] == "chain")
             lines.insert(1, f"joined {joined} packed binary convolutions into {self.count('chain')} chains of bits")
@@ -252,9 +255,11 @@ def _fuse_copy(
             do(["merge", list(paths)])
         except FusionError as error:
             skipped.append((" + ".join(paths), str(error)))
-    for step in find_chains(model, example):
-        do(step)
+    for find in (find_thresholds, find_chains):
+        for step in find(model, example):
+            do(step)
     merged = {path for step in steps if step[0] == "merge" for path in step[1]}
+    merged |= {step[1] for step in steps if step[0] == "threshold"}
     skipped += [kept for kept in graph.kept if kept[0] not in merged]
     if graph.unreached:
         few = ", ".join(graph.unreached[:4]) + (", ..." if len(graph.unreached) > 4 else "")

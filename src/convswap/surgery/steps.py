@@ -14,7 +14,7 @@ from ..errors import FusionError
 from ..units.contract import Geometry, plain_conv
 from ..units.folding import batch_norm_affine
 from . import algebra
-from .chain import join_chain
+from .chain import fold_threshold, join_chain
 from .graph import after_norm
 from .sites import all_paths, carry_hooks, is_unit, replace, why_not_plain
 
@@ -200,4 +200,6 @@ def apply_step(model: nn.Module, step: Step) -> nn.Module:
         return merge_parallel(model, *arguments)
     if kind == "chain":
         return join_chain(model, *arguments)
-    raise FusionError(f"unknown fusion step {kind!r}; known: unit, block, fold, merge, chain")
+    if kind == "threshold":
+        return fold_threshold(model, *arguments)
+    raise FusionError(f"unknown fusion step {kind!r}; known: unit, block, fold, merge, threshold, chain")
