@@ -74,16 +74,19 @@ def test_equals_the_formula(options: dict[str, Any], last: bool) -> None:
     assert y.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
+@pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("relu", [False, True])
-def test_map_of_the_paper(groups: int, relu: bool) -> None:
+def test_map_of_the_paper(groups: int, relu: bool, dilation: int) -> None:
     torch.manual_seed(0)
-    options = {"padding": 1, "stride": 2, "groups": groups, "relu": relu, "input_scale": "K"}
+    geometry = {"padding": (1, 2), "stride": (2, 3), "dilation": dilation}
+    options = {**geometry, "groups": groups, "relu": relu, "input_scale": "K"}
     weight, scale, bias, norm, packed = random_conv(64, 10, dtype=torch.float64, **options)
     x = torch.randn(2, 64, 9, 8, dtype=torch.float64)
     means = norm(x).abs().unflatten(1, (groups, -1)).mean(2)
-    k = F.avg_pool2d(means, 3, 2, 1, count_include_pad=True).repeat_interleave(10 // groups, 1)
-    sums = F.conv2d(signs(norm(x)), signs(weight), None, 2, 1, 1, groups)
+    box = torch.full((groups, 1, 3, 3), 1 / 9, dtype=torch.float64)
+    k = F.conv2d(means, box, groups=groups, **geometry).repeat_interleave(10 // groups, 1)  # type: ignore[arg-type]
+    sums = F.conv2d(signs(norm(x)), signs(weight), groups=groups, **geometry)  # type: ignore[arg-type]
     expected = sums * scale[:, None, None] * k + bias[:, None, None]
     torch.testing.assert_close(packed(x), expected.relu() if relu else expected, rtol=1e-10, atol=1e-10)
 

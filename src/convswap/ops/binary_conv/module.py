@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -230,11 +229,12 @@ class PackedBinaryConv2d(nn.Module):
         if self.norm_scale is not None and self.norm_shift is not None:
             values = values * self.norm_scale[:, None, None] + self.norm_shift[:, None, None]
         means = values.abs().unflatten(1, (layer.groups, -1)).mean(2).flatten(0, 1)[:, None]
-        box = torch.full(
-            (1, 1, *layer.kernel_size), 1 / math.prod(layer.kernel_size), dtype=means.dtype, device=x.device
-        )
-        with torch.autocast(x.device.type, enabled=False):
-            k = F.conv2d(F.pad(means, layer.padding), box, None, layer.stride, 0, layer.dilation)
+        padded, (rows, columns) = F.pad(means, layer.padding), layer.kernel_size
+        if layer.dilation == (1, 1):
+            k = F.avg_pool2d(padded, layer.kernel_size, layer.stride)
+        else:
+            sums = _window_sums(padded, 2, rows, layer.stride[0], layer.dilation[0])
+            k = _window_sums(sums, 3, columns, layer.stride[1], layer.dilation[1]) / (rows * columns)
         return k[:, 0].unflatten(0, (-1, layer.groups))
 
     @torch.no_grad()
@@ -296,6 +296,16 @@ class PackedBinaryConv2d(nn.Module):
         """The geometry, as `nn.Conv2d` prints it, and the options."""
         text = f"{self.layer}, bias={self.bias is not None}, norm={self.norm}, input_scale={self.input_scale!r}"
         return f"{text}, relu={self.relu}, expand={self.expand!r}"
+
+
+def _window_sums(x: Tensor, dim: int, size: int, stride: int, dilation: int) -> Tensor:
+    """Sums of `size` values along one dimension, `dilation` apart, at every `stride`-th place."""
+    length = stride * ((x.shape[dim] - dilation * (size - 1) - 1) // stride) + 1
+    lead = (slice(None),) * dim
+    total = x[(*lead, slice(0, length, stride))]
+    for tap in range(1, size):
+        total = total + x[(*lead, slice(tap * dilation, tap * dilation + length, stride))]
+    return total
 
 
 def _frozen(values: Tensor) -> nn.Parameter:
