@@ -1,7 +1,7 @@
 """How fast is the packed binary convolution on a GPU, and does `triton_kernel.choose` choose the fastest form?
 
-The four ResNet stage shapes, 3x3, at several batches: every form of the Triton kernel, packing with the chosen form, and
-the same convolution by cuDNN in float32 (with and without TF32), float16 and bfloat16, channels last. Correctness
+The four ResNet stage shapes, 3x3, at several batches: every form of the Triton kernel, packing, and the same
+convolution by cuDNN in float32 (with and without TF32), float16 and bfloat16, channels last. Correctness
 first: every form must equal the float convolution of the signs exactly; one that does not gets no time. Times are
 medians of `triton.testing.do_bench`, in microseconds; beside each stands its rate in 10^12 binary products a second and
 how far the chooser's estimate is off. Not yet run on a GPU.
@@ -87,8 +87,9 @@ def measure(name: str, channels: int, side: int, batch: int, device: str) -> dic
             entry["tera_products"] = products / entry["us"] / 1e6
             entry["estimate_us"] = triton_kernel.estimate(form, *case) / CLOCK * 1e6
         row["forms"].append(entry)
-        print(f"{name:10} batch {batch:4} {form.name:9} {form.pixels:3}x{form.outputs:<3}x{form.step} "
-              + (f"{entry['us']:9.1f} us" if "us" in entry else "equal" if equal else "NOT EQUAL"), flush=True)  # fmt: skip
+        verdict = f"{entry['us']:9.1f} us" if "us" in entry else "equal" if equal else "NOT EQUAL"
+        shape = f"{form.pixels:3}x{form.outputs:<3}x{form.step}"
+        print(f"{name:10} batch {batch:4} {form.name:9} {shape} {verdict}", flush=True)
     if device == "cpu":
         return row
     row["pack_us"] = microseconds(lambda: triton_kernel.pack(x, None, None, 1))
