@@ -178,8 +178,8 @@ def _sanitizer_flags(sanitize: Sequence[str], clang: bool) -> list[str]:
     if not sanitize:
         return []
     flags = [f"-fsanitize={','.join(sanitize)}", "-g1", "-O1", "-fno-omit-frame-pointer"]
-    # Kernels keep their sums in local arrays that live in registers. Watching those on the stack takes the compiler many
-    # minutes and finds nothing about tensors and scratch memory, which are on the heap; null is found by address too.
+    # Kernels keep their sums in local arrays that live in registers. Watching those on the stack takes the compiler
+    # many minutes and finds nothing about tensors and scratch memory, which are on the heap.
     if "address" in sanitize:
         flags += ["-fno-sanitize-address-use-after-scope"]
         flags += ["-mllvm", "-asan-stack=0"] if clang else ["--param=asan-stack=0"]
