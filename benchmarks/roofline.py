@@ -17,7 +17,7 @@ from convswap.ops.native.probes import peaks as measure
 
 @cache
 def peaks() -> dict[str, float]:
-    """Multiply-accumulates per second of one core by fma, popcount, vnni and amx (those it has); measured once a run."""
+    """Multiply-accumulates per second of one core by fma, popcount, vnni and amx (those it has); measured once."""
     return _best(milliseconds=30, rounds=3)
 
 
