@@ -113,3 +113,19 @@ def test_dendritic_convolution(dtype: torch.dtype, tapwise: bool, stride: int, c
     assert names.count("forward_program") == 1
     assert names.count("input_gradient_program") == names.count("weight_gradient_program") == stride**2  # its phases
     assert not any(re.search(r"^\s*(@%p\d+ )?(atom|red)\.", kernel.asm["ptx"], re.M) for kernel in kernels)  # one order
+
+
+def test_sizes_of_one(compile_for_hopper: Compile) -> None:
+    """Triton turns arguments of 1 into constants, which not all code can take; the interpreter does not."""
+    x, weight, scale = torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), torch.ones(1)
+    geometry = (1, 1), (0, 0, 0, 0), (1, 1), 1
+    words, packed = torch.zeros(1, 1, 1, 1, dtype=torch.int64), pack_weight(weight)
+
+    def all_kernels() -> None:
+        for form in (triton_kernel.FORMS[1], triton_kernel.FORMS[-1]):
+            triton_kernel.conv2d(words, packed, scale, None, None, 1, 1, *geometry, False, form)
+        triton_kernel.pack(x, None, None, 1)
+        y = triton_kernels.dendritic_forward_cuda(x, weight, weight, None, *geometry)
+        triton_kernels.dendritic_backward_cuda(y, x, weight, weight, *geometry, (True, True, True))
+
+    assert len(compile_for_hopper(all_kernels)) == 6
