@@ -46,7 +46,7 @@ spoken() { # folder: prints the reports of the sanitizers in it; true if there a
   for file in "$1"/report*; do
     [[ -s $file ]] || continue
     found=0
-    head -n 60 "$file" | tee -a "$work/log"
+    head -n 25 "$file" | tee -a "$work/log"
   done
   return $found
 }
@@ -127,7 +127,8 @@ for set in $sets; do
   "$python" -m convswap.ops.native.build --sanitize "$set" --output "$library" 2>&1 | tail -n 1
   folder="$work/report-${set//,/+}"
   status=0
-  CONVSWAP_NATIVE=1 CONVSWAP_NATIVE_BUILD=$library under "$set" "$folder" \
+  # Libraries that tests build for themselves (emulated tiles) are instrumented, too.
+  CONVSWAP_NATIVE=1 CONVSWAP_NATIVE_BUILD=$library CONVSWAP_NATIVE_SANITIZE=$set under "$set" "$folder" \
     "$python" -m pytest -n 0 -q -p no:cacheprovider --no-header "${tests[@]}" > "$work/out" 2>&1 || status=1
   if ((status)); then tail -n 60 "$work/out" | tee -a "$work/log"; else tail -n 1 "$work/out" | tee -a "$work/log"; fi
   if spoken "$folder"; then status=1; fi

@@ -105,20 +105,22 @@ def build(
     *,
     ops: Path = OPS,
     only: Sequence[str] = (),
-    sanitize: Sequence[str] = (),
+    sanitize: Sequence[str] | None = None,
     flags: Sequence[str] = (),
     force: bool = False,
     jobs: int | None = None,
 ) -> Built:
     """Compile what has changed and link the library into `folder`; the old one is replaced in one step.
 
-    `only` builds some folders of ops; `sanitize` names sanitizers (address, undefined, thread); `flags` go to the
-    compiler last. Several builds into one folder wait for one another.
+    `only` builds some folders of ops; `sanitize` names sanitizers (address, undefined, thread), by default those in
+    CONVSWAP_NATIVE_SANITIZE; `flags` go to the compiler last. Several builds into one folder wait for one another.
 
     Raises: BuildError: no compiler, or it refused.
     """
     if sys.platform == "win32":
         raise BuildError("native kernels are not built on Windows: they need g++ or clang++ and POSIX threads")
+    if sanitize is None:
+        sanitize = _split(os.environ.get("CONVSWAP_NATIVE_SANITIZE", ""))
     unknown = [name for name in sanitize if name not in SANITIZERS]
     if unknown:
         raise BuildError(f"unknown sanitizer {', '.join(unknown)}; choose from {', '.join(SANITIZERS)}")
@@ -230,8 +232,10 @@ def _replace_text(target: Path, text: str) -> None:
 
 
 def _run(command: list[str]) -> str:
+    # What is loaded before this process (the runtime of a sanitizer) is not meant for the compiler.
+    environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
     except OSError as error:
         raise BuildError(f"cannot run {command[0]}: {error}") from error
     if done.returncode != 0:
@@ -240,6 +244,10 @@ def _run(command: list[str]) -> str:
     if done.stderr.strip() and "-c" in command:
         print(done.stderr.strip(), file=sys.stderr)  # warnings
     return done.stdout
+
+
+def _split(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -252,12 +260,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="compile everything again")
     parser.add_argument("--jobs", type=int, default=None, help="compilers at once (default: one per core)")
     given = parser.parse_args(arguments)
-    split = [[word for word in text.split(",") if word] for text in (given.only, given.sanitize)]
     try:
         made = build(
             given.output.resolve(),
-            only=split[0],
-            sanitize=split[1],
+            only=_split(given.only),
+            sanitize=_split(given.sanitize) or None,
             flags=shlex.split(given.flags),
             force=given.force,
             jobs=given.jobs,
