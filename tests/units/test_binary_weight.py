@@ -126,6 +126,20 @@ def test_constrain_only_clips_depthwise_filters_or_if_told(groups, options):
     assert torch.equal(unit.weight, before.clamp(-1, 1))
 
 
+def test_what_a_warm_start_keeps_is_read_off_the_weights():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 8, 3)
+    nn.init.normal_(conv.weight)
+    assert BinaryWeightConv2d.warm_start_for(conv) == "approximate"
+    x = torch.randn(4, 8, 12, 12)
+    pair = torch.stack([BinaryWeightConv2d.from_conv(conv)(x).flatten(), conv(x).flatten()])
+    assert torch.corrcoef(pair)[0, 1].item() == pytest.approx((2 / torch.pi) ** 0.5, abs=0.03)
+    with torch.no_grad():
+        conv.weight.pow_(5)  # a few large weights among many small ones
+    assert BinaryWeightConv2d.warm_start_for(conv) == "none"
+    assert BinaryWeightConv2d.warm_start_for(nn.Conv2d(2, 2, 1, device="meta")) is None
+
+
 def test_fuses_to_a_convolution_of_two_numbers_a_filter():
     fused = BinaryWeightConv2d(4, 6, 3).fuse()
     assert type(fused) is nn.Conv2d

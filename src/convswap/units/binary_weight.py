@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import check_choice
 from .contract import WeightUnit, compute_dtype
@@ -87,6 +87,20 @@ class BinaryWeightConv2d(WeightUnit):
             dtype=dtype,
         )
         self.gradient, self.center = gradient, center
+
+    @classmethod
+    @torch.no_grad()
+    def warm_start_for(cls, conv: nn.Conv2d, **options: Any) -> Literal["approximate", "none"] | None:
+        """`"approximate"` where the outputs for white noise correlate by 2/3 or more, `"none"` for heavier tails.
+
+        That correlation is the cosine between W and `alpha sign(W)`: 0.80 for normally distributed weights.
+        """
+        if conv.weight.is_meta:
+            return None
+        weight = conv.weight.double()
+        binary = scaled_sign(weight)
+        cosine = (weight * binary).sum() / (weight.norm() * binary.norm()).clamp(min=torch.finfo(weight.dtype).tiny)
+        return "approximate" if cosine >= 2 / 3 else "none"
 
     def effective_weight(self) -> Tensor:
         """`alpha sign(W)`: (out_channels, in_channels/groups, kH, kW)."""
