@@ -28,7 +28,6 @@ struct Vector {
   static inline T all(const float* from) { return _mm256_broadcast_ss(from); }
   static inline T zero() { return _mm256_setzero_ps(); }
   static inline T add(T a, T b) { return _mm256_add_ps(a, b); }
-  static inline T times(T a, T b) { return _mm256_mul_ps(a, b); }
   static inline T fused(T a, T b, T c) { return _mm256_fmadd_ps(a, b, c); }
   static inline T relu(T v) { return _mm256_max_ps(_mm256_setzero_ps(), v); }  // of a NaN the second operand comes out
   static inline T open(T v, T slope) {

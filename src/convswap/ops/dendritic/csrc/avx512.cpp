@@ -29,7 +29,6 @@ struct Vector {
   static inline T all(const float* from) { return _mm512_set1_ps(*from); }
   static inline T zero() { return _mm512_setzero_ps(); }
   static inline T add(T a, T b) { return _mm512_add_ps(a, b); }
-  static inline T times(T a, T b) { return _mm512_mul_ps(a, b); }
   static inline T fused(T a, T b, T c) { return _mm512_fmadd_ps(a, b, c); }
   static inline T relu(T v) { return _mm512_max_ps(_mm512_setzero_ps(), v); }  // of a NaN the second operand comes out
   static inline T open(T v, T slope) {

@@ -2,90 +2,83 @@
 // namespace, so that no function compiled for a newer processor can stand in for another file's.
 //
 // A vector type V gives: lanes, pixels (how many go together in the backward pass), T, load, held (keeps a loaded value
-// in its register), store, all (broadcast), zero, add, times, fused (a * b + c), relu (NaN stays NaN), open (slope where
+// in its register), store, all (broadcast), zero, add, fused (a * b + c), relu (NaN stays NaN), open (slope where
 // not v <= 0, else 0; so NaN lets it pass, as torch does) and sums (lanes vectors in memory -> the vector of their sums).
 
-#if defined(__clang__) || defined(__GNUC__)
-#define DENDRITIC_INLINE __attribute__((always_inline))
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define DENDRITIC_UNROLL  // as many copies as there are taps and pixels, each with its checks, take minutes to compile
+#elif defined(__clang__)
+#define DENDRITIC_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define DENDRITIC_UNROLL _Pragma("GCC unroll 64")
 #endif
-
-template <int I>
-struct Number {
-  static constexpr int value = I;
-};
-
-template <int I, int N, class F>
-DENDRITIC_INLINE constexpr void unroll(const F& body) {
-  if constexpr (I < N) {
-    body(Number<I>{});
-    unroll<I + 1, N>(body);
-  }
-}
 
 template <class V, int TapRows, int TapColumns, int Rows, int Columns>
 void forward_tile(float* total, const float* x, int64_t row, int64_t channel, const float* weight, const float* bias,
                   int64_t inputs) {
   using T = typename V::T;
-  T sum[Rows * Columns];
-  unroll<0, Rows * Columns>([&](auto i) DENDRITIC_INLINE { sum[i.value] = V::load(total + i.value * V::lanes); });
+  constexpr int taps = TapRows * TapColumns, pixels = Rows * Columns;
+  T sum[pixels];
+  DENDRITIC_UNROLL
+  for (int i = 0; i < pixels; ++i) sum[i] = V::load(total + i * V::lanes);
   for (int64_t c = 0; c < inputs; ++c) {
-    T w[TapRows * TapColumns];
-    unroll<0, TapRows * TapColumns>([&](auto t) DENDRITIC_INLINE { w[t.value] = V::load(weight + t.value * V::lanes); });
+    T w[taps];
+    DENDRITIC_UNROLL
+    for (int t = 0; t < taps; ++t) w[t] = V::load(weight + t * V::lanes);
     const T b = V::load(bias);
-    unroll<0, Rows + TapRows - 1>([&](auto r) DENDRITIC_INLINE {
-      const float* line = x + r.value * row;
-      unroll<0, Columns + TapColumns - 1>([&](auto q) DENDRITIC_INLINE {
-        const T h = V::relu(V::add(V::all(line + q.value), b));
-        unroll<0, TapRows * TapColumns>([&](auto t) DENDRITIC_INLINE {
-          constexpr int to_row = decltype(r)::value - decltype(t)::value / TapColumns;
-          constexpr int to_column = decltype(q)::value - decltype(t)::value % TapColumns;
-          if constexpr (to_row >= 0 && to_row < Rows && to_column >= 0 && to_column < Columns) {
-            constexpr int to = to_row * Columns + to_column;
-            sum[to] = V::fused(w[t.value], h, sum[to]);
-          }
-        });
-      });
-    });
+    DENDRITIC_UNROLL
+    for (int r = 0; r < Rows + TapRows - 1; ++r) {
+      DENDRITIC_UNROLL
+      for (int q = 0; q < Columns + TapColumns - 1; ++q) {
+        const T h = V::relu(V::add(V::all(x + r * row + q), b));
+        DENDRITIC_UNROLL
+        for (int t = 0; t < taps; ++t) {
+          const int to_row = r - t / TapColumns, to_column = q - t % TapColumns;
+          if (to_row < 0 || to_row >= Rows || to_column < 0 || to_column >= Columns) continue;
+          sum[to_row * Columns + to_column] = V::fused(w[t], h, sum[to_row * Columns + to_column]);
+        }
+      }
+    }
     x += channel;
-    weight += TapRows * TapColumns * V::lanes;
+    weight += taps * V::lanes;
     bias += V::lanes;
   }
-  unroll<0, Rows * Columns>([&](auto i) DENDRITIC_INLINE { V::store(total + i.value * V::lanes, sum[i.value]); });
+  DENDRITIC_UNROLL
+  for (int i = 0; i < pixels; ++i) V::store(total + i * V::lanes, sum[i]);
 }
 
 // `Pixels` neighbours at once: the gradients that they share are loaded once.
 template <class V, int TapRows, int TapColumns, bool Inputs, bool Weights, int Pixels>
-DENDRITIC_INLINE inline void backward_pixels(const float* g, int64_t step, const float* x, float* slopes,
-                                             const typename V::T& b, const typename V::T* w, typename V::T* dw,
-                                             typename V::T& db) {
+inline void backward_pixels(const float* g, int64_t step, const float* x, float* slopes, const typename V::T& b,
+                            const typename V::T* w, typename V::T* dw, typename V::T& db) {
   using T = typename V::T;
-  T v[Pixels], h[Pixels], slope[Pixels];
-  unroll<0, Pixels>([&](auto p) DENDRITIC_INLINE {
-    v[p.value] = V::add(V::all(x + p.value), b);
-    h[p.value] = V::relu(v[p.value]);
-  });
   constexpr int window = TapColumns + Pixels - 1;
-  unroll<0, TapRows * window>([&](auto place) DENDRITIC_INLINE {
-    constexpr int row = decltype(place)::value / window, column = decltype(place)::value % window;
+  T v[Pixels], h[Pixels], slope[Pixels];
+  DENDRITIC_UNROLL
+  for (int p = 0; p < Pixels; ++p) {
+    v[p] = V::add(V::all(x + p), b);
+    h[p] = V::relu(v[p]);
+    slope[p] = V::zero();
+  }
+  DENDRITIC_UNROLL
+  for (int place = 0; place < TapRows * window; ++place) {
+    const int row = place / window, column = place % window;
     const T seen = V::held(V::load(g + row * step + column * V::lanes));
-    unroll<0, Pixels>([&](auto p) DENDRITIC_INLINE {
-      constexpr int pixel = decltype(p)::value, tap_column = TapColumns - 1 - (column - pixel);
-      if constexpr (tap_column >= 0 && tap_column < TapColumns) {
-        constexpr int tap = (TapRows - 1 - row) * TapColumns + tap_column;
-        if constexpr (Inputs) {
-          constexpr bool first = tap == TapRows * TapColumns - 1;
-          slope[pixel] = first ? V::times(w[tap], seen) : V::fused(w[tap], seen, slope[pixel]);
-        }
-        if constexpr (Weights) dw[tap] = V::fused(h[pixel], seen, dw[tap]);
-      }
-    });
-  });
+    DENDRITIC_UNROLL
+    for (int p = 0; p < Pixels; ++p) {
+      const int tap_column = TapColumns - 1 - (column - p), tap = (TapRows - 1 - row) * TapColumns + tap_column;
+      if (tap_column < 0 || tap_column >= TapColumns) continue;
+      if constexpr (Inputs) slope[p] = V::fused(w[tap], seen, slope[p]);
+      if constexpr (Weights) dw[tap] = V::fused(h[p], seen, dw[tap]);
+    }
+  }
   if constexpr (Inputs) {
-    unroll<0, Pixels>([&](auto p) DENDRITIC_INLINE {
-      const T kept = V::open(v[p.value], slope[p.value]);
+    DENDRITIC_UNROLL
+    for (int p = 0; p < Pixels; ++p) {
+      const T kept = V::open(v[p], slope[p]);
       db = V::add(db, kept);
-      V::store(slopes + p.value * V::lanes, kept);
-    });
+      V::store(slopes + p * V::lanes, kept);
+    }
   }
 }
 
@@ -94,10 +87,11 @@ void backward_tile(const BackwardTile& tile) {
   using T = typename V::T;
   constexpr int taps = TapRows * TapColumns;
   T w[taps], dw[taps];
-  unroll<0, taps>([&](auto t) DENDRITIC_INLINE {
-    w[t.value] = V::load(tile.weight + t.value * V::lanes);
-    dw[t.value] = V::zero();
-  });
+  DENDRITIC_UNROLL
+  for (int t = 0; t < taps; ++t) {
+    w[t] = V::load(tile.weight + t * V::lanes);
+    dw[t] = V::zero();
+  }
   const T b = V::load(tile.bias);
   T db = V::zero();
   const float* x = tile.x;
@@ -121,10 +115,11 @@ void backward_tile(const BackwardTile& tile) {
   }
   // The tile's sums are formed apart and then added: many small roundings instead of few large ones.
   if constexpr (Weights) {
-    unroll<0, taps>([&](auto t) DENDRITIC_INLINE {
-      float* to = tile.weight_gradient + t.value * V::lanes;
-      V::store(to, V::add(V::load(to), dw[t.value]));
-    });
+    DENDRITIC_UNROLL
+    for (int t = 0; t < taps; ++t) {
+      float* to = tile.weight_gradient + t * V::lanes;
+      V::store(to, V::add(V::load(to), dw[t]));
+    }
   }
   if constexpr (Inputs) {
     V::store(tile.bias_gradient, V::add(V::load(tile.bias_gradient), db));
@@ -138,23 +133,35 @@ template <class V, int Rows, int Columns>
 constexpr void add_shape(Kernels& kernels) {
   const int place = kernels.shapes++;
   kernels.shape[place] = TileShape{Rows, Columns};
-  unroll<0, kMostTaps>([&](auto u) DENDRITIC_INLINE {
-    unroll<0, kMostTaps>([&](auto v) DENDRITIC_INLINE {
-      kernels.forward[place][u.value][v.value] =
-          forward_tile<V, decltype(u)::value + 1, decltype(v)::value + 1, Rows, Columns>;
-    });
-  });
+  auto& table = kernels.forward[place];
+  table[0][0] = forward_tile<V, 1, 1, Rows, Columns>;
+  table[0][1] = forward_tile<V, 1, 2, Rows, Columns>;
+  table[0][2] = forward_tile<V, 1, 3, Rows, Columns>;
+  table[1][0] = forward_tile<V, 2, 1, Rows, Columns>;
+  table[1][1] = forward_tile<V, 2, 2, Rows, Columns>;
+  table[1][2] = forward_tile<V, 2, 3, Rows, Columns>;
+  table[2][0] = forward_tile<V, 3, 1, Rows, Columns>;
+  table[2][1] = forward_tile<V, 3, 2, Rows, Columns>;
+  table[2][2] = forward_tile<V, 3, 3, Rows, Columns>;
+}
+
+template <class V, bool Inputs, bool Weights>
+constexpr void add_taps(Backward (&table)[kMostTaps][kMostTaps]) {
+  table[0][0] = backward_tile<V, 1, 1, Inputs, Weights>;
+  table[0][1] = backward_tile<V, 1, 2, Inputs, Weights>;
+  table[0][2] = backward_tile<V, 1, 3, Inputs, Weights>;
+  table[1][0] = backward_tile<V, 2, 1, Inputs, Weights>;
+  table[1][1] = backward_tile<V, 2, 2, Inputs, Weights>;
+  table[1][2] = backward_tile<V, 2, 3, Inputs, Weights>;
+  table[2][0] = backward_tile<V, 3, 1, Inputs, Weights>;
+  table[2][1] = backward_tile<V, 3, 2, Inputs, Weights>;
+  table[2][2] = backward_tile<V, 3, 3, Inputs, Weights>;
 }
 
 template <class V>
 constexpr void add_backward(Kernels& kernels) {
   kernels.lanes = V::lanes;
-  unroll<0, kMostTaps>([&](auto u) DENDRITIC_INLINE {
-    unroll<0, kMostTaps>([&](auto v) DENDRITIC_INLINE {
-      constexpr int rows = decltype(u)::value + 1, columns = decltype(v)::value + 1;
-      kernels.both[u.value][v.value] = backward_tile<V, rows, columns, true, true>;
-      kernels.inputs[u.value][v.value] = backward_tile<V, rows, columns, true, false>;
-      kernels.weights[u.value][v.value] = backward_tile<V, rows, columns, false, true>;
-    });
-  });
+  add_taps<V, true, true>(kernels.both);
+  add_taps<V, true, false>(kernels.inputs);
+  add_taps<V, false, true>(kernels.weights);
 }

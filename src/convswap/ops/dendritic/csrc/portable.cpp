@@ -17,7 +17,6 @@ struct Vector {
   static inline T all(const float* from) { return T{*from, *from, *from, *from}; }
   static inline T zero() { return T{0, 0, 0, 0}; }
   static inline T add(T a, T b) { return a + b; }
-  static inline T times(T a, T b) { return a * b; }
   static inline T fused(T a, T b, T c) { return a * b + c; }  // rounded twice where the compiler keeps them apart
   static inline T relu(T v) { return reinterpret_cast<T>(reinterpret_cast<Mask>(v) & ~Mask(v <= zero())); }
   static inline T open(T v, T slope) { return reinterpret_cast<T>(reinterpret_cast<Mask>(slope) & ~Mask(v <= zero())); }
