@@ -205,7 +205,7 @@ def test_stochastic_weights_are_unbiased_and_differ_from_the_inputs_draws() -> N
     assert drawn.unique().tolist() == [-1.0, 1.0]
     assert float(drawn.mean()) == pytest.approx(0.4, abs=0.02)
     # were weight and input drawn alike, every product would be +1
-    assert abs(float(unit(torch.zeros(1, 1, 64, 64)))) < 0.1 * 64 * 64 + 4 * 64
+    assert abs(float(unit(torch.zeros(1, 1, 64, 64)).detach())) < 0.1 * 64 * 64 + 4 * 64
     assert torch.equal(unit.eval().effective_weight(), torch.ones(1, 1, 64, 64))
 
 
@@ -237,7 +237,15 @@ def test_fused_holds_levels() -> None:
     fused = unit.fuse()
     assert type(fused) is FusedQuantized
     assert len(fused.weight.unique()) <= 8
-    assert type(QuantizedConv2d(4, 6, 3, activation_bits=32).fuse()) is nn.Conv2d
+    assert type(QuantizedConv2d(4, 6, 3, activation_bits=32, weight_bits=2).fuse()) is nn.Conv2d
+    first = QuantizedConv2d(4, 6, 3, activation_bits=32)
+    net = nn.Sequential(first, nn.BatchNorm2d(6)).eval()
+    net[1].running_mean.normal_()
+    x = torch.randn(2, 4, 5, 5)
+    plan = convswap.plan_fuse(net, x)
+    assert plan.count("fold") == 0
+    assert torch.equal(plan.apply()(x), net(x)), "the first layer's numbers must keep their last bit"
+    assert first.fuse().weight.unique().tolist() == [-1.0, 1.0]
 
 
 def test_a_swap_takes_out_the_relu_before_it() -> None:

@@ -36,7 +36,7 @@ from .minimum_core import FusedMinimum
 from .niff import FusedNIFF, NIFFConv2d
 from .niff_spatial import load_official_niff, resampling_error
 from .pide import FusedPIDE, PIDEBlock
-from .quantized import FusedQuantized, QuantizedConv2d, StochasticQuantizedConv2d
+from .quantized import FusedQuantized, FusedSigns, QuantizedConv2d, StochasticQuantizedConv2d
 from .quantized_rnn import QuantizedLSTM, QuantizedRNN
 from .quantizers import nearest_power_of_two
 from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
@@ -74,6 +74,7 @@ __all__ = [
     "FusedPIDE",
     "FusedQuantized",
     "FusedSelectiveKernel",
+    "FusedSigns",
     "GGhostStage",
     "Geometry",
     "GhostConv2d",

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
 from ..ops.binary_conv import PackedBinaryConv2d
-from .contract import Geometry, WeightUnit, compute_dtype, plain_conv
+from .contract import FeatureUnit, Geometry, WeightUnit, compute_dtype, plain_conv
 from .draws import Draws, mix
+from .ic_sum import GroupSum
 from .quantizers import FULL, SCHEMES, check_bits, nearest_power_of_two, quantize_gradient, quantize_ste
 from .registry import register_unit
 
@@ -198,8 +199,9 @@ class QuantizedConv2d(Draws, WeightUnit):
     def fuse(self) -> nn.Module:  # type: ignore[override]  # more than one convolution
         """The inference form; rounding is to the nearest, as in evaluation.
 
-        One signed bit for weights and inputs: a `PackedBinaryConv2d`, one bit a weight. Otherwise a plain `nn.Conv2d`
-        of the quantised weight, after the quantiser of its input if that is quantised.
+        One signed bit for weights and inputs: a `PackedBinaryConv2d`, one bit a weight. One bit for weights on real
+        inputs, a first layer: a `FusedSigns`. Otherwise a plain `nn.Conv2d` of the quantised weight, after the
+        quantiser of its input if that is quantised.
         """
         if self.weight_bits == self.activation_bits == 1 and self.activation_range == "signed":
             return self._packed()
@@ -207,7 +209,7 @@ class QuantizedConv2d(Draws, WeightUnit):
             weight = self._weight(None)
             conv = plain_conv(Geometry.of(self), weight, self.bias, like=self.weight, train=self.training)
         if self.activation_bits == FULL:
-            return conv
+            return FusedSigns(conv) if self.weight_bits == 1 else conv
         signed = self.activation_range == "signed"
         return FusedQuantized(self.activation_bits, self.scheme, signed, conv).train(self.training)
 
@@ -282,6 +284,32 @@ class StochasticQuantizedConv2d(QuantizedConv2d):
         super().__init__(*geometry, activation_rounding=activation_rounding, **options)
 
     __init__.__signature__ = _with_default(QuantizedConv2d.__init__, "activation_rounding", "stochastic")  # type: ignore[attr-defined]
+
+
+class FusedSigns(FeatureUnit):
+    """The inference form of `QuantizedConv2d` with binary weights on real inputs: a convolution with +-1.
+
+    A BatchNorm behind it is not folded into its weights. They stay +-1; and the signs behind that BatchNorm stay what
+    they were, where folding would round otherwise and turn those of numbers near 0. One turned sign in 65,536 is enough
+    to change the logits of an untrained network, in which every later layer reads signs only.
+
+    Attributes:
+        weight: (out, in/groups, kH, kW) of +-1.
+        bias: (out,) or None.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        g = Geometry.of(conv)
+        super().__init__(
+            g.in_channels, g.out_channels, g.kernel_size, g.stride, g.padding, g.dilation, g.groups, g.padding_mode
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.padded = GroupSum(g)
+        self.train(conv.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, in, H, W), or (in, H, W), -> (N, out, H', W')."""
+        return self.padded.convolve(input, self.weight, self.bias)
 
 
 class FusedQuantized(nn.Module):
