@@ -188,7 +188,8 @@ def _weight_gradients(
     x, w, groups, options = call.x, call.weight, call.groups, call.options
     channels, outputs, kernel = w.shape[1], w.shape[0] // groups, options["KERNEL"]
     sums = _sums(x, w, call.bias)
-    block_o, block_c = _block(outputs, 16), _block(channels, 32)
+    most_o, most_c = (16, 32) if sums == torch.float32 else (8, 16)  # what registers hold, for 16 taps
+    block_o, block_c = _block(outputs, most_o), _block(channels, most_c)
     parts = _parts(call, found, math.ceil(outputs / block_o) * math.ceil(channels / block_c) * groups)
     shape = parts, groups, outputs, kernel, channels
     total, opened = (
