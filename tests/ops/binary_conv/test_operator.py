@@ -40,14 +40,19 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return str(request.param)
 
 
+@pytest.fixture(params=dict.fromkeys([PATHS[0], "torch"]))
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The best path and torch: for what does not depend on the kernel."""
+    monkeypatch.setenv(VARIABLE, request.param)
+    return str(request.param)
+
+
 def dots(call: Call, words: Tensor) -> Tensor:
     ones = torch.ones(call.channels[1])
     return binary_conv2d(words, call.packed, ones, None, None, None, *call.channels, *call.where, False)
 
 
-@given(call=calls())
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_path_equals_the_reference(path: str, call: Call) -> None:
+def check(call: Call) -> None:
     """Bit for bit: the integers, the floats of all epilogues, and the bits of the sign epilogue."""
     groups, outputs = call.where[3], call.channels[1]
     words = binary_pack(call.x, None, None, groups)
@@ -65,6 +70,22 @@ def test_every_path_equals_the_reference(path: str, call: Call) -> None:
     assert torch.equal(bits, pack_activations(expected, threshold.float(), flip))
 
 
+@pytest.mark.skipif(PATHS == ["torch"], reason="no library of native kernels")
+@pytest.mark.parametrize("name", PATHS[:-1])
+@given(call=calls())
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_native_path_equals_the_reference(name: str, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    monkeypatch.setenv(VARIABLE, name)
+    check(call)
+
+
+@given(call=calls())
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_torch_equals_the_reference(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    monkeypatch.setenv(VARIABLE, "torch")
+    check(call)
+
+
 def example(dtype: torch.dtype = torch.float32, groups: int = 1) -> tuple[Any, ...]:
     """Arguments of `binary_conv2d`: 130 -> 24 channels."""
     torch.manual_seed(0)
@@ -75,7 +96,7 @@ def example(dtype: torch.dtype = torch.float32, groups: int = 1) -> tuple[Any, .
     return words, weight, scale, bias, map_, None, 130, 24, *where, True
 
 
-def test_opcheck(path: str) -> None:
+def test_opcheck(either: str) -> None:
     arguments = example()
     torch.library.opcheck(binary_conv2d, arguments)
     leaves = [a.clone().requires_grad_() if i in (2, 3, 4) else a for i, a in enumerate(arguments)]
@@ -87,7 +108,7 @@ def test_opcheck(path: str) -> None:
 
 
 @pytest.mark.parametrize("relu", [False, True])
-def test_gradient_of_scale_bias_and_map(path: str, relu: bool) -> None:
+def test_gradient_of_scale_bias_and_map(either: str, relu: bool) -> None:
     words, weight, *rest = example(torch.float64)
     leaves = [t.requires_grad_() for t in rest[:3]]
 
@@ -209,7 +230,7 @@ def test_without_a_library_torch_gives_the_same_numbers(monkeypatch: pytest.Monk
         binary_conv2d(*arguments)
 
 
-def test_compiles_as_one_graph(path: str) -> None:
+def test_compiles_as_one_graph(either: str) -> None:
     words, weight, scale, bias, map_, *rest = example()
 
     def run(x: Tensor, scale: Tensor) -> Tensor:
@@ -221,7 +242,7 @@ def test_compiles_as_one_graph(path: str) -> None:
     assert torch.equal(torch.compile(run, fullgraph=True)(x, scale), run(x, scale))
 
 
-def test_counts_binary_operations(path: str) -> None:
+def test_counts_binary_operations(either: str) -> None:
     register_flops()
     arguments = example()
     with FlopCounterMode(display=False) as counter:
