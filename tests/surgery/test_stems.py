@@ -60,6 +60,12 @@ def image(side: int) -> Tensor:
         ("torchvision:resnet18", "conv1", ("maxpool", "relu", "bn1"), "3->64 stem s4"),
         ("torchvision:alexnet", "features.0", ("features.2", "features.1"), "3->64 stem s8"),
         ("densenet121", "features.conv0", ("features.pool0", "features.norm0.act", "features.norm0"), "3->64 stem s4"),
+        (
+            "resnet26d",
+            "conv1.0",
+            ("maxpool", "act1", "bn1", "conv1.6", "conv1.5", "conv1.4", "conv1.3", "conv1.2", "conv1.1"),
+            "3->64 stem s4",
+        ),
     ],
 )
 def test_finds_the_stems_of_real_networks(name: str, path: str, others: tuple[str, ...], place: str) -> None:
@@ -99,6 +105,17 @@ def test_swaps_as_one_and_comes_back_from_disk(tmp_path: Path) -> None:
     assert {type(swapped.get_submodule(path)) for path in row.absorbed} == {nn.Identity}
     loaded = convswap.load(convswap.save(swapped, tmp_path / "m.safetensors"))
     torch.testing.assert_close(loaded(image(64)), swapped(image(64)), rtol=0, atol=0)
+
+
+def test_a_deep_stem_goes_as_one() -> None:
+    model = convswap.create_model("resnet26d", num_classes=3).eval()
+    plan = convswap.plan_swap(model, "pooled", example_input=image(64))
+    (row,) = plan.replacements
+    assert row.macs_before == (3 * 32 + 32 * 32 + 32 * 64) * 9 * 32**2
+    assert row.parameters_before == (3 * 32 + 32 * 32 + 32 * 64) * 9 + 2 * (32 + 32 + 64)
+    swapped = plan.apply()
+    assert [type(child) for child in swapped.conv1] == [Pooled, *[nn.Identity] * 6]
+    assert swapped(image(64)).shape == (1, 3)
 
 
 def test_a_unit_of_another_size_is_refused() -> None:

@@ -34,12 +34,14 @@ class Absorption:
         paths: host modules that go.
         options: options of the unit that follow from what stands around it.
         parameters: how many parameters go with the modules.
+        convolutions: those among the modules.
         exact: whether a warm start keeps the model's function here although the unit declares less (rectified input).
     """
 
     paths: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     parameters: int = 0
+    convolutions: tuple[nn.Conv2d, ...] = ()
     exact: bool = False
 
 
@@ -76,8 +78,10 @@ def _takes_norm(model: nn.Module, absorbed: Absorption) -> bool:
 
 
 def _gone(model: nn.Module, paths: tuple[str, ...], **rest: Any) -> Absorption:
-    parameters = sum(p.numel() for path in paths for p in model.get_submodule(path).parameters())
-    return Absorption(paths, parameters=parameters, **rest)
+    modules = [model.get_submodule(path) for path in paths]
+    parameters = sum(p.numel() for module in modules for p in module.parameters())
+    convolutions = tuple(module for module in modules if isinstance(module, nn.Conv2d))
+    return Absorption(paths, parameters=parameters, convolutions=convolutions, **rest)
 
 
 def _absorptions(

@@ -116,7 +116,9 @@ def replacement_row(
     before = after = None
     if images is not None:
         shapes = seen.inputs.get(id(site.module), [])
-        before, after = (_macs(module, shapes, images) for module in (site.module, new))
+        gone = (site.module, *absorbed.convolutions)
+        before = sum(_macs(module, seen.inputs.get(id(module), []), images) for module in gone)
+        after = _macs(new, shapes, images)
     kind = start if start == "fresh" else _declared_start(spec, site, options, absorbed, new)
     return Replacement(
         site.path,

@@ -1,8 +1,9 @@
-"""The stem of a model: its first convolution with the BatchNorm, ReLU and max-pool behind it, read off the graph."""
+"""The stem of a model: its first convolution(s), each with BatchNorm and ReLU, and a max-pool, read off the graph."""
 
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.fx import Node
 from ..errors import FusionError, UsageError
 from ..units.block import Place
 from .blocks import BlockSite
-from .graph import BATCH_NORM, Reader, module_of
+from .graph import BATCH_NORM, Reader, calls_of, module_of
 from .neighbours import RELUS
 
 _POOLS = (torch.ops.aten.max_pool2d.default,)
@@ -28,6 +29,8 @@ class StemSite(BlockSite):
 
 def find_stem(model: nn.Module, example_input: Tensor) -> list[StemSite]:
     """The stem of a model, if it has one: convolution, perhaps BatchNorm, ReLU, max-pool, each read by the next alone.
+
+    Deep stems, where the first three repeat and the first convolution is strided, count as one.
 
     Raises:
         UsageError: the model cannot be exported, so that its order of operations is not known.
@@ -45,38 +48,55 @@ def find_stem(model: nn.Module, example_input: Tensor) -> list[StemSite]:
 
 
 def _stem(reader: Reader, model: nn.Module, conv: Node, path: str) -> StemSite | None:
-    source: Any = conv.args[0]
-    if not isinstance(source, Node) or source.op != "placeholder":
+    """The chain from this convolution to a max-pool as one site, or None where the chain is another one."""
+    if not isinstance(conv.args[0], Node) or conv.args[0].op != "placeholder":
         return None
-    chain, node = [], conv
-    for targets in ((BATCH_NORM,), RELUS, _POOLS):
-        readers = reader.readers(node)
-        if len(readers) != 1:
-            return None
-        if readers[0].target in targets:
-            node = readers[0]
-            chain.append(_module_path(reader, node))
-        elif targets != (BATCH_NORM,):
-            return None
-    module = model.get_submodule(path)
-    pool = model.get_submodule(chain[-1] or "")
-    if None in chain or not isinstance(module, nn.Conv2d) or not isinstance(pool, nn.MaxPool2d):
+    chain = _chain(reader, conv)
+    modules = [None if found is None else model.get_submodule(found) for found in chain]
+    first, pool = model.get_submodule(path), modules[-1] if modules else None
+    convolutions = [module for module in (first, *modules) if isinstance(module, nn.Conv2d)]
+    strides = [
+        _square(module.stride) for module in (*convolutions, pool) if isinstance(module, nn.Conv2d | nn.MaxPool2d)
+    ]
+    if None in modules or None in strides or not isinstance(first, nn.Conv2d) or not isinstance(pool, nn.MaxPool2d):
         return None
-    strides = [_square(module.stride), _square(pool.stride)]
-    if None in strides or not pool.stride:
+    if len(convolutions) > 1 and strides[0] == 1:  # a VGG's first stage: two convolutions at full size
         return None
-    stride = (strides[0] or 1) * (strides[1] or 1)
-    weight = module.weight
     place = Place(
-        module.in_channels,
-        module.out_channels,
-        stride,
+        first.in_channels,
+        convolutions[-1].out_channels,
+        math.prod(stride for stride in strides if stride is not None),
         kind="stem",
-        device=weight.device,
-        dtype=weight.dtype,
-        training=module.training,
+        device=first.weight.device,
+        dtype=first.weight.dtype,
+        training=first.training,
     )
-    return StemSite((path,), module, place, tuple(p for p in reversed(chain) if p is not None))
+    return StemSite((path,), first, place, tuple(found for found in reversed(chain) if found is not None))
+
+
+def _chain(reader: Reader, conv: Node) -> list[str | None]:
+    """The modules behind a convolution up to a max-pool, each read by the next alone; empty where there is none such.
+
+    Behind each convolution perhaps a BatchNorm, and a ReLU; deep stems have several convolutions. None stands for an
+    operator that is not the one call of a module.
+    """
+    found: list[str | None] = []
+    expected, node = "norm or relu", conv
+    while len(following := reader.readers(node)) == 1:
+        (node,) = following
+        inner = reader.convolution(node)
+        if expected == "norm or relu" and node.target is BATCH_NORM:
+            expected = "relu"
+        elif expected != "convolution or pool" and node.target in RELUS:
+            expected = "convolution or pool"
+        elif expected == "convolution or pool" and inner is not None and len(calls_of(reader, inner)) == 1:
+            expected = "norm or relu"
+        elif expected == "convolution or pool" and node.target in _POOLS:
+            return [*found, _module_path(reader, node)]
+        else:
+            return []
+        found.append(_module_path(reader, node) if inner is None else inner)
+    return []
 
 
 def _module_path(reader: Reader, node: Node) -> str | None:

@@ -193,7 +193,8 @@ def plan_swap(
     described = selection if isinstance(selection, str) else getattr(selection, "__name__", "a predicate")
     guess = example_input_of(model) if example_input is None else example_input
     chosen = _choose(spec, model, selection, described, guess)
-    watched = [*chosen, *(_end(model, site) for site in chosen if isinstance(site, StemSite))]
+    stems = [site for site in chosen if isinstance(site, StemSite)]
+    watched = [*chosen, *(Site((path,), model.get_submodule(path)) for site in stems for path in site.others)]
     example, seen = _observe(model, guess, watched, given=example_input is not None)
     places, skipped = _sort_out(spec, model, chosen, options, seen, example)
     absorb = plan_reorder if takes_signs(spec) else plan_absorption
@@ -238,8 +239,12 @@ def _choose(spec: UnitSpec, model: nn.Module, where: Where, described: str, exam
         raise UsageError(f"unit {spec.name!r} replaces {spec.replaces}s, but the model has no {_WHAT[spec.replaces]}")
     blocks = select_blocks(found, where)
     if not blocks:
-        paths = ", ".join(site.path for site in found[:4])
-        raise UsageError(f"where={described!r} matches none of the model's {len(found)} {spec.replaces}s: {paths}, ...")
+        paths = ", ".join(f"{site.path} ({site.place.describe()})" for site in found[:4])
+        default = f", the places {spec.name!r} takes by default," if where is spec.default_where else ""
+        raise UsageError(
+            f"where={described!r}{default} matches none of the model's {len(found)} {spec.replaces}s: {paths}, ...; "
+            "choose among them by where="
+        )
     return blocks
 
 
