@@ -92,7 +92,7 @@ def assert_near(found: Tensor, expected: Tensor) -> None:
 
 
 @given(call=calls(), slopes=st.sampled_from([*LAYOUTS, "expanded"]))
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_equals_the_reference_in_value_and_gradients(path: str, call: Arguments, slopes: str) -> None:
     tensors, geometry = call
     assert why_torch(*tensors[:3]) is None  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ def test_equals_the_reference_in_value_and_gradients(path: str, call: Arguments,
 
 
 @given(call=calls(), needs=st.tuples(st.booleans(), st.booleans(), st.booleans()))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_forms_only_the_gradients_asked_for(path: str, call: Arguments, needs: tuple[bool, ...]) -> None:
     (x, weight, bias, _), geometry = call
     assert x is not None
