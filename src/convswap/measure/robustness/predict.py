@@ -1,0 +1,143 @@
+"""Fill the table: run a model over every variant of the images."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...data import ArrayImages, Data, FolderImages
+from ...errors import DataError, UsageError
+from ...surgery.modes import evaluating
+from .perturbation import Perturbation
+from .table import Predictions
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What is evaluated: uint8 images, their labels and how the model wants them normalised.
+
+    Attributes:
+        images: uint8 (N, C, H, W), on the CPU.
+        labels: int64 (N,).
+        mean: of each channel, of pixels in 0..1.
+        std: of each channel, of pixels in 0..1.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def sample_of(data: Data | Sample, limit: int | None = None) -> Sample:
+    """The first `limit` test images of a data set (all by default), in memory.
+
+    Folders are sorted by class, so a part of one is taken in equal steps over the whole; arrays are taken in order.
+
+    Raises:
+        UsageError: the limit is below 1.
+        DataError: there are no test images.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"images={limit} is not allowed; give at least 1, or None for all")
+    if isinstance(data, Sample):
+        return Sample(data.images[:limit], data.labels[:limit], data.mean, data.std)
+    if not len(data.test):
+        raise DataError(f"there are no test images in {data.name!r}")
+    if isinstance(data.test, ArrayImages):
+        images, labels = data.test.images[:limit].cpu().contiguous(), data.test.labels[:limit].cpu()
+    else:
+        images, labels = _read(data.test, limit)
+    return Sample(images, labels, data.mean, data.std)
+
+
+def _read(folder: FolderImages, limit: int | None) -> tuple[Tensor, Tensor]:
+    count = len(folder) if limit is None else min(limit, len(folder))
+    pairs = [folder[index * len(folder) // count] for index in range(count)]
+    return torch.stack([image for image, _ in pairs]), torch.tensor([label for _, label in pairs])
+
+
+def predict(
+    model: nn.Module,
+    sample: Sample,
+    perturbations: Sequence[Perturbation],
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    device: str | torch.device = "cpu",
+    logits_of: Collection[str] = (),
+    progress: bool = True,
+) -> Predictions:
+    """The predicted class of every image in every variant; the model's modes are as before afterwards.
+
+    The random numbers depend on seed, variant and image alone, so several models see the same perturbed images and
+    differences between them are paired.
+
+    Args:
+        model: a classifier; is moved to the device.
+        sample: the images.
+        perturbations: the variants, one column each.
+        seed: of the perturbations.
+        batch_size: images at a time; does not change the perturbed images.
+        device: where the model runs; images are perturbed on the CPU.
+        logits_of: variants whose logits are kept.
+        progress: draw a bar on a terminal.
+
+    Raises:
+        UsageError: no variants, an unknown one in `logits_of`, or the model returns no (images, classes) tensor.
+    """
+    names = tuple(variant.name for variant in perturbations)
+    if not names or batch_size < 1 or not len(sample):
+        raise UsageError("predict needs at least one perturbation, one image and a batch_size of 1 or more")
+    if strange := [name for name in logits_of if name not in names]:
+        raise UsageError(f"logits_of={strange!r} is not allowed; the variants are {', '.join(names)}")
+    place = torch.device(device)
+    model.to(place)
+    mean, std = (torch.tensor(values, device=place)[:, None, None] for values in (sample.mean, sample.std))
+    columns, logits = [], {}
+    with evaluating(model), torch.no_grad(), _bar(progress, len(names) * len(sample)) as advance:
+        for variant in perturbations:
+            rows = []
+            for start in range(0, len(sample), batch_size):
+                part = sample.images[start : start + batch_size]
+                changed = variant(part, seed, range(start, start + len(part))).to(place)
+                rows.append(_checked(model((changed.float() / 255 - mean) / std), len(part)).float().cpu())
+                advance(len(part), variant.name)
+            found = torch.cat(rows)
+            columns.append(found.argmax(1))
+            if variant.name in logits_of:
+                logits[variant.name] = found
+    return Predictions(sample.labels, torch.stack(columns, 1), names, logits)
+
+
+def _checked(output: Any, count: int) -> Tensor:
+    if isinstance(output, Tensor) and output.ndim == 2 and len(output) == count:
+        return output
+    found = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+    raise UsageError(f"model returned {found}, which is not allowed; a classifier must return one (images, classes)")
+
+
+@contextmanager
+def _bar(show: bool, total: int) -> Iterator[Any]:
+    """A function that moves a bar on stderr by so many images, where somebody is watching."""
+    if not show or not sys.stderr.isatty() or find_spec("rich") is None:
+        yield lambda count, name: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    text = TextColumn("{task.description}", markup=False)
+    bar = Progress(text, BarColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    with bar:
+        task = bar.add_task("robustness", total=total)
+        yield lambda count, name: bar.update(task, advance=count, description=name)
