@@ -2,18 +2,26 @@
 
 from .atlas import Atlas, kernel_atlas, upright
 from .classes import CLASSES, KernelClasses, StageClasses, classes_by_stage, classify_kernels, classify_layer
+from .field import ReceptiveField, Square, receptive_field, receptive_fields
 from .kernels import LayerKernels, effective_kernel, layer_kernels, linearised_kernel
 from .layers import Layer, feature_maps, find_layers, last_map
 from .lowpass import LowPass, aliasing_energy, dc_gain, low_pass
+from .mass import StageMass, mass_by_stage
+from .spectra import KernelSpectrum, MapSpectrum, kernel_spectrum, map_spectra, map_spectrum
 
 __all__ = [
     "CLASSES",
     "Atlas",
     "KernelClasses",
+    "KernelSpectrum",
     "Layer",
     "LayerKernels",
     "LowPass",
+    "MapSpectrum",
+    "ReceptiveField",
+    "Square",
     "StageClasses",
+    "StageMass",
     "aliasing_energy",
     "classes_by_stage",
     "classify_kernels",
@@ -23,9 +31,15 @@ __all__ = [
     "feature_maps",
     "find_layers",
     "kernel_atlas",
+    "kernel_spectrum",
     "last_map",
     "layer_kernels",
     "linearised_kernel",
     "low_pass",
+    "map_spectra",
+    "map_spectrum",
+    "mass_by_stage",
+    "receptive_field",
+    "receptive_fields",
     "upright",
 ]

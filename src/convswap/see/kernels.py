@@ -1,8 +1,8 @@
 """Effective kernels: what each layer convolves with, whatever its parameters mean.
 
 A plain convolution shows its weight, a weight unit its `effective_weight()`, a unit that fuses to a convolution that
-one's weight. Any other unit is linearised: its kernel is the mean Jacobian of one output pixel with respect to the
-input around it, at the inputs the layer sees.
+one's weight, a frequency filter (NIFF) its filters in space. Any other unit is linearised: its kernel is the mean
+Jacobian of one output pixel with respect to the input around it, at the inputs the layer sees.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from ..errors import unknown_name
 from ..surgery.modes import evaluating
 from ..surgery.sites import refuse_wrappers
 from ..units.contract import WeightUnit
+from ..units.niff import FusedNIFF, NIFFConv2d
 from .layers import Layer, find_layers, pass_through
 
-Origin = Literal["weight", "effective weight", "fused weight", "linearised"]
+Origin = Literal["weight", "effective weight", "fused weight", "frequency filter", "linearised"]
 _COPIES = 32
 """Output channels whose Jacobian is taken at once."""
 
@@ -102,8 +103,8 @@ def layer_kernels(
                 weight,
                 origin,
                 layer.geometry.stride,
-                (1, 1) if origin == "linearised" else layer.geometry.dilation,
-                layer.depthwise,
+                layer.geometry.dilation if "weight" in origin else (1, 1),
+                layer.depthwise or origin == "frequency filter",
                 None if seen is None else stages.get(_size(seen.output)),
                 layer.name == last,
             )
@@ -138,12 +139,23 @@ def effective_kernel(layer: Layer, inputs: Tensor | None = None) -> tuple[Tensor
     with torch.no_grad():
         if isinstance(module, WeightUnit):
             return module.effective_weight().detach().cpu().double(), "effective weight"
+        if isinstance(module, NIFFConv2d | FusedNIFF):
+            return _filters(module, inputs), "frequency filter"
         if isinstance(module, nn.Conv2d) and _is_plain(module):
             return module.weight.detach().cpu().double(), "weight"
         fused = None if isinstance(module, nn.Conv2d) else _fused(module)
         if fused is not None:
             return fused.weight.detach().cpu().double(), "fused weight"
     return linearised_kernel(layer, inputs), "linearised"
+
+
+def _filters(unit: NIFFConv2d | FusedNIFF, inputs: Tensor | None) -> Tensor:
+    """The filters before the 1x1 convolution of the split form, as large as the map, laid out as weights are."""
+    size = (32, 32) if inputs is None else (int(inputs.shape[-2]), int(inputs.shape[-1]))
+    kernels = unit.spectrum.kernels(size, torch.float64).detach().cpu()
+    # A convolution's kernel at displacement d multiplies what lies at -d; a weight's tap at +j what lies at +j.
+    rows, columns = ((n // 2 - torch.arange(n)).remainder(n) for n in size)
+    return kernels[:, rows][:, :, columns][:, None]
 
 
 def _is_plain(conv: nn.Conv2d) -> bool:
