@@ -1,17 +1,23 @@
 """What a network learned, as numbers and pictures: kernels, spectra, receptive fields, feature reuse, attributions."""
 
 from .atlas import Atlas, kernel_atlas, upright
+from .attribution import Attribution, GradCam, attribute, grad_cam
 from .classes import CLASSES, KernelClasses, StageClasses, classes_by_stage, classify_kernels, classify_layer
 from .field import ReceptiveField, Square, receptive_field, receptive_fields
 from .kernels import LayerKernels, effective_kernel, layer_kernels, linearised_kernel
 from .layers import Layer, feature_maps, find_layers, last_map
 from .lowpass import LowPass, aliasing_energy, dc_gain, low_pass
 from .mass import StageMass, mass_by_stage
+from .reuse import Duplicates, Redundancy, channel_redundancy, duplicate_maps, duplicates_along
+from .similarity import Similarity, biased_cka, layer_similarity, minibatch_cka, unbiased_hsic
 from .spectra import KernelSpectrum, MapSpectrum, kernel_spectrum, map_spectra, map_spectrum
 
 __all__ = [
     "CLASSES",
     "Atlas",
+    "Attribution",
+    "Duplicates",
+    "GradCam",
     "KernelClasses",
     "KernelSpectrum",
     "Layer",
@@ -19,27 +25,38 @@ __all__ = [
     "LowPass",
     "MapSpectrum",
     "ReceptiveField",
+    "Redundancy",
+    "Similarity",
     "Square",
     "StageClasses",
     "StageMass",
     "aliasing_energy",
+    "attribute",
+    "biased_cka",
+    "channel_redundancy",
     "classes_by_stage",
     "classify_kernels",
     "classify_layer",
     "dc_gain",
+    "duplicate_maps",
+    "duplicates_along",
     "effective_kernel",
     "feature_maps",
     "find_layers",
+    "grad_cam",
     "kernel_atlas",
     "kernel_spectrum",
     "last_map",
     "layer_kernels",
+    "layer_similarity",
     "linearised_kernel",
     "low_pass",
     "map_spectra",
     "map_spectrum",
     "mass_by_stage",
+    "minibatch_cka",
     "receptive_field",
     "receptive_fields",
+    "unbiased_hsic",
     "upright",
 ]
