@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import ConvswapError, UsageError, check_choice
 from ..surgery.macs import _meta_copy, count_macs
+from ..units.niff_spectrum import SpectrumStore
 from .cost_counts import Call, CostError, Counts, register_cost, unregister_cost
 
 __all__ = [
@@ -147,7 +148,9 @@ def cost(
 
     Counted is what runs: a binary unit whose training form multiplies +-1 in floating point counts as floating point,
     and as binary once fused. The pass runs on the meta device, on a copy without memory; a model that the meta device
-    cannot run is copied and run for real. The given model is left as it was.
+    cannot run is copied and run for real. The given model is left as it was. What a model evaluates once and keeps
+    between inferences (the spectra of NIFF) is left out: such a model is run twice, for real, and the second pass is
+    counted.
 
     Args:
         model: any module that takes one tensor.
@@ -195,6 +198,11 @@ def _after_fuse(model: nn.Module, example: Tensor) -> tuple[Cost | None, str | N
 
 
 def _count(model: nn.Module, example: Tensor, mode: Mode, input_gradient: bool) -> Any:
+    if mode == "inference" and not example.is_meta and _remembers(model):
+        own = copy.deepcopy(model).eval()
+        with torch.random.fork_rng(), torch.no_grad():
+            own(example.detach().clone())
+        return _run(own, example.detach().clone(), mode, input_gradient)
     try:
         return _run(_meta_copy(model), example.detach().to("meta"), mode, input_gradient)
     except CostError:
@@ -203,6 +211,13 @@ def _count(model: nn.Module, example: Tensor, mode: Mode, input_gradient: bool) 
         # No meta kernel, or a value read inside forward. If the model is at fault, the real pass raises that again.
         with torch.random.fork_rng():
             return _run(copy.deepcopy(model), example.detach().clone(), mode, input_gradient)
+
+
+def _remembers(model: nn.Module) -> bool:
+    """Does it keep results between inferences, and has it the memory to?"""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return False
+    return any(isinstance(value, SpectrumStore) for module in model.modules() for value in vars(module).values())
 
 
 def _run(model: nn.Module, example: Tensor, mode: Mode, input_gradient: bool) -> Any:

@@ -75,8 +75,8 @@ _MOVES = (
 # Nothing is moved either: memory is taken, or named anew, or asked about.
 _NOTHING = (
     "empty empty_like empty_strided new_empty new_empty_strided _unsafe_view _reshape_alias lift_fresh promote_types "
-    "_local_scalar_dense _has_compatible_shallow_copy_type resize_ set_ item is_same_size _assert_async _version "
-    "record_stream result_type squeeze_ unsqueeze_ transpose_ t_ as_strided_ swapaxes_ detach_"
+    "_local_scalar_dense _has_compatible_shallow_copy_type resize_ set_ item is_same_size is_set_to _assert_async "
+    "_version record_stream result_type squeeze_ unsqueeze_ transpose_ t_ as_strided_ swapaxes_ detach_"
 )
 
 

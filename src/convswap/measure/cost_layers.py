@@ -136,6 +136,11 @@ def _convolution_backward(call: Call) -> Counts:
     return Counts(macs_float=macs, additions=call.read if wanted[2] else 0)
 
 
+@register_cost("aten::equal")
+def _equal(call: Call) -> Counts:
+    return Counts(comparisons=call.read)
+
+
 @register_cost("aten::_cdist_forward")
 def _cdist(call: Call) -> Counts:
     n = call.written * call[0].shape[-1]
