@@ -280,6 +280,19 @@ def test_one_epoch_is_no_curve(tmp_path: Path) -> None:
     assert "Learning curves" not in text
 
 
+def test_few_epochs_have_a_tick_each(tmp_path: Path) -> None:
+    rows, records = example()
+    for each in records:
+        if each["result"]:
+            each["result"]["history"] = each["result"]["history"][:1] * 3
+    text = write_report(tmp_path, rows, records, command="c", versions={}, machine={}).read_text(encoding="utf-8")
+    charts = [chart for chart in re.findall(r"<svg.*?</svg>", text, re.DOTALL) if ">epoch<" in chart]
+    assert charts
+    for chart in charts:
+        labels = chart.partition(">epoch<")[0].rpartition("role-axis-label")[2]
+        assert re.findall(r">([^<>]+)</text>", labels) == ["1", "2", "3"]
+
+
 def test_every_look_is_its_own() -> None:
     from convswap.lab.report.svg import color, shape
 

@@ -116,11 +116,13 @@ def curve_chart(
     """Test accuracy by epoch: a thin line for each seed, their mean, and the baseline's mean dashed."""
     import altair as alt
 
-    longest = max(len(curve) for curve in (*curves, *baseline))
+    longest = max(2, *(len(curve) for curve in (*curves, *baseline)))
+    # The renderer would put ticks between epochs where there are fewer epochs than ticks.
+    ticks = {"values": list(range(1, longest + 1))} if longest <= 6 else {"tickCount": 5}
     x = alt.X(
         "epoch:Q",
-        scale=alt.Scale(domain=[1, max(2, longest)], nice=False),
-        axis=alt.Axis(title="epoch", tickMinStep=1, tickCount=5, format="d", grid=False),
+        scale=alt.Scale(domain=[1, longest], nice=False),
+        axis=alt.Axis(title="epoch", format="d", grid=False, **ticks),
     )
     y = alt.Y(
         "accuracy:Q",
