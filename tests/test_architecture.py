@@ -50,6 +50,7 @@ HEAVY = (
     "PIL",
     "ray",
     "onnx",
+    "matplotlib",
 )
 
 

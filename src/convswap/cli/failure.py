@@ -22,6 +22,7 @@ OPTIONAL: dict[str, tuple[str, str]] = {
     "altair": ("lab", "the charts of the report"),
     "vl_convert": ("lab", "the charts of the report"),
     "jinja2": ("lab", "the report"),
+    "matplotlib": ("lab", "pictures"),
     "PIL": ("lab", "image folders"),
     "onnx": ("onnx", "ONNX export"),
     "onnxscript": ("onnx", "ONNX export"),

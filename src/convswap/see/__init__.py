@@ -6,8 +6,11 @@ from .classes import CLASSES, KernelClasses, StageClasses, classes_by_stage, cla
 from .field import ReceptiveField, Square, receptive_field, receptive_fields
 from .kernels import LayerKernels, effective_kernel, layer_kernels, linearised_kernel
 from .layers import Layer, feature_maps, find_layers, last_map
+from .look import Seen, compare_models, look
 from .lowpass import LowPass, aliasing_energy, dc_gain, low_pass
 from .mass import StageMass, mass_by_stage
+from .page import sections, write_page
+from .photographs import photographs
 from .reuse import Duplicates, Redundancy, channel_redundancy, duplicate_maps, duplicates_along
 from .similarity import Similarity, biased_cka, layer_similarity, minibatch_cka, unbiased_hsic
 from .spectra import KernelSpectrum, MapSpectrum, kernel_spectrum, map_spectra, map_spectrum
@@ -26,6 +29,7 @@ __all__ = [
     "MapSpectrum",
     "ReceptiveField",
     "Redundancy",
+    "Seen",
     "Similarity",
     "Square",
     "StageClasses",
@@ -37,6 +41,7 @@ __all__ = [
     "classes_by_stage",
     "classify_kernels",
     "classify_layer",
+    "compare_models",
     "dc_gain",
     "duplicate_maps",
     "duplicates_along",
@@ -50,13 +55,17 @@ __all__ = [
     "layer_kernels",
     "layer_similarity",
     "linearised_kernel",
+    "look",
     "low_pass",
     "map_spectra",
     "map_spectrum",
     "mass_by_stage",
     "minibatch_cka",
+    "photographs",
     "receptive_field",
     "receptive_fields",
+    "sections",
     "unbiased_hsic",
     "upright",
+    "write_page",
 ]

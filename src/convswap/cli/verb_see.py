@@ -1,0 +1,178 @@
+"""`convswap see`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import UsageError
+from .arguments import DataRoot, Pretrained, Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..data import Data
+    from ..see import StageClasses
+
+NAME = "see"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to look at, the data it was trained on if known, and where its page goes."""
+
+    name: str
+    model: nn.Module
+    data: Data | None
+    page: Path
+
+
+def run(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN|MODEL...",
+            help="A trial's folder, a .safetensors file of convswap.save, or a model's name. The first is shown whole, "
+            "others beside it.",
+        ),
+    ],
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    classes: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Classes of a named model. Default: the data's."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Images to look through. Default: the run's, else two photographs' crops."),
+    ] = None,
+    images: Annotated[int, typer.Option(min=4, metavar="N", help="How many images.")] = 32,
+    layer: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="Receptive field of this layer; repeat for several.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page. Default: see.html beside a run.")] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Show what a network learned: kernels, spectra, receptive fields, feature reuse, attributions, in one HTML page.
+
+    \b
+    Examples:
+      convswap see convswap-lab/trials/0f3a5d6c7b8e9a01
+      convswap see mobilenetv3_small_100 --pretrained
+      convswap see cifar_resnet20 --weights resnet20.th --data cifar10
+    """
+    from ..see.look import compare_models, look
+    from ..see.page import comparison, sections, write_page
+
+    given = None if data is None else _load_data(data, data_root)
+    found = [_source(text, weights, pretrained, classes, given, data_root) for text in sources]
+    first = found[0]
+    pictures, normalised, where = _images(first, given or first.data, images)
+    seen = look(first.model, normalised, name=first.name, layers=layer)
+    names = () if (given or first.data) is None else (given or first.data).class_names  # type: ignore[union-attr]
+    parts = sections(seen, pictures, names)
+    if len(found) > 1:
+        parts.insert(0, comparison(*compare_models(_by_name(found), normalised)))
+    facts = (f"{seen.images} images: {where}", f"{pictures.shape[-2]}x{pictures.shape[-1]} pixels")
+    page = write_page(out or first.page, parts, title=f"What {first.name} sees", facts=facts, notes=seen.notes)
+    _print_classes(seen.classes)
+    for note in seen.notes:
+        print(note)
+    print(f"page: {page}")
+
+
+def _by_name(found: list[Source]) -> dict[str, nn.Module]:
+    names = [source.name for source in found]
+    return {s.name if names.count(s.name) == 1 else f"{s.name} ({i})": s.model for i, s in enumerate(found, 1)}
+
+
+def _load_data(name: str, root: Path | None) -> Data:
+    from ..data import load_data
+
+    return load_data(name, root=root, skip_unreadable=True)
+
+
+def _source(
+    text: str, weights: Path | None, pretrained: bool, classes: int | None, data: Data | None, root: Path | None
+) -> Source:
+    from .verb_fuse import _data, _find, _load
+
+    path = Path(text)
+    if path.exists():
+        run_ = _find(path)
+        own = None if data is not None else _data(run_.trial, root)
+        name = path.name if run_.trial is None else f"{run_.trial.model}, {run_.trial.unit}"
+        return Source(name, _load(run_.weights, None), own, run_.weights.with_name("see.html"))
+    if "/" in text or text.endswith(".safetensors"):
+        raise UsageError(f"RUN {text}: does not exist; give a trial's folder, a .safetensors file or a model's name")
+    return Source(text, _named(text, weights, pretrained, classes, data), None, Path("see.html"))
+
+
+def _named(name: str, weights: Path | None, pretrained: bool, classes: int | None, data: Data | None) -> nn.Module:
+    from ..models import create_model
+
+    channels = 3 if data is None else data.channels
+    count = classes or (data.num_classes if data is not None else 10 if name.startswith("cifar_") else 1000)
+    model = create_model(name, num_classes=count, in_channels=channels, pretrained=pretrained, weights=weights)
+    return model.eval()
+
+
+def _images(source: Source, data: Data | None, count: int) -> tuple[Tensor, Tensor, str]:
+    """Images in 0 .. 1, the same as the model wants them, and where they are from."""
+    import torch
+
+    from ..see.photographs import photographs
+    from ..surgery.observe import example_input_of
+
+    declared = getattr(source.model, "pretrained_cfg", None) or {}
+    if data is None:
+        example = example_input_of(source.model)
+        shape = (3, 224, 224) if example is None else tuple(example.shape[1:])
+        pictures = photographs(count, (shape[1], shape[2]), channels=shape[0])
+        mean, std = declared.get("mean", (0.5,)), declared.get("std", (0.25,))
+        where = "crops of two photographs"
+    else:
+        pictures = _test_images(data, count)
+        mean, std = (data.mean, data.std) if source.data is not None else _constants(declared, data)
+        where = f"test images of {data.name}"
+    constants = [torch.tensor(values).reshape(1, -1, 1, 1) for values in (mean, std)]
+    if constants[0].shape[1] not in (1, pictures.shape[1]):
+        constants = [values.mean(1, keepdim=True) for values in constants]
+    return pictures, (pictures - constants[0]) / constants[1], where
+
+
+def _constants(declared: dict[str, tuple[float, ...]], data: Data) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    fits = len(declared.get("mean", ())) == data.channels
+    return (declared["mean"], declared["std"]) if fits else (data.mean, data.std)
+
+
+def _test_images(data: Data, count: int) -> Tensor:
+    """Test images from all over the set."""
+    import torch
+
+    from ..data import ArrayImages
+
+    chosen = torch.linspace(0, len(data.test) - 1, min(count, len(data.test))).round().long().tolist()
+    if isinstance(data.test, ArrayImages):
+        return data.test.images[chosen].float() / 255
+    return torch.stack([data.test[i][0] for i in chosen]).float() / 255
+
+
+def _print_classes(stages: Sequence[StageClasses]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..see import CLASSES
+
+    table = Table(title="kernel classes", title_justify="left")
+    for column in ("stage", "layers", "kernels", *CLASSES):
+        table.add_column(column, justify="left" if column in ("stage", "layers") else "right")
+    for stage in stages:
+        number = "-" if stage.stage is None else str(stage.stage + 1)
+        shares = (f"{share:.0%}" for share in stage.shares.values())
+        table.add_row(number, stage.role, f"{sum(stage.counts.values()):,}", *shares)
+    Console(soft_wrap=False).print(table)

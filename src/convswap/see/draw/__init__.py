@@ -1,0 +1,29 @@
+"""Every picture as a matplotlib figure with a sentence for those who cannot see it.
+
+Each function returns a `Picture`. matplotlib is imported when a figure is drawn; its global state is not touched.
+"""
+
+from .attributions import attribution_picture
+from .features import duplicates_picture, map_spectra_picture, redundancy_picture, similarity_picture
+from .fields import field_picture, fields_picture
+from .kernels import atlas_picture, classes_picture, low_pass_picture
+from .picture import Picture
+from .spectra import components_picture, mass_picture, power_picture, radial_picture
+
+__all__ = [
+    "Picture",
+    "atlas_picture",
+    "attribution_picture",
+    "classes_picture",
+    "components_picture",
+    "duplicates_picture",
+    "field_picture",
+    "fields_picture",
+    "low_pass_picture",
+    "map_spectra_picture",
+    "mass_picture",
+    "power_picture",
+    "radial_picture",
+    "redundancy_picture",
+    "similarity_picture",
+]

@@ -1,0 +1,200 @@
+"""Everything there is to see in one model, gathered: `look(model, images)`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from .atlas import Atlas, kernel_atlas
+from .attribution import Attribution, GradCam, attribute, grad_cam
+from .classes import StageClasses, classes_by_stage
+from .field import ReceptiveField, receptive_field
+from .kernels import LayerKernels, layer_kernels
+from .layers import feature_maps, find_layers, pass_through
+from .lowpass import LowPass, evenly, low_pass, spread
+from .mass import StageMass, mass_by_stage
+from .reuse import Duplicates, Redundancy, channel_redundancy, duplicates_along
+from .similarity import Similarity, layer_similarity
+from .spectra import KernelSpectrum, MapSpectrum, kernel_spectrum, map_spectra
+
+_SIMILAR, _FIELDS, _MAPS, _EXPLAINED = 16, 4, 4, 3
+"""Layers compared by CKA and shown as fields; images whose maps are kept; images that are explained."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What `look` found in one model; each part is what the function of its type returns.
+
+    Attributes:
+        name: the model's.
+        images: how many images were passed.
+        notes: what could not be seen, and why.
+    """
+
+    name: str
+    images: int
+    kernels: list[LayerKernels]
+    atlases: list[Atlas]
+    classes: list[StageClasses]
+    low_pass: list[LowPass]
+    spectra: dict[str, KernelSpectrum]
+    masses: list[StageMass]
+    fields: dict[str, ReceptiveField]
+    map_spectra: dict[str, MapSpectrum]
+    duplicates: list[Duplicates]
+    redundancy: dict[str, Redundancy]
+    similarity: Similarity | None
+    attributions: list[Attribution]
+    cam: GradCam | None
+    notes: list[str] = field(default_factory=list)
+
+
+def look(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    name: str = "model",
+    layers: Sequence[str] | None = None,
+    limit: int = 2048,
+) -> Seen:
+    """All measures of this room on one model, which is left as it was.
+
+    Args:
+        model: a classifier of images, or any model that makes feature maps.
+        images: (N, C, H, W), normalised as the model wants them; 32 are enough. Fewer than 4 leave out the similarity.
+        name: what to call it.
+        layers: show the receptive fields of these; default: the last layer of each of the last stages.
+        limit: at most so many kernels on a sheet.
+
+    Raises:
+        ValueError: images that are no batch; a name that is no layer.
+    """
+    if images.dim() != 4 or not len(images):
+        raise UsageError(f"images must be (N, C, H, W) with N of at least 1, got {tuple(images.shape)}")
+    notes: list[str] = []
+    kernels = layer_kernels(model, images)
+    atlases = [kernel_atlas(layer, limit=limit) for layer in kernels]
+    passed = pass_through(model, images[:1])
+    mapped = [n for n, p in passed.items() if len(p.output) == 4 and min(p.output[2:]) > 1]
+    maps = feature_maps(model, images[:_MAPS], mapped)
+    attributions, cam = _explain(model, images[:_EXPLAINED], notes)
+    return Seen(
+        name,
+        len(images),
+        kernels,
+        atlases,
+        classes_by_stage(kernels, [a.classes for a in atlases]),
+        low_pass(kernels),
+        _spectra(kernels),
+        mass_by_stage(kernels),
+        _fields(model, images[:8], layers or _ends_of_stages(passed), notes),
+        map_spectra(_some(maps, _SIMILAR)),
+        duplicates_along(maps),
+        {n: channel_redundancy(m) for n, m in maps.items() if m.shape[1] > 1},
+        _similarity(model, images, list(_some(maps, _SIMILAR)), notes),
+        attributions,
+        cam,
+        notes,
+    )
+
+
+def _spectra(kernels: Sequence[LayerKernels]) -> dict[str, KernelSpectrum]:
+    spectra = {}
+    for layer in kernels:
+        wide = spread(evenly(layer.kernels, 8192), layer.dilation)
+        if bool((wide != 0).any()):
+            spectra[layer.name] = kernel_spectrum(wide, size=max(64, *wide.shape[-2:]))
+    return spectra
+
+
+def _ends_of_stages(passed: Mapping[str, object]) -> list[str]:
+    """The last convolution of each of the last map sizes."""
+    last: dict[tuple[int, ...], str] = {}
+    for name, seen in passed.items():
+        shape = seen.output  # type: ignore[attr-defined]
+        if len(shape) == 4 and min(shape[2:]) > 1:
+            last[shape[2:]] = name
+    return sorted(last.values(), key=list(passed).index)[-_FIELDS:]
+
+
+def _fields(model: nn.Module, images: Tensor, layers: Sequence[str], notes: list[str]) -> dict[str, ReceptiveField]:
+    found = {}
+    for layer in layers:
+        try:
+            # Convolutions are followed by norms that move zero: the sign of their bare output means nothing.
+            found[layer] = receptive_field(model, images, layer, gradient="absolute")
+        except UsageError as reason:
+            if "moves the unit" not in str(reason) and "no gradient" not in str(reason):
+                raise
+            notes.append(f"no receptive field: {reason}")
+    return found
+
+
+def _some(maps: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    names = list(maps)
+    if len(names) > count:
+        names = [names[int(i)] for i in torch.linspace(0, len(names) - 1, count).round()]
+    return {name: maps[name] for name in names}
+
+
+def _similarity(model: nn.Module, images: Tensor, layers: list[str], notes: list[str]) -> Similarity | None:
+    if len(images) < 4 or not layers:
+        notes.append(f"no similarity of layers: {len(images)} images are fewer than 4")
+        return None
+    return layer_similarity(model, images, layers, batch_size=min(16, len(images)))
+
+
+def _explain(model: nn.Module, images: Tensor, notes: list[str]) -> tuple[list[Attribution], GradCam | None]:
+    """Attributions by every rule that is defined for the model; what is not is said."""
+    try:
+        plain = attribute(model, images, method="gradient")
+    except (UsageError, RuntimeError) as reason:
+        notes.append(f"no attributions: {reason}")
+        return [], None
+    found = []
+    for method in ("guided", "deconvolution"):
+        try:
+            found.append(attribute(model, images, plain.target, method=method))
+        except UsageError as reason:
+            notes.append(str(reason))
+    if found and found[0].untouched:
+        left = ", ".join(f"{count} {name}" for name, count in found[0].untouched.items())
+        notes.append(
+            f"guided backpropagation and deconvolution apply to {found[0].rectifiers} rectifiers; the gradient of "
+            f"other activations is the plain one: {left}"
+        )
+    return [*found, plain], grad_cam(model, images, plain.target)
+
+
+def compare_models(
+    models: Mapping[str, nn.Module], images: Tensor
+) -> tuple[dict[str, ReceptiveField], dict[str, Similarity]]:
+    """Several models side by side: the field of each one's last map, and CKA of the first with each other.
+
+    The fields are of the last feature map by the published rule, where that is dead by magnitudes.
+    """
+    fields, between = {}, {}
+    for name, model in models.items():
+        try:
+            fields[name] = receptive_field(model, images[:8])
+        except UsageError:
+            fields[name] = receptive_field(model, images[:8], gradient="absolute")
+    (first, reference), *others = models.items()
+    for name, model in others:
+        rows, columns = (_compared(m, images) for m in (reference, model))
+        size = min(16, len(images))
+        found = layer_similarity(reference, images, rows, other=model, other_layers=columns, batch_size=size)
+        between[f"{first} and {name}"] = found
+    return fields, between
+
+
+def _compared(model: nn.Module, images: Tensor) -> list[str]:
+    passed = pass_through(model, images[:1])
+    names = [layer.name for layer in find_layers(model) if layer.name in passed]
+    mapped = [n for n in passed if n in names and len(passed[n].output) == 4 and min(passed[n].output[2:]) > 1]
+    keep = torch.linspace(0, len(mapped) - 1, min(_SIMILAR, len(mapped))).round().long().tolist()
+    return [mapped[i] for i in keep]
