@@ -278,6 +278,23 @@ def test_chain_equals_the_sequence_to_the_last_bit() -> None:
     assert torch.equal(PackedBinaryChain(convs[:1])(x), convs[0](x))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_chain_in_another_precision_equals_the_sequence(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    convs = [random_conv(64, 64, padding=1)[-1] for _ in range(3)]
+    chain, sequence = PackedBinaryChain(copy.deepcopy(convs)).to(dtype), nn.Sequential(*convs).to(dtype)
+    x = torch.randn(4, 64, 14, 14, dtype=dtype)
+    assert torch.equal(chain(x), sequence(x))
+
+
+@pytest.mark.parametrize("shape", [(2, 60, 8, 8), (2, 65, 8, 8), (64, 8, 8), (2, 64, 8)])
+def test_input_of_another_shape_is_an_error(shape: tuple[int, ...]) -> None:
+    convs = [PackedBinaryConv2d(64, 64, 3), PackedBinaryConv2d(64, 64, 3)]
+    for module in (convs[0], PackedBinaryChain(convs)):
+        with pytest.raises(ValueError, match=r"input of shape .* give \(N, 64, H, W\)"):
+            module(torch.randn(shape))
+
+
 def test_chain_writes_no_numbers_between(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     convs = [random_conv(64, 64, padding=1)[-1] for _ in range(3)]

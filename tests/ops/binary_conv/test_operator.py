@@ -171,6 +171,10 @@ def test_wrong_arguments_are_named(path: str) -> None:
         binary_conv2d(words[..., :1], weight, *rest)
     with pytest.raises(ValueError, match="packed weight"):
         binary_conv2d(words, weight[:, :1], *rest)
+    with pytest.raises(ValueError, match=r"words of torch\.int32 is not allowed; give int64"):
+        binary_conv2d(words.int(), weight, *rest)
+    with pytest.raises(ValueError, match=r"weight of torch\.float32 is not allowed; give int64"):
+        binary_conv2d(words, weight.float(), *rest)
     with pytest.raises(ValueError, match=r"too small for the kernel 3x3"):
         binary_conv2d(words[:, :1], weight, *rest[:6], [1, 1], [0, 0, 0, 0], [1, 1], 1, False)
     if path != "torch":
@@ -178,6 +182,53 @@ def test_wrong_arguments_are_named(path: str) -> None:
             binary_conv2d(words, weight, rest[0][:5], *rest[1:])
     with pytest.raises(ValueError, match="stride"):
         binary_conv2d(words, weight, *rest[:6], [0, 1], *rest[7:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_defaults_of_torch_change_nothing(path: str, dtype: torch.dtype) -> None:
+    words, weight, *rest = example()
+    threshold, x = torch.zeros(24, dtype=torch.int32), torch.randn(2, 130, 9, 8)
+    where = rest[4:-1]
+    expected = binary_conv2d(words, weight, *rest)
+    bits = binary_conv2d_sign(words, weight, threshold, threshold.bool(), None, *where)
+    packed = binary_pack(x, None, None, 1)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.device("meta"):
+            y = binary_conv2d(words, weight, *rest)
+            assert y.dtype == torch.float32
+            assert torch.equal(y, expected)
+            assert torch.equal(binary_conv2d_sign(words, weight, threshold, threshold.bool(), None, *where), bits)
+            assert torch.equal(binary_pack(x, None, None, 1), packed)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_panels_of_another_size_are_not_read(path: str) -> None:
+    words, weight, *rest = example()
+    expected = binary_conv2d(words, weight, *rest)
+    for size in (0, 3, 64):
+        rest[3] = torch.zeros(size, dtype=torch.int8)
+        assert torch.equal(binary_conv2d(words, weight, *rest), expected)
+
+
+@pytest.mark.parametrize(("spread", "step"), [(1 << 20, 1), (1 << 60, 1), (1, 1 << 20), (1 << 20, 1 << 40)])
+def test_spread_kernels_and_long_steps_take_no_memory(
+    monkeypatch: pytest.MonkeyPatch, path: str, spread: int, step: int
+) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 130, 9, 8), torch.randn(24, 130, 3, 3)
+    words, packed = binary_pack(x, None, None, 1), pack_weight(weight)
+    where = [step, step], [spread] * 4, [spread] * 2, 1
+    if path == "torch":
+        monkeypatch.delenv(VARIABLE)
+    y = binary_conv2d(words, packed, torch.ones(24), None, None, None, 130, 24, *where, False)
+    middle = binary_conv2d_reference(x, weight[:, :, 1:2, 1:2])
+    if spread > 1:
+        assert torch.equal(y, middle[:, :, ::step, ::step])
+    else:
+        assert torch.equal(y, binary_conv2d_reference(x, weight, None, None, None, (1, 1), (1, 1, 1, 1))[:, :, :1, :1])
 
 
 def test_unknown_path_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

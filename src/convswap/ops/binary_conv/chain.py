@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
@@ -20,7 +21,8 @@ class PackedBinaryChain(nn.Module):
 
     Between two of them scale, bias, rectifier, the next one's folded BatchNorm and its sign are one comparison of an
     integer with a threshold per channel. The thresholds are searched with the convolutions' own arithmetic, so the
-    bits are those that the sequence would take, to the last.
+    bits are those that the sequence would take, to the last; they are searched again when the precision changes. (Under
+    autocast the sequence would round between its convolutions; the chain has nothing to round.)
 
     Args:
         convs: at least one; inputs and outputs fit. They are the chain's modules, and their buffers its state
@@ -39,8 +41,7 @@ class PackedBinaryChain(nn.Module):
                 raise UsageError(f"these convolutions cannot be joined: {reason}")
         self.convs = nn.ModuleList(convs)
         for index, (first, second) in enumerate(pairwise(convs)):
-            terms = first.weight_bits.shape[2] * first.weight_bits.shape[3] * first.in_channels // first.groups
-            threshold, flip = dot_thresholds(first.scale, first.bias, first.relu, second.threshold, second.flip, terms)
+            threshold, flip = _thresholds_between(first, second)
             self.register_buffer(f"threshold_{index}", threshold)
             self.register_buffer(f"flip_{index}", flip)
         self.train(False)
@@ -81,3 +82,22 @@ class PackedBinaryChain(nn.Module):
                 words, conv.weight_bits, threshold, flip, conv.current_panels(), *conv.layer.call()
             )
         return last.convolve(words, like=x)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = self._precision()
+        super()._apply(fn, recurse)
+        if self._precision() != before:
+            convs = [conv for conv in self.convs if isinstance(conv, PackedBinaryConv2d)]
+            for index, (first, second) in enumerate(pairwise(convs)):
+                if not first.scale.is_meta:
+                    for name, found in zip(("threshold", "flip"), _thresholds_between(first, second), strict=True):
+                        getattr(self, f"{name}_{index}").copy_(found)
+        return self
+
+    def _precision(self) -> set[torch.dtype]:
+        return {parameter.dtype for parameter in self.parameters()}
+
+
+def _thresholds_between(first: PackedBinaryConv2d, second: PackedBinaryConv2d) -> tuple[Tensor, Tensor]:
+    terms = first.weight_bits.shape[2] * first.weight_bits.shape[3] * first.in_channels // first.groups
+    return dot_thresholds(first.scale, first.bias, first.relu, second.threshold, second.flip, terms)

@@ -70,7 +70,13 @@ class LayerGeometry(NamedTuple):
         return self.in_channels, self.out_channels, self.stride, self.padding, self.dilation, self.groups
 
     def pad(self, x: Tensor) -> Tensor:
-        """x with the border of `mode`; zeros are left to the operators."""
+        """x, of (N, in, H, W), with the border of `mode`; zeros are left to the operators.
+
+        Raises:
+            ValueError: x has another shape.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise UsageError(f"input of shape {tuple(x.shape)} is not allowed; give (N, {self.in_channels}, H, W)")
         return F.pad(x, self.border, mode=self.mode) if any(self.border) else x
 
     def __str__(self) -> str:

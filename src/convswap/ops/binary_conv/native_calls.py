@@ -40,6 +40,7 @@ class Plan(NamedTuple):
     c_geometry: _CGeometry | None
     address: int
     reason: str | None  #: why not natively; None when natively
+    panel_bytes: int = 0  #: of the expanded weights; 0 where the path reads the bits
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -136,7 +137,8 @@ def _plan(
         if available and name == (forced or name):
             refusal = library.convswap_binary_path_refuses(index, address)
             if refusal is None:
-                return Plan(g, library, index, name, c_geometry, address, None)
+                size = library.convswap_binary_panel_bytes(address, index)
+                return Plan(g, library, index, name, c_geometry, address, None, size)
             reasons.append(f"{name}: {refusal.decode()}")
     return Plan(g, None, -1, "torch", None, 0, "; ".join(reasons))
 
@@ -152,6 +154,12 @@ def _slow(channels: int, groups: int) -> str | None:
 
 def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
+
+
+def _panels(way: Plan, panels: Tensor | None) -> int | None:
+    """Expanded weights of this call's size; others are not read, and the weights expanded for the call."""
+    fits = panels is not None and panels.nbytes == way.panel_bytes and panels.device.type == "cpu"
+    return _pointer(panels) if fits else None
 
 
 def _check(status: int, where: str) -> None:
@@ -174,7 +182,7 @@ def conv2d(
     assert way.library is not None
     status = way.library.convswap_binary_conv2d(
         way.address, way.path, words.data_ptr(), weight.data_ptr(), _pointer(scale), _pointer(bias), _pointer(map_),
-        out.data_ptr(), relu, _pointer(panels), torch.get_num_threads(),
+        out.data_ptr(), relu, _panels(way, panels), torch.get_num_threads(),
     )  # fmt: skip
     _check(status, "binary_conv2d")
 
@@ -186,7 +194,7 @@ def conv2d_sign(
     assert way.library is not None
     status = way.library.convswap_binary_conv2d_sign(
         way.address, way.path, words.data_ptr(), weight.data_ptr(), threshold.data_ptr(), flip.data_ptr(),
-        out.data_ptr(), _pointer(panels), torch.get_num_threads(),
+        out.data_ptr(), _panels(way, panels), torch.get_num_threads(),
     )  # fmt: skip
     _check(status, "binary_conv2d_sign")
 
@@ -211,10 +219,9 @@ def expand(way: Plan, weight: Tensor) -> Tensor | None:
     """The weights as this path multiplies them (int8, a tag in front), or None when it reads the bits themselves."""
     if way.library is None:
         return None
-    size = way.library.convswap_binary_panel_bytes(way.address, way.path)
-    if not size:
+    if not way.panel_bytes:
         return None
-    panels = torch.empty(size, dtype=torch.int8)
+    panels = torch.empty(way.panel_bytes, dtype=torch.int8, device="cpu")
     status = way.library.convswap_binary_expand(
         way.address, way.path, weight.data_ptr(), panels.data_ptr(), torch.get_num_threads()
     )

@@ -62,7 +62,7 @@ def _pack_torch(x: Tensor, threshold: Tensor | None, flip: Tensor | None, groups
 def _pack_cpu(x: Tensor, threshold: Tensor | None, flip: Tensor | None, groups: int) -> Tensor:
     _check_pack(x, threshold, flip, groups)
     n, c, h, w = x.shape
-    out = torch.empty((n, h, w, groups * words_for(c // groups)), dtype=torch.int64)
+    out = torch.empty((n, h, w, groups * words_for(c // groups)), dtype=torch.int64, device="cpu")
     if out.numel() == 0:
         return out
     if x.dtype == torch.float16:
@@ -140,6 +140,7 @@ def _conv2d_cpu(
     relu: bool,
 ) -> Tensor:
     where = stride, padding, dilation, groups
+    _check_bits(words, weight)
     way = native_calls.plan(words.shape, weight.shape, in_channels, out_channels, *where)
     g = way.geometry
     _check_parameters(out_channels, scale, bias)
@@ -150,13 +151,19 @@ def _conv2d_cpu(
     if way.library is None:
         return _finish(_dots_torch(words, weight, in_channels, out_channels, *where), scale, bias, map, relu)
     words, weight, panels = _whole(words), _whole(weight), _whole(panels)  # type: ignore[assignment]
-    out = torch.empty((g.images, *g.out_size, out_channels))
+    out = torch.empty((g.images, *g.out_size, out_channels), dtype=torch.float32, device="cpu")
     single = scale.dtype == torch.float32 and (bias is None or bias.dtype == torch.float32)
     if single and (map is None or map.dtype == torch.float32):
         native_calls.conv2d(way, words, weight, _whole(scale), _whole(bias), _whole(map), panels, relu, out)
         return out.permute(0, 3, 1, 2)
     native_calls.conv2d(way, words, weight, None, None, None, panels, False, out)
     return _finish(out.permute(0, 3, 1, 2), scale, bias, map, relu)
+
+
+def _check_bits(words: Tensor, weight: Tensor) -> None:
+    for name, tensor in (("words", words), ("weight", weight)):
+        if tensor.dtype != torch.int64:
+            raise UsageError(f"{name} of {tensor.dtype} is not allowed; give int64, as binary_pack and pack_weight do")
 
 
 def _check_parameters(out_channels: int, *given: Tensor | None) -> None:
@@ -172,6 +179,7 @@ def _empty(n: int, channels: int, rows: int, columns: int, like: Tensor) -> Tens
 def _conv2d_cuda(words: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, map: Tensor | None,
                  panels: Tensor | None, *rest: Any) -> Tensor:  # fmt: skip
     in_channels, out_channels, stride, padding, dilation, groups, _ = rest
+    _check_bits(words, weight)
     g = geometry_of(words.shape, weight.shape, in_channels, out_channels, stride, padding, dilation, groups)
     fits = triton_kernel.available() and triton_kernel.supports(in_channels, out_channels, groups, g.kernel) is None
     if fits and not g.empty:
@@ -195,6 +203,7 @@ def _sign_torch(words: Tensor, weight: Tensor, threshold: Tensor, flip: Tensor, 
 
 def _sign_cpu(words: Tensor, weight: Tensor, threshold: Tensor, flip: Tensor, panels: Tensor | None,
               in_channels: int, out_channels: int, *where: Any) -> Tensor:  # fmt: skip
+    _check_bits(words, weight)
     way = native_calls.plan(words.shape, weight.shape, in_channels, out_channels, *where)
     g = way.geometry
     _check_parameters(out_channels, threshold, flip)
@@ -209,7 +218,7 @@ def _sign_cpu(words: Tensor, weight: Tensor, threshold: Tensor, flip: Tensor, pa
     words, weight, threshold, flip = (
         t if t.is_contiguous() else t.contiguous() for t in (words, weight, threshold, flip)
     )
-    out = torch.empty((g.images, *g.out_size, words_for(out_channels)), dtype=torch.int64)
+    out = torch.empty((g.images, *g.out_size, words_for(out_channels)), dtype=torch.int64, device="cpu")
     native_calls.conv2d_sign(way, words, weight, threshold, flip, _whole(panels), out)
     return out
 
@@ -221,6 +230,7 @@ def _splits_bytes(out_channels: int, groups: int) -> bool:
 def _sign_cuda(words: Tensor, weight: Tensor, threshold: Tensor, flip: Tensor, panels: Tensor | None,
                *rest: Any) -> Tensor:  # fmt: skip
     in_channels, out_channels, *where = rest
+    _check_bits(words, weight)
     g = geometry_of(words.shape, weight.shape, in_channels, out_channels, *where)
     fits = triton_kernel.available() and triton_kernel.supports(in_channels, out_channels, where[-1], g.kernel) is None
     if fits and not g.empty:

@@ -79,7 +79,7 @@ def forward(
 ) -> Tensor:
     """As `chunked.forward`, where `why_not` is None."""
     out = output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    y = torch.empty((x.shape[0], weight.shape[0], *out), dtype=x.dtype, memory_format=memory_format(x))
+    y = torch.empty((x.shape[0], weight.shape[0], *out), dtype=x.dtype, device="cpu", memory_format=memory_format(x))
     if not y.numel():
         return y
     weight, bias = weight.contiguous(), bias.contiguous()
@@ -105,8 +105,8 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """As `chunked.backward`, where `why_not` is None."""
     dx = torch.empty_like(x, memory_format=memory_format(x)) if needs[0] else None
-    dw = torch.zeros(weight.shape, dtype=x.dtype) if needs[1] else None
-    db = torch.zeros(bias.shape, dtype=x.dtype) if needs[2] else None
+    dw = torch.zeros(weight.shape, dtype=x.dtype, device="cpu") if needs[1] else None
+    db = torch.zeros(bias.shape, dtype=x.dtype, device="cpu") if needs[2] else None
     if not gradient.numel():
         return None if dx is None else dx.zero_(), dw, db
     if not any(needs):

@@ -31,6 +31,7 @@ namespace binary {
 
 constexpr int64_t super_rows = 256;
 constexpr int64_t plane_budget = 512 * 1024;
+constexpr int64_t largest_plane = int64_t(1) << 30;  // of one image; larger ones are left to other paths
 
 struct Block {
     const int8_t* plane;       // at the block's first position
@@ -265,7 +266,15 @@ struct Int8Path {
         return ok;
     }
 
-    static const char* refuses(const Geometry&) { return nullptr; }
+    // Every place of the padded image becomes words * 64 bytes. A large padding, dilation or stride around a small image
+    // is cheap for the paths that visit taps inside the image only. In double, as the product may leave int64.
+    static const char* refuses(const Geometry& g) {
+        const double rows = double(g.oh) * double(g.sh) + double(g.kh) * double(g.dh);
+        const double columns = double(g.ow) * double(g.sw) + double(g.kw) * double(g.dw);
+        return rows * columns * double(g.words() * step_bytes) > double(largest_plane)
+                   ? "the padded image is too large to be expanded to bytes"
+                   : nullptr;
+    }
 
     static size_t panel_bytes(const Geometry& g) { return size_t(g.groups * group_panel_bytes(g)); }
 
