@@ -3,7 +3,8 @@
 Weight decay is for the weights of convolutions and linear layers. A module may write two methods that training obeys:
 
 - `constrain_()` puts its parameters back into the set they are meant to lie in, in place (clipping latent weights to
-  [-1, 1], mean-centring). It runs before the first step and after every step; doing it twice must change nothing.
+  [-1, 1], mean-centring). It runs once before the first step and once after every step. (Twice is not the same as once
+  where weights are centred and then clipped, as in `binary_weight`.)
 - `learning_rate_scale()` gives factors of the learning rate by parameter name, relative to the module.
 """
 
