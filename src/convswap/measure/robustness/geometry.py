@@ -76,12 +76,15 @@ def flip(direction: str) -> Perturbation:
 
 
 def inscribed_circle(images: Tensor) -> Tensor:
-    """Black beyond the largest circle in square images."""
+    """Black beyond the circle through the centres of the outermost pixels of square images.
+
+    What lies inside it is made of pixels of the image at any angle, also when it is interpolated.
+    """
     height, width = images.shape[-2:]
     if height != width:
         raise UsageError(f"masked=True is not allowed on images of {height}x{width}; they must be square")
     axis = torch.arange(height) - (height - 1) / 2
-    return images * (axis[:, None].square() + axis.square() <= (height / 2) ** 2)
+    return images * (axis[:, None].square() + axis.square() <= ((height - 1) / 2) ** 2)
 
 
 def _affine_name(kind: str, interpolation: str, fill: str, masked: bool) -> str:
