@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convswap.errors import UsageError
-from convswap.measure.memory import peak_memory
+from convswap.measure.memory import memory, peak_memory
 
 MB = 1 << 20
 
@@ -68,3 +68,16 @@ def test_bad_arguments_are_named() -> None:
         peak_memory(fail, "sleep")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="threads=0"):
         peak_memory(fail, threads=0)
+
+
+def test_a_model_that_there_is_already() -> None:
+    found = memory(Hungry(25, True), torch.zeros(4, 3))
+    assert abs(found.inference - 300 * MB) < 60 * MB
+    assert found.training > found.inference + 80 * MB
+
+
+def test_a_model_that_cannot_be_sent_is_named() -> None:
+    model = nn.Identity()
+    model.function = lambda x: x  # type: ignore[assignment]
+    with pytest.raises(UsageError, match="model=Identity cannot be sent to another process"):
+        memory(model, torch.zeros(1))

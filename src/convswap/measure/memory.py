@@ -8,9 +8,12 @@ from __future__ import annotations
 import ctypes
 import gc
 import multiprocessing
+import pickle
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +54,44 @@ def peak_memory(build: Build, mode: Mode = "inference", *, threads: int = 1, inp
         raise UsageError(f"threads={threads!r} is not allowed; give a whole number of at least 1")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measure, build, mode, threads, input_gradient).result()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak bytes of a pass, beyond the model and its input: of an inference, and of a training step."""
+
+    inference: int
+    training: int
+
+
+def memory(model: nn.Module, example_input: Tensor, *, threads: int = 1) -> Memory:
+    """Peak memory of an inference and of a training step (forward and backward), each in a fresh process.
+
+    As `peak_memory`, for a model that there is already: it is sent to the other process. What an optimiser holds comes
+    on top.
+
+    Args:
+        model: a module that can be pickled.
+        example_input: the batch, (N, C, H, W).
+        threads: torch's intra-operator threads.
+
+    Raises:
+        ValueError: the model cannot be sent to another process, or `threads` is not allowed.
+    """
+    try:
+        payload = pickle.dumps((model, example_input.detach()))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"model={type(model).__name__} cannot be sent to another process ({error}); "
+            "give peak_memory a function that builds it"
+        ) from error
+    build = partial(_unpacked, payload)
+    return Memory(peak_memory(build, "inference", threads=threads), peak_memory(build, "training", threads=threads))
+
+
+def _unpacked(payload: bytes) -> tuple[nn.Module, Tensor]:
+    model, example = pickle.loads(payload)  # written by `memory`, in the process that started this one
+    return model, example
 
 
 def _measure(build: Build, mode: Mode, threads: int, input_gradient: bool) -> int:
