@@ -27,7 +27,7 @@ class Square:
     """The smallest centred square that holds more than a part of the contributions.
 
     Attributes:
-        side: in pixels, odd and at least 3; it may reach beyond the image on the shorter side.
+        side: in pixels: odd and at least 3, or that of the whole image; it may reach beyond a shorter other side.
         area: the part of the image it covers.
     """
 
@@ -86,7 +86,7 @@ class ReceptiveField:
         for i in range(1, max(height, width) // 2 + 1):
             rows, columns = (slice(max(n // 2 - i, 0), n // 2 + i + 1) for n in (height, width))
             if values[rows, columns].sum() > wanted:
-                side = 2 * i + 1
+                side = min(2 * i + 1, max(height, width))
                 return Square(side, min(side, height) / height * (min(side, width) / width))
         return Square(max(height, width), 1.0)
 

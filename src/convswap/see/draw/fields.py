@@ -13,7 +13,7 @@ TITLES = {"raw": "raw", "log": "log (as published)", "log_normalised": "log, nor
 
 def field_picture(field: ReceptiveField, name: str | None = None) -> Picture:
     """One field, raw and normalised, with the squares that hold 50 and 99 %."""
-    return fields_picture({name or field.layer: field})
+    return fields_picture({name or field.layer: field}, f"Receptive field of {name or field.layer}")
 
 
 def fields_picture(fields: Mapping[str, ReceptiveField], title: str = "Effective receptive field") -> Picture:

@@ -77,7 +77,7 @@ def low_pass_picture(layers: Sequence[LowPass], measure: str = "aliasing") -> Pi
             ax.axvline(identity, color=MUTED, lw=0.8, ls=":", zorder=0)
             ax.text(identity, -0.8, "identity ", fontsize=7, color=MUTED, ha="right", va="center")
         ax.set_yticks(range(len(names)), names)
-        ax.set(xlim=(0, 1.02), ylim=(len(names) - 0.4, -1.2), xlabel=f"{titles[measure].lower()}: mean, quartiles")
+        ax.set(xlim=(0, 1.02), ylim=(len(names) - 0.4, -1.2), xlabel="mean and quartiles over the kernels")
         legend(figure)
         return figure
 
