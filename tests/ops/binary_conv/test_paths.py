@@ -7,6 +7,7 @@ machine without AMX (its tile instructions replaced by plain C with the same sem
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import shutil
 import subprocess
@@ -26,7 +27,9 @@ from convswap.ops.native import build
 HERE = Path(__file__).parent
 X86_PATHS = ["amx", "amx emulated", "vpopcntdq", "vnni", "avx2"]
 PATHS = [*(X86_PATHS if platform.machine() in ("x86_64", "AMD64") else ["neon"]), "portable"]
-DRAWN = settings(max_examples=420, deadline=None, suppress_health_check=list(HealthCheck))
+#: drawn for each path; more of them by hand with CONVSWAP_DRAWN_SHAPES=2000
+SHAPES = int(os.environ.get("CONVSWAP_DRAWN_SHAPES", "420"))
+DRAWN = settings(max_examples=SHAPES, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def built(folder: Path, *flags: str) -> Border:
