@@ -29,6 +29,7 @@ class Source:
     model: nn.Module
     data: Data | None
     page: Path
+    trained: bool = True
 
 
 def run(
@@ -77,7 +78,9 @@ def run(
     parts = sections(seen, pictures, names)
     if len(found) > 1:
         parts.insert(0, comparison(*compare_models(_by_name(found), normalised)))
-    facts = (f"{seen.images} images: {where}", f"{pictures.shape[-2]}x{pictures.shape[-1]} pixels")
+    facts: tuple[str, ...] = (f"{seen.images} images: {where}", f"{pictures.shape[-2]}x{pictures.shape[-1]} pixels")
+    if not first.trained:
+        facts = (*facts, "weights drawn at random, not trained")
     page = write_page(out or first.page, parts, title=f"What {first.name} sees", facts=facts, notes=seen.notes)
     _print_classes(seen.classes)
     for note in seen.notes:
@@ -109,7 +112,8 @@ def _source(
         return Source(name, _load(run_.weights, None), own, run_.weights.with_name("see.html"))
     if "/" in text or text.endswith(".safetensors"):
         raise UsageError(f"RUN {text}: does not exist; give a trial's folder, a .safetensors file or a model's name")
-    return Source(text, _named(text, weights, pretrained, classes, data), None, Path("see.html"))
+    trained = pretrained or weights is not None
+    return Source(text, _named(text, weights, pretrained, classes, data), None, Path("see.html"), trained)
 
 
 def _named(name: str, weights: Path | None, pretrained: bool, classes: int | None, data: Data | None) -> nn.Module:

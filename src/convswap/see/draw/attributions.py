@@ -39,11 +39,11 @@ def attribution_picture(
         if cam:
             _show(shown[1], picture, gray=True)
             heat = cam.at((picture.shape[1], picture.shape[2]))[index].cpu()
-            shown[1].imshow(heat / heat.max().clamp_min(1e-12), cmap=MAGNITUDE, alpha=0.55, vmin=0, vmax=1)
+            shown[1].imshow((heat / heat.max().clamp_min(1e-12)).numpy(), cmap=MAGNITUDE, alpha=0.55, vmin=0, vmax=1)
         for ax, attribution in zip(list(shown)[len(names) - len(attributions) :], attributions, strict=False):
             value = attribution.values[index].mean(0).cpu()
             limit = float(value.abs().quantile(0.995).clamp_min(1e-30))
-            ax.imshow(-value, cmap=SIGNED, vmin=-limit, vmax=limit)
+            ax.imshow(-value.numpy(), cmap=SIGNED, vmin=-limit, vmax=limit)
         for ax, name in zip(axes.flat, names, strict=False):
             ax.set_title(name.replace(" backpropagation", "\nbackpropagation"), fontsize=7.5)
         return figure
@@ -59,6 +59,6 @@ def attribution_picture(
 def _show(ax: Any, picture: Tensor, gray: bool = False) -> None:
     image = picture.detach().cpu().clamp(0, 1)
     if gray or image.shape[0] != 3:
-        ax.imshow(image.mean(0), cmap="gray", vmin=0, vmax=1)
+        ax.imshow(image.mean(0).numpy(), cmap="gray", vmin=0, vmax=1)
     else:
-        ax.imshow(torch.movedim(image, 0, 2))
+        ax.imshow(torch.movedim(image, 0, 2).numpy())

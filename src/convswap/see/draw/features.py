@@ -24,7 +24,7 @@ def map_spectra_picture(spectra: Mapping[str, MapSpectrum]) -> Picture:
         ax = axes[0, 0]
         colors = colormaps[MAGNITUDE](torch.linspace(0, 0.9, len(spectra)).numpy())
         for color, spectrum in zip(colors, spectra.values(), strict=True):
-            ax.plot(spectrum.frequency, spectrum.log_amplitude, color=color, lw=1.1)
+            ax.plot(spectrum.frequency.numpy(), spectrum.log_amplitude.numpy(), color=color, lw=1.1)
         ax.set(xlim=(0, 0.5), xlabel="frequency, cycles a pixel of the map", ylabel="log10 amplitude, relative")
         bar = figure.colorbar(ScalarMappable(Normalize(0, 1 / 0.9), MAGNITUDE), ax=ax, ticks=[0, 1], shrink=0.8)
         bar.ax.set_ylim(0, 1)
@@ -92,7 +92,7 @@ def similarity_picture(similarity: Similarity, title: str = "Similarity of layer
     def draw() -> Any:
         figure, axes = new_figure(3.5)
         ax = axes[0, 0]
-        image = ax.imshow(similarity.values, cmap=MAGNITUDE, vmin=0, vmax=1)
+        image = ax.imshow(similarity.values.numpy(), cmap=MAGNITUDE, vmin=0, vmax=1)
         for axis, names, turn in ((ax.xaxis, similarity.columns, 90), (ax.yaxis, similarity.rows, 0)):
             axis.set_ticks(range(len(names)), [cut(name, 18) for name in names], rotation=turn, fontsize=6.5)
         for spine in ax.spines.values():

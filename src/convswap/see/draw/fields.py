@@ -36,7 +36,7 @@ def _draw_field(ax: Any, field: ReceptiveField, transform: str) -> None:
     bare(ax)
     values = field.values(transform)
     height, width = values.shape
-    ax.imshow(values, cmap=MAGNITUDE, vmin=0, vmax=1)
+    ax.imshow(values.numpy(), cmap=MAGNITUDE, vmin=0, vmax=1)
     for part, style in ((0.5, "-"), (0.99, "--")):
         reach = field.square(part, transform).side // 2
         corner = (width // 2 - reach - 0.5, height // 2 - reach - 0.5)

@@ -36,12 +36,12 @@ def classes_picture(stages: Sequence[StageClasses]) -> Picture:
 
     def draw() -> Any:
         figure, axes = new_figure(0.7 + 0.32 * len(stages))
-        ax, left = axes[0, 0], torch.zeros(len(stages), dtype=torch.float64)
+        ax, left = axes[0, 0], [0.0] * len(stages)
         for name in CLASSES:
-            values = torch.tensor([100 * s.shares[name] for s in stages], dtype=torch.float64)
+            values = [100 * s.shares[name] for s in stages]
             color, hatch = CLASS_LOOKS[name]
             ax.barh(labels, values, 0.72, left=left, color=color, hatch=hatch, edgecolor="white", label=name, lw=0.6)
-            left = left + values
+            left = [a + b for a, b in zip(left, values, strict=True)]
         for row, s in enumerate(stages):
             ax.text(101, row, f"{sum(s.counts.values()):,}", va="center", fontsize=7, color=MUTED)
         ax.invert_yaxis()
@@ -69,7 +69,7 @@ def low_pass_picture(layers: Sequence[LowPass], measure: str = "aliasing") -> Pi
         for role, (color, marker) in ROLE_LOOKS.items():
             rows = [i for i, layer in enumerate(layers) if layer.role == role]
             if rows:
-                low, high = (torch.stack([values[i].nanquantile(q) for i in rows]) for q in (0.25, 0.75))
+                low, high = ([float(values[i].nanquantile(q)) for i in rows] for q in (0.25, 0.75))
                 ax.hlines(rows, low, high, color=color, lw=1.2, alpha=0.6)
                 ax.plot([means[i] for i in rows], rows, marker, color=color, ms=4, label=role)
         if measure == "aliasing":

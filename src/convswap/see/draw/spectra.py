@@ -23,9 +23,10 @@ def radial_picture(spectra: Mapping[str, KernelSpectrum], roles: Mapping[str, st
         for role, members in present.items():
             color, marker = ROLE_LOOKS[role]
             for spectrum in members:
-                ax.plot(spectrum.frequency, spectrum.radial, color=color, lw=0.6, alpha=0.35)
-            mean = torch.stack([s.radial for s in members]).mean(0)
-            ax.plot(members[0].frequency, mean, color=color, lw=2, marker=marker, ms=4, markevery=8, label=role)
+                ax.plot(spectrum.frequency.numpy(), spectrum.radial.numpy(), color=color, lw=0.6, alpha=0.35)
+            mean = torch.stack([s.radial for s in members]).mean(0).numpy()
+            at = members[0].frequency.numpy()
+            ax.plot(at, mean, color=color, lw=2, marker=marker, ms=4, markevery=8, label=role)
         ax.set(xlim=(0, 0.5), ylim=(0, None), xlabel="frequency, cycles a pixel", ylabel="power")
         ax.axvline(0.25, color=GRID, lw=1, zorder=0)
         legend(figure)
@@ -47,7 +48,7 @@ def power_picture(spectra: Mapping[str, KernelSpectrum]) -> Picture:
         for ax in axes.flat:
             bare(ax)
         for ax, (name, spectrum) in zip(axes.flat, spectra.items(), strict=False):
-            ax.imshow(spectrum.power, cmap=MAGNITUDE, extent=(-0.5, 0.5, -0.5, 0.5))
+            ax.imshow(spectrum.power.numpy(), cmap=MAGNITUDE, extent=(-0.5, 0.5, -0.5, 0.5))
             ax.set_title(cut(name, 18), fontsize=7)
         return figure
 
@@ -69,8 +70,10 @@ def mass_picture(stages: Sequence[StageMass]) -> Picture:
         for index, (s, label) in enumerate(zip(wide, labels, strict=True)):
             mean = s.mass.mass.nanmean(0)
             std = (s.mass.mass - mean).square().nanmean(0).sqrt()
-            ax.fill_between(s.mass.sizes, mean - std, mean + std, color=colors[index], alpha=0.15, lw=0)
-            ax.plot(s.mass.sizes, mean, color=colors[index], marker="osD^vP*X"[index % 8], ms=4, lw=1.5, label=label)
+            low, high = (mean - std).numpy(), (mean + std).numpy()
+            ax.fill_between(s.mass.sizes, low, high, color=colors[index], alpha=0.15, lw=0)
+            look = {"color": colors[index], "marker": "osD^vP*X"[index % 8], "ms": 4, "lw": 1.5}
+            ax.plot(s.mass.sizes, mean.numpy(), label=label, **look)
         ax.set(ylim=(0, 1.05), xlabel="side of the window, pixels", ylabel="part of the magnitude")
         ax.set_xticks(wide[0].mass.sizes[:8])
         legend(figure)
@@ -101,7 +104,7 @@ def components_picture(stages: Sequence[StageMass]) -> Picture:
             row[0].set_ylabel(f"{_stage(s).rstrip(': ')}\n{s.size[0]}x{s.size[1]}", fontsize=7)
             for ax, component, part in zip(row, s.components.components, s.components.explained, strict=False):
                 limit = float(component.abs().max())
-                ax.imshow(-component, cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="nearest")
+                ax.imshow(-component.numpy(), cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="nearest")
                 ax.set_title(percent(float(part)), fontsize=7, pad=2)
         return figure
 
