@@ -194,6 +194,16 @@ def test_operators_by_hand(function: Any, x: Tensor, expected: Counts) -> None:
     assert {name: found[name] for name in arithmetic} == {name: wanted[name] for name in arithmetic}
 
 
+def test_attention_is_two_products() -> None:
+    def attend(x: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    x = torch.zeros(1, 2, 10, 8)
+    assert counts(attend, x).macs == 2 * (2 * 10 * 10 * 8)
+    step = cost(Run(attend), x, mode="training", input_gradient=True).counts
+    assert step.macs == 3 * 2 * (2 * 10 * 10 * 8)
+
+
 def test_what_is_repeated_or_only_viewed_is_not_moved_twice() -> None:
     assert counts(lambda x: x.flatten(1), X).bytes_moved == 0
     assert counts(lambda x: x + x[:, :1, :1, :1].expand_as(x), X).bytes_moved == 4 * (SIZE + 2 + SIZE)

@@ -49,7 +49,7 @@ _EACH_READ: dict[Counts, str] = {
     "reflection_pad2d_backward replication_pad2d_backward reflection_pad1d_backward replication_pad1d_backward "
     "upsample_nearest2d_backward embedding_dense_backward",
     Counts(multiplications=4, additions=4): "upsample_bilinear2d_backward",
-    Counts(comparisons=1, additions=2, special=2): "_softmax",
+    Counts(comparisons=1, additions=2, special=2): "_softmax _safe_softmax",
     Counts(comparisons=1, additions=3, special=1): "_log_softmax",
     Counts(multiplications=2, additions=2): "_softmax_backward_data",
     Counts(multiplications=1, additions=2, special=1): "_log_softmax_backward_data",
