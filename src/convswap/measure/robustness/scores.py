@@ -100,7 +100,7 @@ def mean_corruption_error(errors: Mapping[str, Sequence[float]], baseline: Mappi
     Raises:
         UsageError: a corruption has no baseline.
 
-    >>> mean_corruption_error({"fog": [0.2, 0.4]}, {"fog": 0.6})
+    >>> mean_corruption_error({"fog": [0.25, 0.5]}, {"fog": 0.75})
     0.5
     """
     known = ALEXNET_ERRORS if baseline is None else baseline
@@ -116,7 +116,7 @@ def relative_corruption_error(
 ) -> float:
     """Relative mCE: as `mean_corruption_error`, with each model's clean error taken off before dividing.
 
-    >>> relative_corruption_error({"fog": [0.3, 0.5]}, 0.1, {"fog": 0.8}, 0.2)
+    >>> relative_corruption_error({"fog": [0.5, 0.75]}, 0.25, {"fog": 1.0}, 0.25)
     0.5
     """
     rises = {name: [error - clean for error in row] for name, row in errors.items()}
