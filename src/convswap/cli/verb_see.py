@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..data import Data
+    from ..lab import Trial
     from ..see import StageClasses
 
 NAME = "see"
@@ -30,6 +31,7 @@ class Source:
     data: Data | None
     page: Path
     trained: bool = True
+    trial: Trial | None = None
 
 
 def run(
@@ -109,7 +111,7 @@ def _source(
         run_ = _find(path)
         own = None if data is not None else _data(run_.trial, root)
         name = path.name if run_.trial is None else f"{run_.trial.model}, {run_.trial.unit}"
-        return Source(name, _load(run_.weights, None), own, run_.weights.with_name("see.html"))
+        return Source(name, _load(run_.weights, None), own, run_.weights.with_name("see.html"), True, run_.trial)
     if "/" in text or text.endswith(".safetensors"):
         raise UsageError(f"RUN {text}: does not exist; give a trial's folder, a .safetensors file or a model's name")
     trained = pretrained or weights is not None
@@ -141,7 +143,7 @@ def _images(source: Source, data: Data | None, count: int) -> tuple[Tensor, Tens
         where = "crops of two photographs"
     else:
         pictures = _test_images(data, count)
-        mean, std = (data.mean, data.std) if source.data is not None else _constants(declared, data)
+        mean, std = _constants(source, declared, data)
         where = f"test images of {data.name}"
     constants = [torch.tensor(values).reshape(1, -1, 1, 1) for values in (mean, std)]
     if constants[0].shape[1] not in (1, pictures.shape[1]):
@@ -149,7 +151,13 @@ def _images(source: Source, data: Data | None, count: int) -> tuple[Tensor, Tens
     return pictures, (pictures - constants[0]) / constants[1], where
 
 
-def _constants(declared: dict[str, tuple[float, ...]], data: Data) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _constants(
+    source: Source, declared: dict[str, tuple[float, ...]], data: Data
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation: a run's own, else what the model declares, else the data's."""
+    if source.trial is not None:
+        own = source.trial.normalization
+        return (data.mean, data.std) if own is None else (tuple(own["mean"]), tuple(own["std"]))
     fits = len(declared.get("mean", ())) == data.channels
     return (declared["mean"], declared["std"]) if fits else (data.mean, data.std)
 
