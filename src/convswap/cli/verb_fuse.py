@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from ..errors import UsageError
 from .arguments import DataRoot
+from .saved import data_of, find_saved, load_saved
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,20 +19,6 @@ if TYPE_CHECKING:
     from ..lab import Trial
 
 NAME = "fuse"
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is fused: a saved model, and for a run the trial that made it."""
-
-    weights: Path
-    trial: Trial | None
-
-    @property
-    def output(self) -> Path:
-        """Where the fused model goes: beside the original."""
-        name = "fused" if self.weights.stem == "model" else f"{self.weights.stem}-fused"
-        return self.weights.with_name(f"{name}.safetensors")
 
 
 def run(
@@ -75,9 +61,9 @@ def run(
     from ..models import save
     from ..surgery import plan_fuse
 
-    found = _find(source)
-    network = _load(found.weights, model)
-    data = _data(found.trial, data_root) if evaluate or recalibrate or image_size is None else None
+    found = find_saved(source)
+    network = load_saved(found.weights, model)
+    data = data_of(found.trial, data_root) if evaluate or recalibrate or image_size is None else None
     if recalibrate and data is None:
         raise UsageError(f"--recalibrate needs a run, whose data are known; {source} is a file")
     example = _example(network, data, image_size)
@@ -92,41 +78,6 @@ def run(
     if not recalibrate and _draws_at_random(found.trial):
         print("the unit trained with random draws: --recalibrate fits BatchNorm to the kernel that is used now")
     print(f"fused model: {found.output}")
-
-
-def _load(weights: Path, model: str | None) -> nn.Module:
-    from ..models import load
-
-    try:
-        return load(weights, constructor=model).eval()
-    except UsageError as error:
-        if model is None and "constructor=" in str(error):
-            raise UsageError(str(error).replace("constructor=", "--model ")) from error
-        raise
-
-
-def _find(source: Path) -> Source:
-    from ..lab import Trial
-
-    if not source.exists():
-        raise UsageError(f"RUN {source}: does not exist; give a trial's folder or a .safetensors file")
-    if source.is_file():
-        return Source(source, None)
-    weights, description = source / "model.safetensors", source / "trial.json"
-    if not weights.is_file():
-        inside = "it is a lab: name one of its trials" if (source / "lab.sqlite").exists() else "is the trial finished?"
-        raise UsageError(f"RUN {source}: no model.safetensors in this folder; {inside}")
-    trial = Trial.from_json(description.read_text(encoding="utf-8")) if description.is_file() else None
-    return Source(weights, trial)
-
-
-def _data(trial: Trial | None, root: Path | None) -> Data | None:
-    from ..lab.run import trial_data
-
-    if trial is None:
-        return None
-    # Unreadable files were refused or left out when the run began; the fingerprint says that the rest is the same.
-    return trial_data(trial, root=root, skip_unreadable=True, download=False)
 
 
 def _draws_at_random(trial: Trial | None) -> bool:

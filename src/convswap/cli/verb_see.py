@@ -11,6 +11,7 @@ import typer
 
 from ..errors import UsageError
 from .arguments import DataRoot, Pretrained, Weights
+from .saved import data_of, find_saved, load_saved
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -104,14 +105,12 @@ def _load_data(name: str, root: Path | None) -> Data:
 def _source(
     text: str, weights: Path | None, pretrained: bool, classes: int | None, data: Data | None, root: Path | None
 ) -> Source:
-    from .verb_fuse import _data, _find, _load
-
     path = Path(text)
     if path.exists():
-        run_ = _find(path)
-        own = None if data is not None else _data(run_.trial, root)
+        run_ = find_saved(path)
+        own = None if data is not None else data_of(run_.trial, root)
         name = path.name if run_.trial is None else f"{run_.trial.model}, {run_.trial.unit}"
-        return Source(name, _load(run_.weights, None), own, run_.weights.with_name("see.html"), True, run_.trial)
+        return Source(name, load_saved(run_.weights, None), own, run_.weights.with_name("see.html"), True, run_.trial)
     if "/" in text or text.endswith(".safetensors"):
         raise UsageError(f"RUN {text}: does not exist; give a trial's folder, a .safetensors file or a model's name")
     trained = pretrained or weights is not None

@@ -1,0 +1,71 @@
+"""What verbs take as RUN: a trial's folder or a saved model, with the data it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..data import Data
+    from ..lab import Trial
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved model, and for a run the trial that made it."""
+
+    weights: Path
+    trial: Trial | None
+
+    @property
+    def output(self) -> Path:
+        """Where its fused form goes: beside the original."""
+        name = "fused" if self.weights.stem == "model" else f"{self.weights.stem}-fused"
+        return self.weights.with_name(f"{name}.safetensors")
+
+
+def load_saved(weights: Path, model: str | None) -> nn.Module:
+    """The model of a file, in eval mode; `model` is `--model`, for a function of the user's own."""
+    from ..models import load
+
+    try:
+        return load(weights, constructor=model).eval()
+    except UsageError as error:
+        if model is None and "constructor=" in str(error):
+            raise UsageError(str(error).replace("constructor=", "--model ")) from error
+        raise
+
+
+def find_saved(source: Path) -> Saved:
+    """The saved model that RUN means.
+
+    Raises:
+        UsageError: there is none; what lies there instead is said.
+    """
+    from ..lab import Trial
+
+    if not source.exists():
+        raise UsageError(f"RUN {source}: does not exist; give a trial's folder or a .safetensors file")
+    if source.is_file():
+        return Saved(source, None)
+    weights, description = source / "model.safetensors", source / "trial.json"
+    if not weights.is_file():
+        inside = "it is a lab: name one of its trials" if (source / "lab.sqlite").exists() else "is the trial finished?"
+        raise UsageError(f"RUN {source}: no model.safetensors in this folder; {inside}")
+    trial = Trial.from_json(description.read_text(encoding="utf-8")) if description.is_file() else None
+    return Saved(weights, trial)
+
+
+def data_of(trial: Trial | None, root: Path | None) -> Data | None:
+    """The data a trial was trained on, None without a trial."""
+    from ..lab.run import trial_data
+
+    if trial is None:
+        return None
+    # Unreadable files were refused or left out when the run began; the fingerprint says that the rest is the same.
+    return trial_data(trial, root=root, skip_unreadable=True, download=False)
