@@ -117,10 +117,12 @@ CONVOLUTION_SHAPED = [name for name in convswap.list_units() if convswap.get_uni
 @pytest.mark.parametrize("unit", CONVOLUTION_SHAPED)
 def test_units_in_a_network(unit: str) -> None:
     images = torch.randn(4, 3, 16, 16)
-    place, channels = ("2", 1) if unit == "fixed" else ("0", 3)  # constant kernels are depthwise
+    place = "2" if unit == "fixed" else "0"
+    # Constant kernels are depthwise; so are the frequency filters, in front of a 1x1 convolution.
+    shape = {"fixed": (8, 1), "niff": (3, 1)}.get(unit, (8, 3))
     model = convswap.swap(net(), unit, where=place, example_input=images, start="fresh").eval()
     layer = layer_kernels(model, images, layers=[place])[0]
-    assert layer.weight.shape[:2] == (8, channels)
+    assert layer.weight.shape[:2] == shape
     assert layer.weight.isfinite().all()
     assert layer.weight.abs().amax((1, 2, 3)).median() > 0
 
