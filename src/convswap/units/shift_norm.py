@@ -135,9 +135,9 @@ ShiftBatchNorm2d.__doc__ = f"{ShiftBatchNorm2d.__doc__}\n\n    {_ShiftBatchNorm.
 
 @torch.no_grad()
 def _same_in_evaluation(norm: _ShiftBatchNorm, cls: type[nn.BatchNorm1d | nn.BatchNorm2d]) -> nn.Module:
-    """A stock BatchNorm without eps whose variance is s^-2, a power of four."""
+    """A stock BatchNorm whose variance is s^-2, a power of four; its eps must be above 0, and vanishes beside that."""
     mean = norm.running_mean
-    stock = cls(norm.num_features, eps=0.0, momentum=norm.momentum, device=mean.device, dtype=mean.dtype)
+    stock = cls(norm.num_features, eps=1e-30, momentum=norm.momentum, device=mean.device, dtype=mean.dtype)
     assert stock.running_mean is not None
     assert stock.running_var is not None
     stock.running_mean.copy_(mean)
