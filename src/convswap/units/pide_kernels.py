@@ -30,7 +30,7 @@ def riesz_constant(s: float) -> float:
     return math.gamma(1 - s) / (4**s * math.pi * math.gamma(s))
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: torch 2.11 cannot compile the making of a frozen one
 class Operator:
     """A linear operator on fields, `sum_j w_ij P(u)_j - outflow_i u_i`, its kernel formed once for several fields.
 
