@@ -272,7 +272,7 @@ def _onnx(model: nn.Module, x: Tensor, threads: int) -> nn.Module:
         raise UsageError(f"{', '.join(missing)} not installed; pip install convswap[onnx]")
     if x.device.type != "cpu":
         raise UsageError("ONNX Runtime is timed on the CPU only")
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     from ..ops.binary_conv import onnx_translations
 
