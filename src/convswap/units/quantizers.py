@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import UsageError
 from .contract import compute_dtype
 from .draws import uniform
-from .signs import signs
+from .signs import in_type, signs
 
 FULL = 32
 """The number of bits that means: not quantised."""
@@ -60,10 +60,10 @@ def quantize(x: Tensor, bits: int, scheme: str = "linear", *, signed: bool = Tru
     if bits == 1 and signed:
         if key is None:
             return signs(x)
-        return signs((x.to(compute_dtype(x.dtype)) + 1) / 2 - _above_zero(key, x)).to(x.dtype)
+        return in_type(signs((x.to(compute_dtype(x.dtype)) + 1) / 2 - _above_zero(key, x)), x.dtype)
     wide = x.to(compute_dtype(x.dtype))
     found = _linear if scheme == "linear" else _log
-    return found(wide, bits, signed, None if key is None else uniform(key, x)).to(x.dtype)
+    return in_type(found(wide, bits, signed, None if key is None else uniform(key, x)), x.dtype)
 
 
 def _above_zero(key: Tensor, like: Tensor) -> Tensor:
