@@ -16,7 +16,6 @@ from ..errors import UsageError
 from .kernels import LayerKernels
 
 _SIZE = 64
-_CHUNK = 4096
 
 
 def dc_gain(kernels: Tensor) -> Tensor:
@@ -39,14 +38,21 @@ def aliasing_energy(kernels: Tensor, stride: int | tuple[int, int] = 2, *, size:
         raise UsageError(f"stride={stride!r} is not allowed; give whole numbers of at least 1")
     if max(kernels.shape[-2:]) > size:
         raise UsageError(f"size={size!r} is below the kernels' {tuple(kernels.shape[-2:])}")
-    rows, columns = (torch.fft.fftfreq(size, dtype=torch.float64).abs() < 1 / (2 * s) for s in strides)
-    passed = rows[:, None] & columns
-    flat = kernels.detach().double().flatten(0, -3) if kernels.dim() > 2 else kernels.detach().double()[None]
-    parts = []
-    for chunk in flat.split(_CHUNK):
-        energy = torch.fft.fft2(chunk, s=(size, size)).abs().square()
-        parts.append(1 - (energy * passed.to(energy)).sum((-2, -1)) / energy.sum((-2, -1)))
-    return torch.cat(parts).clamp_min(0).reshape(kernels.shape[:-2])
+    w = kernels.detach().double()
+    rows, columns = (_pass_band(length, s, size) for length, s in zip(w.shape[-2:], strides, strict=True))
+    # Parseval: both energies are quadratic forms of the taps, so no spectrum has to be written out.
+    passed = (rows @ w @ columns * w).sum((-2, -1))
+    return (1 - passed / w.square().sum((-2, -1))).clamp(0, 1)
+
+
+def _pass_band(length: int, stride: int, size: int) -> Tensor:
+    """B with w' B w = energy of `length` taps w below the new Nyquist: B[i, j] = mean over the `size` frequencies f of
+    [|f| < 1 / (2 stride)] cos(2 pi f (i - j))."""
+    frequency = torch.fft.fftfreq(size, dtype=torch.float64)
+    kept = frequency[frequency.abs() < 1 / (2 * stride)]
+    taps = torch.arange(length, dtype=torch.float64)
+    angle = 2 * torch.pi * kept * (taps[:, None] - taps)[..., None]
+    return angle.cos().sum(-1) / size
 
 
 def spread(kernels: Tensor, dilation: tuple[int, int]) -> Tensor:

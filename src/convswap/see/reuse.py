@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -89,7 +90,7 @@ class Redundancy:
     cosine: Tensor
     dead: int
 
-    @property
+    @cached_property
     def mean(self) -> float:
         """Mean over pairs of different channels, those with dead channels left out; NaN if there is no pair."""
         off = ~torch.eye(len(self.cosine), dtype=torch.bool)

@@ -29,7 +29,7 @@ def attribution_picture(
     names = ["image", *(["Grad-CAM"] if cam else []), *(NAMES[a.method] for a in attributions)]
 
     def draw() -> Any:
-        columns = 3 if len(names) > 4 else 2
+        columns = 2 if len(names) in (2, 4) else 3
         rows = -(-len(names) // columns)
         figure, axes = new_figure((1.35 if columns == 3 else 1.95) * rows, rows, columns)
         for ax in axes.flat:

@@ -9,7 +9,7 @@ import torch
 
 from ..mass import StageMass
 from ..spectra import KernelSpectrum
-from .picture import GRID, MAGNITUDE, ROLE_LOOKS, SIGNED, Picture, bare, cut, legend, new_figure, percent
+from .picture import GRID, MAGNITUDE, ROLE_LOOKS, SIGNED, WIDTH, Picture, bare, cut, legend, new_figure, percent
 
 
 def radial_picture(spectra: Mapping[str, KernelSpectrum], roles: Mapping[str, str]) -> Picture:
@@ -42,9 +42,9 @@ def power_picture(spectra: Mapping[str, KernelSpectrum]) -> Picture:
     """The two-dimensional mean power of layers, frequency 0 in the middle."""
 
     def draw() -> Any:
-        columns = 3
+        columns = min(3, len(spectra))
         rows = -(-len(spectra) // columns)
-        figure, axes = new_figure(1.35 * rows, rows, columns)
+        figure, axes = new_figure((0.15 + WIDTH / columns) * rows, rows, columns)
         for ax in axes.flat:
             bare(ax)
         for ax, (name, spectrum) in zip(axes.flat, spectra.items(), strict=False):
@@ -75,7 +75,7 @@ def mass_picture(stages: Sequence[StageMass]) -> Picture:
             look = {"color": colors[index], "marker": "osD^vP*X"[index % 8], "ms": 4, "lw": 1.5}
             ax.plot(s.mass.sizes, mean.numpy(), label=label, **look)
         ax.set(ylim=(0, 1.05), xlabel="side of the window, pixels", ylabel="part of the magnitude")
-        ax.set_xticks(wide[0].mass.sizes[:8])
+        ax.set_xticks(max((s.mass.sizes for s in wide), key=len)[:8])
         legend(figure)
         return figure
 
