@@ -256,3 +256,10 @@ def test_one_unit_is_compared_in_places_of_its_own(folder: Path, capsys: pytest.
 def test_paths_of_data_are_made_absolute(folder: Path) -> None:
     assert absolute_data("digits") == "digits"
     assert absolute_data("imagefolder:photos") == f"imagefolder:{folder / 'photos'}"
+
+
+def test_compare_measures_robustness_where_it_is_asked_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--robustness", "fast", *TINY]) == 2
+    error = capsys.readouterr().err
+    assert error == "convswap: error: --robustness='fast' is not allowed; choose one of 'none', 'quick', 'full'\n"
+    assert list(folder.iterdir()) == []

@@ -73,6 +73,14 @@ def run(
     device: Device = "auto",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train again what failed before.")] = False,
     latency: Annotated[bool, typer.Option(help="Measure latency after the trainings.")] = True,
+    robustness: Annotated[
+        str,
+        typer.Option(
+            metavar="PROFILE",
+            help="After the trainings, pass corrupted, compressed, shifted and turned test images: none, quick (up to "
+            "1,000 images) or full (all images, hours for large networks).",
+        ),
+    ] = "none",
     quiet: Quiet = False,
 ) -> None:
     """Train models x units x seeds under one recipe; show the table and write a report.
@@ -86,13 +94,17 @@ def run(
       convswap compare cifar_resnet20 --data cifar10 --epochs 8 --seeds 5 --lab lab/cifar
       convswap compare resnet18 --data imagefolder:photos --image-size 128 --pretrained
       convswap compare --units conv,circle --option circle.radius=learnable --where 'layer3.*'
+      convswap compare --robustness quick
     """
     from ..data import load_data
+    from ..errors import check_choice
     from ..lab import BASELINE, run_grid
     from ..lab.publish import note_command, publish
+    from ..lab.robustness import CHOICES, NONE, measure_robustness
     from ..lab.run import example_of
     from ..lab.timing import measure_lab
 
+    check_choice("--robustness", robustness, CHOICES)
     names = list(dict.fromkeys([BASELINE, *parse_units(units)]))
     options = parse_options(option or [], names)
     places = parse_where(where or [], names)
@@ -129,6 +141,8 @@ def run(
     note_command(lab, command_line(context))
     if latency:
         measure_lab(lab, rows, example_of(loaded))
+    if robustness != NONE:
+        measure_robustness(lab, rows, loaded, robustness, device=device, progress=not quiet)
     summary, page = publish(lab)
     print_comparison(summary, page)
     fail_if_nothing_finished(rows, lab)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import write_atomic
+from .robustness import RobustnessFiles
 from .run import installed_versions
 from .store import STORE_FILE, Store
 from .summary import Row, summarize
@@ -33,7 +34,7 @@ def publish(lab_dir: str | Path, *, data: dict[str, Any] | None = None) -> tuple
         The summary rows and the path of `report.html`.
 
     Raises:
-        StoreError: there is no lab, or it is damaged or of another version.
+        StoreError: there is no lab, or it or a measurement in it is damaged or of another version.
     """
     from .report import write_report
 
@@ -41,7 +42,7 @@ def publish(lab_dir: str | Path, *, data: dict[str, Any] | None = None) -> tuple
     with Store(lab / STORE_FILE, write=False) as store:
         stored = store.rows()
     latency = read_latency(lab)
-    rows = summarize(stored, latency["trials"])
+    rows = summarize(stored, latency["trials"], RobustnessFiles(lab))
     results = [row.result for row in stored if row.result is not None]
     page = write_report(
         lab,

@@ -53,8 +53,8 @@ def run_trial(
         label: a few words for the progress bar.
 
     Returns:
-        JSON-able: `test_accuracy`, `test_loss`, `history`, `parameters`, `macs`, `plan` (None for `conv`), timings,
-        machine and versions.
+        JSON-able: `test_accuracy`, `test_loss`, `history`, `parameters`, `macs`, `cost` (see `count_costs`), `plan`
+        (None for `conv`), timings, machine and versions.
 
     Raises:
         StoreError: the directory is another trial's, or a file in it is damaged, or the disk is full.
@@ -95,19 +95,39 @@ def build_model(trial: Trial, data: Data) -> tuple[nn.Module, dict[str, Any] | N
         return plan.apply(), json.loads(plan.to_json())
 
 
+def count_costs(model: nn.Module, example: torch.Tensor) -> dict[str, Any]:
+    """What an inference of one image costs: `parameters`, `macs`, and `cost`, the whole vector as `Cost.as_dict()`.
+
+    An operator without a formula, as a model of the user's own may hold, leaves no vector (None) but its reason in
+    `cost_problem`; the multiply-accumulates are then those that torch knows of.
+    """
+    from ..measure.cost import CostError, cost, count_macs, count_parameters
+
+    parameters = count_parameters(model)
+    try:
+        found = cost(model, example, fused=False)
+    except CostError as error:
+        return {
+            "parameters": parameters,
+            "macs": count_macs(model, example),
+            "cost": None,
+            "cost_problem": str(error),
+        }
+    return {"parameters": parameters, "macs": found.counts.macs, "cost": found.as_dict()}
+
+
 def example_of(data: Data) -> torch.Tensor:
     """One black image of the data's shape, (1, C, H, W)."""
     return torch.zeros(1, data.channels, *data.image_size)
 
 
 def _train(trial: Trial, folder: Path, data: Data, device: str, progress: bool, label: str) -> dict[str, Any]:
-    from ..measure.cost import count_macs, count_parameters
     from ..models import save
     from ..train import Recipe, fit
 
     model, plan = build_model(trial, data)
     # Counted before the training: what cannot be counted should fail now, not hours later.
-    costs = {"parameters": count_parameters(model), "macs": count_macs(model, example_of(data))}
+    costs = count_costs(model, example_of(data))
     fitted = fit(
         model,
         data,

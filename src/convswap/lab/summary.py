@@ -7,16 +7,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..measure.statistics import Comparison, Interval, compare_to_baseline, holm, mean_interval
+from .robustness import RobustnessFiles
+from .robustness_summary import add_robustness
 from .store import StoredTrial
 from .trial import BASELINE, Trial, canonical_json
 
 ENOUGH_SEEDS = 3
 """A result from fewer finished seeds is shown but neither ranked nor tested."""
 
+_TIMED = ("latency_ms", "latency_fused_ms", "parameters_fused", "macs_fused", "cost_fused")
+
 Row = dict[str, Any]
 
 
-def summarize(trials: Iterable[StoredTrial], latency: Mapping[str, Mapping[str, Any]] | None = None) -> list[Row]:
+def summarize(
+    trials: Iterable[StoredTrial],
+    latency: Mapping[str, Mapping[str, Any]] | None = None,
+    robustness: RobustnessFiles | None = None,
+) -> list[Row]:
     """One row per (model, unit, options, where), in the order the trials came.
 
     Trials are put together, and compared with `conv`, only if all else about them is equal: data, recipe, starting
@@ -25,6 +33,7 @@ def summarize(trials: Iterable[StoredTrial], latency: Mapping[str, Mapping[str, 
     Args:
         trials: the store's rows; those not finished count only as `failed`.
         latency: by the id of any trial of a row, what was measured: see `timing.measure_lab`.
+        robustness: what was measured of the trials' networks: see `robustness.measure_robustness`.
 
     Returns:
         Dictionaries with these keys:
@@ -35,7 +44,14 @@ def summarize(trials: Iterable[StoredTrial], latency: Mapping[str, Mapping[str, 
           (corrected for the units of the model) only between two sides of at least three seeds;
         - `ranked`: at least three finished seeds; `rank`: among these, 1 is the best, equal means share a rank;
         - `parameters`, `macs`: as trained; `parameters_fused`, `macs_fused`: of the fused network, None where it was
-          not fused; `replaced` (the plan of the swap), `latency_ms`, `latency_fused_ms`.
+          not fused; `cost`, `cost_fused`: the cost vectors (`Cost.as_dict()`), None where there are none;
+          `replaced` (the plan of the swap), `latency_ms`, `latency_fused_ms`;
+        - `robustness`: None, or its conditions, `scores` over the measured trials' networks (each with `mean`, `low`,
+          `high`, and against `conv` from three seeds on the keys above), accuracy by condition in `conditions`, and
+          below three seeds in `paired` the differences of two networks over the same images.
+
+    Raises:
+        StoreError: a file of `robustness` is damaged.
     """
     groups: dict[tuple[str, str], list[StoredTrial]] = {}
     for stored in trials:
@@ -49,6 +65,8 @@ def summarize(trials: Iterable[StoredTrial], latency: Mapping[str, Mapping[str, 
         new = [_row(name, members, latency or {}) for members in groups_of]
         _compare(new)
         _rank(new)
+        if robustness is not None:
+            add_robustness(new, robustness, ENOUGH_SEEDS)
         rows += new
     return rows
 
@@ -83,8 +101,9 @@ def _row(name: str, members: Sequence[StoredTrial], latency: Mapping[str, Mappin
         **{key: None if spread is None else getattr(spread, key) for key in ("mean", "low", "high", "sd")},
         "parameters": first.get("parameters"),
         "macs": first.get("macs"),
+        "cost": first.get("cost"),
         "replaced": first.get("plan"),
-        **{key: timed.get(key) for key in ("latency_ms", "latency_fused_ms", "parameters_fused", "macs_fused")},
+        **{key: timed.get(key) for key in _TIMED},
         "difference": None,
         "diff_low": None,
         "diff_high": None,
@@ -93,6 +112,7 @@ def _row(name: str, members: Sequence[StoredTrial], latency: Mapping[str, Mappin
         "probability_better": None,
         "ranked": len(finished) >= ENOUGH_SEEDS,
         "rank": None,
+        "robustness": None,
     }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import FusionError
 from .files import read_object, write_atomic
-from .run import MODEL
+from .run import MODEL, count_costs
 from .runner import TRIALS
 from .store import StoredTrial
 from .trial import Trial, canonical_json
@@ -63,7 +63,6 @@ def measure_lab(lab_dir: str | Path, trials: Iterable[StoredTrial], example: Ten
 
 
 def _measure(lab: Path, chosen: Sequence[StoredTrial], example: Tensor) -> dict[str, Any]:
-    from ..measure.cost import count_macs, count_parameters
     from ..measure.latency import measure_latency
     from ..models import load
 
@@ -79,7 +78,8 @@ def _measure(lab: Path, chosen: Sequence[StoredTrial], example: Tensor) -> dict[
             found[stored.id]["fuse_problem"] = str(error)
             continue
         networks[f"{stored.id} latency_fused_ms"] = fused
-        found[stored.id] |= {"parameters_fused": count_parameters(fused), "macs_fused": count_macs(fused, example[:1])}
+        costs = count_costs(fused, example[:1])
+        found[stored.id] |= {f"{name}_fused": value for name, value in costs.items()}
     times = measure_latency(networks, example, threads=1, repeats=30)
     for key, latency in times.items():
         id, name = key.split()

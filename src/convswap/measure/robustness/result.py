@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import StoreError, UsageError
+from ...files import write_atomically
 from .paired import PairedDifference, compare_paired
 from .table import Predictions
 
@@ -66,8 +67,12 @@ class Robustness:
         return cls(**plain, predictions=Predictions.from_dict(saved["predictions"]))
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON."""
-        Path(path).write_text(json.dumps(self.as_dict(), allow_nan=False), encoding="utf-8")
+        """Write it as JSON: the whole file or none of it.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        write_atomically(Path(path), json.dumps(self.as_dict(), allow_nan=False).encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Robustness:
