@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import UsageError
+from .perturbation import check_whole
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ def calibration(logits_NC: Tensor, labels_N: Tensor, bins: int = 15) -> Calibrat
             f"logits of shape {tuple(logits_NC.shape)} and labels of shape {tuple(labels_N.shape)} are not allowed; "
             "give (images, classes) and (images,)"
         )
-    if bins < 1:
-        raise UsageError(f"bins={bins} is not allowed; give 1 or more")
+    check_whole("bins", bins, 1)
+    if not bool(logits_NC.isfinite().all()) or labels_N.dtype != torch.int64:
+        raise UsageError(f"logits must be finite, labels torch.int64, got {labels_N.dtype}; NaN has no confidence")
     classes = logits_NC.shape[1]
     if not 0 <= int(labels_N.min()) <= int(labels_N.max()) < classes:
         raise UsageError(f"labels_N holds values that are not among the {classes} classes of the logits")

@@ -11,7 +11,7 @@ from ...errors import UsageError, check_choice, unknown_name
 from . import blur, digital, noise, spatter, weather
 from .draws import Draws
 from .parameters import PARAMETERS
-from .perturbation import Perturbation, check_images
+from .perturbation import Perturbation, check_images, check_whole
 
 Function = Callable[[Tensor, tuple[float, ...], Draws], Tensor]
 
@@ -57,6 +57,9 @@ COMMON: tuple[str, ...] = tuple(name for group, names in GROUPS.items() if group
 HELD_OUT: tuple[str, ...] = GROUPS["held_out"]
 """The four corruptions set aside for validation."""
 
+PARAMETER_SETS = ("auto", "cifar", "imagenet")
+"""Whose parameters a corruption may take; `"auto"` goes by the size of the images."""
+
 SMALLEST = 16
 """Sides below this hold no corrupted image worth the name (the benchmarks start at 32)."""
 
@@ -74,8 +77,9 @@ def corruption(name: str, severity: int, parameters: str = "auto") -> Perturbati
     """
     if name not in _BY_NAME:
         raise unknown_name("corruption", name, _BY_NAME)
+    check_whole("severity", severity)
     check_choice("severity", severity, range(1, 6))
-    check_choice("parameters", parameters, ("auto", "cifar", "imagenet"))
+    check_choice("parameters", parameters, PARAMETER_SETS)
     return Perturbation(f"{name}/{severity}", partial(_corrupt, name, severity, parameters), severity)
 
 

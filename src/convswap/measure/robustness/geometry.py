@@ -5,12 +5,14 @@ Interpolation and fill decide the numbers (a ResNet-20 at 15 degrees: 66 % neare
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from ...errors import UsageError, check_choice
 from .draws import Draws
-from .perturbation import Perturbation
+from .perturbation import Perturbation, check_whole
 
 INTERPOLATIONS = ("nearest", "bilinear")
 FILLS = ("black", "edge")
@@ -32,6 +34,7 @@ def rotation(
         UsageError: no such interpolation or fill; when applied with `masked`, images that are not square.
     """
     name = _affine_name("rotation", interpolation, fill, masked)
+    _check_angle(degrees)
 
     def apply(images: Tensor, draws: Draws) -> Tensor:
         turned = _affine(images, degrees, 0.0, interpolation, fill)
@@ -41,14 +44,20 @@ def rotation(
 
 
 def shear(degrees: float, interpolation: str = "nearest", fill: str = "black") -> Perturbation:
-    """Every image sheared along its rows by the same angle, as torchvision's `affine(shear=[degrees, 0])` does."""
+    """Every image sheared along its rows by the same angle, as torchvision's `affine(shear=[degrees, 0])` does.
+
+    Raises:
+        UsageError: no such interpolation or fill; an angle of 90 degrees or more.
+    """
     name = _affine_name("shear", interpolation, fill, False)
+    _check_angle(degrees, below=90)
     return Perturbation(f"{name}/{degrees:g}", lambda x, draws: _affine(x, 0.0, degrees, interpolation, fill), degrees)
 
 
 def random_rotation(degrees: float, interpolation: str = "nearest", fill: str = "black") -> Perturbation:
     """Each image by its own angle, uniform in -degrees ... degrees: the test of the circle-kernel paper (nearest)."""
     name = _affine_name("random_rotation", interpolation, fill, False)
+    _check_angle(degrees)
     return Perturbation(
         f"{name}/{degrees:g}", lambda x, draws: _each(x, draws, degrees, False, interpolation, fill), degrees
     )
@@ -57,6 +66,7 @@ def random_rotation(degrees: float, interpolation: str = "nearest", fill: str = 
 def random_shear(degrees: float, interpolation: str = "nearest", fill: str = "black") -> Perturbation:
     """Each image by its own angle, uniform in -degrees ... degrees: the test of the circle-kernel paper (nearest)."""
     name = _affine_name("random_shear", interpolation, fill, False)
+    _check_angle(degrees, below=90)
     return Perturbation(
         f"{name}/{degrees:g}", lambda x, draws: _each(x, draws, degrees, True, interpolation, fill), degrees
     )
@@ -64,6 +74,7 @@ def random_shear(degrees: float, interpolation: str = "nearest", fill: str = "bl
 
 def quarter_turn(turns: int) -> Perturbation:
     """Turned counterclockwise by 90 degrees `turns` times; no pixel is interpolated. For claims of equivariance."""
+    check_whole("turns", turns)
     check_choice("turns", turns, range(4))
     return Perturbation(f"quarter_turn/{turns}", lambda images, draws: torch.rot90(images, turns, (2, 3)), turns)
 
@@ -85,6 +96,12 @@ def inscribed_circle(images: Tensor) -> Tensor:
         raise UsageError(f"masked=True is not allowed on images of {height}x{width}; they must be square")
     axis = torch.arange(height) - (height - 1) / 2
     return images * (axis[:, None].square() + axis.square() <= ((height - 1) / 2) ** 2)
+
+
+def _check_angle(degrees: float, below: float = math.inf) -> None:
+    if isinstance(degrees, bool) or not isinstance(degrees, int | float) or not abs(degrees) < below:
+        limit = "" if below == math.inf else f" between -{below:g} and {below:g}"
+        raise UsageError(f"degrees={degrees!r} is not allowed; give a finite angle{limit}")
 
 
 def _affine_name(kind: str, interpolation: str, fill: str, masked: bool) -> str:

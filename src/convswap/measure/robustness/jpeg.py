@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError, check_choice
-from .perturbation import Perturbation, check_images
+from .perturbation import Perturbation, check_images, check_whole
 
 QUALITIES = tuple(range(90, 0, -10))
 """The qualities of the Min-Nets paper."""
@@ -33,14 +33,15 @@ def compress(images: Tensor, quality: int, channel_order: str = "rgb") -> Tensor
         UsageError: not such images, quality or channel order.
     """
     check_images(images)
-    if not 1 <= quality <= 100 or quality != int(quality):
+    check_whole("quality", quality, 1)
+    if quality > 100:
         raise UsageError(f"quality={quality!r} is not allowed; choose a whole number from 1 to 100")
     check_choice("channel_order", channel_order, ("rgb", "minnets_bgr"))
     if not len(images):
         return images.clone()
     swapped = channel_order == "minnets_bgr"
     given = images.flip(1) if swapped else images
-    decoded = torch.stack([_round_trip(image, int(quality)) for image in given.cpu()])
+    decoded = torch.stack([_round_trip(image, quality) for image in given.cpu()])
     return decoded.flip(1) if swapped else decoded
 
 

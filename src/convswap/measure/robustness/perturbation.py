@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import index
 
 import torch
 from torch import Tensor
@@ -36,10 +37,11 @@ class Perturbation:
                 depend on beside the seed and the name.
 
         Raises:
-            UsageError: the images are not a uint8 batch, or there are not as many indices.
+            UsageError: the images are not a uint8 batch, there are not as many indices, or the seed is no whole number.
         """
         check_images(images)
-        places = range(len(images)) if indices is None else indices
+        check_whole("seed", seed)
+        places = range(len(images)) if indices is None else [*map(index, indices)]
         if len(places) != len(images):
             raise UsageError(f"indices has {len(places)} entries for {len(images)} images; give one for each")
         return self.function(images.cpu(), Draws(seed, self.name, places))
@@ -52,8 +54,17 @@ def clean() -> Perturbation:
 
 def check_images(images: Tensor) -> None:
     """Raise a `UsageError` unless these are uint8 images (N, C, H, W) with one or three channels."""
+    if not isinstance(images, Tensor):
+        raise UsageError(f"images={type(images).__name__} is not allowed; give a tensor of torch.uint8 (N, C, H, W)")
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UsageError(
             f"images of {images.dtype} and shape {tuple(images.shape)} are not allowed; give torch.uint8 images "
             "(N, C, H, W) with 1 or 3 channels, before normalisation"
         )
+
+
+def check_whole(name: str, value: object, least: int | None = None) -> None:
+    """Raise a `UsageError` unless this is a whole number, of at least `least` where one is given."""
+    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
+        bound = "" if least is None else f" of at least {least}"
+        raise UsageError(f"{name}={value!r} is not allowed; give a whole number{bound}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...data import ArrayImages, Data, FolderImages
 from ...errors import DataError, UsageError
 from ...surgery.modes import evaluating
-from .perturbation import Perturbation
+from .perturbation import Perturbation, check_images, check_whole
 from .table import Predictions
 
 
@@ -27,13 +27,32 @@ class Sample:
         images: uint8 (N, C, H, W), on the CPU.
         labels: int64 (N,).
         mean: of each channel, of pixels in 0..1.
-        std: of each channel, of pixels in 0..1.
+        std: of each channel, of pixels in 0..1; above 0.
+
+    Raises:
+        UsageError: one of them is not of that kind, or they do not fit together.
     """
 
     images: Tensor
     labels: Tensor
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        check_images(self.images)
+        count, channels = self.images.shape[:2]
+        if self.labels.dtype != torch.int64 or self.labels.shape != (count,):
+            raise UsageError(
+                f"labels of {self.labels.dtype} and shape {tuple(self.labels.shape)} are not allowed; give torch.int64 "
+                f"labels ({count},), one for each image"
+            )
+        if count and int(self.labels.min()) < 0:
+            raise UsageError(f"labels={int(self.labels.min())} is not allowed; classes are numbered from 0")
+        if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
+            raise UsageError(
+                f"mean={self.mean}, std={self.std} is not allowed; give {channels} of each, one for each channel, std "
+                "above 0"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,12 +64,18 @@ def sample_of(data: Data | Sample, limit: int | None = None) -> Sample:
     Folders are sorted by class, so a part of one is taken in equal steps over the whole; arrays are taken in order.
 
     Raises:
-        UsageError: the limit is below 1.
+        UsageError: the limit is no whole number of at least 1, or this is no data set.
         DataError: there are no test images.
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"images={limit} is not allowed; give at least 1, or None for all")
+    if limit is not None:
+        check_whole("images", limit, 1)
+    if not isinstance(data, Data | Sample):
+        raise UsageError(
+            f"dataset={type(data).__name__} is not allowed; give a data set (convswap.data.load_data) or a Sample"
+        )
     if isinstance(data, Sample):
+        if not len(data):
+            raise DataError("there are no images in the sample")
         return Sample(data.images[:limit], data.labels[:limit], data.mean, data.std)
     if not len(data.test):
         raise DataError(f"there are no test images in {data.name!r}")
@@ -84,7 +109,7 @@ def predict(
     differences between them are paired.
 
     Args:
-        model: a classifier; is moved to the device.
+        model: a classifier; is moved to the device. It gets images of the type of its parameters.
         sample: the images.
         perturbations: the variants, one column each.
         seed: of the perturbations.
@@ -94,15 +119,21 @@ def predict(
         progress: draw a bar on a terminal.
 
     Raises:
-        UsageError: no variants, an unknown one in `logits_of`, or the model returns no (images, classes) tensor.
+        UsageError: an argument is not allowed, an unknown variant in `logits_of`, or the model returns no
+            (images, classes) tensor of finite numbers (of NaN there is no largest), or knows fewer classes than there
+            are labels.
     """
     names = tuple(variant.name for variant in perturbations)
-    if not names or batch_size < 1 or not len(sample):
-        raise UsageError("predict needs at least one perturbation, one image and a batch_size of 1 or more")
+    check_whole("batch_size", batch_size, 1)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model={type(model).__name__} is not allowed; give a torch.nn.Module")
+    if not names or not len(sample):
+        raise UsageError("predict needs at least one perturbation and one image")
     if strange := [name for name in logits_of if name not in names]:
         raise UsageError(f"logits_of={strange!r} is not allowed; the variants are {', '.join(names)}")
     place = torch.device(device)
     model.to(place)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     mean, std = (torch.tensor(values, device=place)[:, None, None] for values in (sample.mean, sample.std))
     columns, logits = [], {}
     with evaluating(model), torch.no_grad(), _bar(progress, len(names) * len(sample)) as advance:
@@ -111,7 +142,10 @@ def predict(
             for start in range(0, len(sample), batch_size):
                 part = sample.images[start : start + batch_size]
                 changed = variant(part, seed, range(start, start + len(part))).to(place)
-                rows.append(_checked(model((changed.float() / 255 - mean) / std), len(part)).float().cpu())
+                output = model(((changed.float() / 255 - mean) / std).to(dtype))
+                rows.append(
+                    _checked(output, sample.labels[start : start + len(part)], variant.name, start).float().cpu()
+                )
                 advance(len(part), variant.name)
             found = torch.cat(rows)
             columns.append(found.argmax(1))
@@ -120,11 +154,20 @@ def predict(
     return Predictions(sample.labels, torch.stack(columns, 1), names, logits)
 
 
-def _checked(output: Any, count: int) -> Tensor:
-    if isinstance(output, Tensor) and output.ndim == 2 and len(output) == count:
-        return output
-    found = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-    raise UsageError(f"model returned {found}, which is not allowed; a classifier must return one (images, classes)")
+def _checked(output: Any, labels: Tensor, variant: str, start: int) -> Tensor:
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(labels):
+        found = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise UsageError(
+            f"model returned {found}, which is not allowed; a classifier must return one (images, classes)"
+        )
+    if (label := int(labels.max())) >= output.shape[1]:
+        raise UsageError(f"model returned scores of {output.shape[1]} classes, but there is a label {label}")
+    if len(bad := (~output.isfinite()).any(1).nonzero()):
+        raise UsageError(
+            f"model returned NaN or infinity for image {start + int(bad[0])} of variant {variant!r}, which is not "
+            "allowed; it names no class"
+        )
+    return output
 
 
 @contextmanager

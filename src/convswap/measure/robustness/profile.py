@@ -10,7 +10,7 @@ from torch import nn
 from ...data import Data
 from .calibration import calibration
 from .corruptions import GROUPS
-from .perturbation import Perturbation, clean
+from .perturbation import Perturbation, check_whole, clean
 from .predict import Sample, predict, sample_of
 from .result import Robustness
 from .scores import all_pairs_consistency, flip_probability, flip_rate, shift_divergence
@@ -50,11 +50,14 @@ def robustness(
         progress: draw a bar on a terminal.
 
     Raises:
-        UsageError: no such profile or parameters, or a number is out of range.
+        UsageError: an argument is not allowed; the model's answers are not finite, or have fewer classes than labels.
         DataError: the data set has no test images.
     """
     from ...train.precision import resolve_device
 
+    if batch_size is not None:
+        check_whole("batch_size", batch_size, 1)
+    check_whole("seed", seed)
     place = resolve_device(device)
     limit = 1000 if images is None and profile == "quick" else images
     sample = sample_of(dataset, limit)
@@ -72,7 +75,7 @@ def robustness(
         sample,
         list(wanted.values()),
         seed=seed,
-        batch_size=batch_size or max(1, min(256, 2**21 // (height * width))),
+        batch_size=max(1, min(256, 2**21 // (height * width))) if batch_size is None else batch_size,
         device=place,
         logits_of=["clean", *moved],
         progress=progress,

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ...errors import UsageError, check_choice
 from .corruptions import COMMON
+from .perturbation import check_whole
 
 ALEXNET_ERRORS: dict[str, float] = dict(
     zip(
@@ -61,6 +62,7 @@ def flip_rate(classes_NF: Tensor, apart: int) -> float:
     (0.3333333333333333, 1.0)
     """
     _check_table(classes_NF, 2)
+    check_whole("apart", apart)
     if not 1 <= apart < classes_NF.shape[1]:
         raise UsageError(f"apart={apart} is not allowed for {classes_NF.shape[1]} frames; give 1 or more, below that")
     return float((classes_NF[:, apart:] != classes_NF[:, :-apart]).double().mean())
@@ -84,7 +86,16 @@ def flip_probability(classes_NF: Tensor, against: str = "previous") -> float:
 
 
 def shift_divergence(reference_NC: Tensor, moved_NC: Tensor) -> float:
-    """WCNN's divergence: mean over images of sum_c P0 log(P0 / Pv), from logits of the image and of the moved one."""
+    """WCNN's divergence: mean over images of sum_c P0 log(P0 / Pv), from logits of the image and of the moved one.
+
+    Raises:
+        UsageError: these are not two of one shape, (images, classes).
+    """
+    if reference_NC.ndim != 2 or reference_NC.shape != moved_NC.shape or not len(reference_NC):
+        raise UsageError(
+            f"logits of shapes {tuple(reference_NC.shape)} and {tuple(moved_NC.shape)} are not allowed; give two "
+            "(images, classes)"
+        )
     p, q = reference_NC.double().log_softmax(1), moved_NC.double().log_softmax(1)
     return float((p.exp() * (p - q)).sum(1).mean())
 
@@ -98,7 +109,7 @@ def mean_corruption_error(errors: Mapping[str, Sequence[float]], baseline: Mappi
             ImageNet. On CIFAR the plain mean error is customary: a baseline of 1 each.
 
     Raises:
-        UsageError: a corruption has no baseline.
+        UsageError: a corruption has no baseline above 0, or no errors.
 
     >>> mean_corruption_error({"fog": [0.25, 0.5]}, {"fog": 0.75})
     0.5
@@ -108,6 +119,8 @@ def mean_corruption_error(errors: Mapping[str, Sequence[float]], baseline: Mappi
         raise UsageError(
             f"errors of {missing if errors else 'no corruption'} have no baseline; known: {', '.join(known)}"
         )
+    if bad := [name for name, row in errors.items() if not row or not known[name] > 0]:
+        raise UsageError(f"errors of {bad} are none, or their baseline is not above 0; mCE is not defined")
     return sum(sum(row) / (len(row) * known[name]) for name, row in errors.items()) / len(errors)
 
 
@@ -124,5 +137,8 @@ def relative_corruption_error(
 
 
 def _check_table(classes: Tensor, least: int) -> None:
-    if classes.ndim != 2 or classes.shape[1] < least or not len(classes):
-        raise UsageError(f"classes of shape {tuple(classes.shape)} are not allowed; give (images, {least} or more)")
+    if classes.is_floating_point() or classes.ndim != 2 or classes.shape[1] < least or not len(classes):
+        raise UsageError(
+            f"classes of shape {tuple(classes.shape)} and {classes.dtype} are not allowed; give whole numbers, "
+            f"(images, {least} or more)"
+        )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ...errors import UsageError, check_choice
 from .draws import Draws
 from .filters import fold
-from .perturbation import Perturbation
+from .perturbation import Perturbation, check_whole
 
 PADDINGS = ("reflect", "zeros", "edge", "circular")
 _BATCH = 8  # images that share a pair of crops, as in the published script's batches
@@ -31,6 +31,8 @@ def shift(down: int, right: int, padding: str = "reflect") -> Perturbation:
         UsageError: no such padding; when applied, a shift as large as the image.
     """
     check_choice("padding", padding, PADDINGS)
+    check_whole("down", down)
+    check_whole("right", right)
     name = f"shift_{padding}/{down},{right}"
     size = max(abs(down), abs(right))
     return Perturbation(name, lambda images, draws: moved(images, down, right, padding), size)
@@ -53,14 +55,14 @@ def moved(images: Tensor, down: int, right: int, padding: str) -> Tensor:
 
 def all_shifts(reach: int, padding: str = "reflect") -> list[Perturbation]:
     """Every shift by up to `reach` pixels in both directions, (2 reach + 1)² of them, row by row."""
-    if reach < 1:
-        raise UsageError(f"reach={reach} is not allowed; give 1 or more")
+    check_whole("reach", reach, 1)
     steps = range(-reach, reach + 1)
     return [shift(down, right, padding) for down in steps for right in steps]
 
 
 def shift_line(reach: int, padding: str = "reflect", direction: str = "horizontal") -> list[Perturbation]:
     """Shifts by -reach ... reach along one direction: `"horizontal"`, `"vertical"` or `"diagonal"`."""
+    check_whole("reach", reach, 1)
     check_choice("direction", direction, ("horizontal", "vertical", "diagonal"))
     down, right = direction != "horizontal", direction != "vertical"
     return [shift(k * down, k * right, padding) for k in range(-reach, reach + 1)]
@@ -74,8 +76,8 @@ def crop_pairs(crop: int, epochs: int = 5) -> tuple[list[Perturbation], list[Per
     Returns:
         The first crops and the second ones, for `pair_consistency(table.columns(...), table.columns(...))`.
     """
-    if crop < 1 or epochs < 1:
-        raise UsageError(f"crop={crop}, epochs={epochs} is not allowed; give 1 or more")
+    check_whole("crop", crop, 1)
+    check_whole("epochs", epochs, 1)
 
     def one(which: str, epoch: int) -> Perturbation:
         return Perturbation(f"crop_{which}/{crop},{epoch}", lambda x, draws: _random_crop(x, crop, draws), crop)
@@ -107,8 +109,8 @@ def enlarged_shifts(size: int, reach: int = 8, divide: int = 1, direction: str =
         divide reach + 1 perturbations, for `flip_rate` and `shift_divergence`.
     """
     check_choice("direction", direction, ("horizontal", "vertical", "diagonal"))
-    if min(size, reach, divide) < 1:
-        raise UsageError(f"size={size}, reach={reach}, divide={divide} is not allowed; give 1 or more")
+    for name, value in (("size", size), ("reach", reach), ("divide", divide)):
+        check_whole(name, value, 1)
 
     def one(step: int) -> Perturbation:
         def apply(images: Tensor, draws: Draws) -> Tensor:

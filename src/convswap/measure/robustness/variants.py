@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import check_choice
-from .corruptions import COMMON, HELD_OUT, SMALLEST, corruption_set
+from .corruptions import COMMON, HELD_OUT, PARAMETER_SETS, SMALLEST, corruption_set
 from .geometry import flip, quarter_turn, rotation, shear
 from .jpeg import QUALITIES, jpeg_sweep
 from .perturbation import Perturbation
@@ -30,9 +30,10 @@ def families(profile: str, shape: Shape, parameters: str = "auto") -> tuple[Fami
     """The perturbations of a profile by family, and the families or variants left out with the reason.
 
     Raises:
-        UsageError: no such profile.
+        UsageError: no such profile or parameters.
     """
     check_choice("profile", profile, PROFILES)
+    check_choice("parameters", parameters, PARAMETER_SETS)
     full = profile == "full"
     side, square = min(shape.height, shape.width), shape.height == shape.width
     found: Families = {}
