@@ -33,14 +33,18 @@ def assert_warm_start(case: Case, conv: nn.Conv2d, x: torch.Tensor) -> None:
         assert torch.equal(value, before[name]), "the given convolution was changed"
     ours = {p.untyped_storage().data_ptr() for p in unit.parameters()}
     assert not ours & {p.untyped_storage().data_ptr() for p in conv.parameters()}, "shares storage with the original"
-    with torch.no_grad():
-        output, expected = unit(x), conv(x)
     kind = case.warm_start(conv)
     assert kind in ("exact", "approximate", "none")
+    if kind == "approximate":
+        # The promise is one for white noise: on an image smaller than the kernel the padding repeats a few numbers.
+        extents = [d * (k - 1) + 1 for k, d in zip(conv.kernel_size, conv.dilation, strict=True)]
+        x = image(conv, batch=4, size=(2 * extents[0] + 9, 2 * extents[1] + 9))
+    with torch.no_grad():
+        output, expected = unit(x), conv(x)
     assert torch.isfinite(output).all()
     if kind == "exact":
         assert difference(output, expected) < 1e-10
-    elif kind == "approximate" and expected.numel() >= 32:
+    elif kind == "approximate":
         pair = torch.stack([output.flatten(), expected.flatten()])
         assert float(torch.corrcoef(pair)[0, 1]) > 0.5
 
