@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import convswap
+from convswap.ops.signs import signs
 from convswap.units import BinaryWeightConv2d
-from convswap.units.signs import levels, levels_ste, sign_ste, signs
 
 DOUBLE = torch.float64
 
@@ -144,29 +144,6 @@ def test_fuses_to_a_convolution_of_two_numbers_a_filter():
     fused = BinaryWeightConv2d(4, 6, 3).fuse()
     assert type(fused) is nn.Conv2d
     assert all(len(filter_.abs().unique()) == 1 for filter_ in fused.weight)
-
-
-def test_sign_has_a_clipped_straight_through_gradient():
-    x = torch.tensor([-2.0, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0, 3.0, float("inf"), float("nan")], requires_grad=True)
-    y = sign_ste(x)
-    assert y.tolist() == [-1, -1, -1, 1, 1, 1, 1, 1, 1, -1]
-    y.backward(torch.arange(1.0, 11.0))
-    assert x.grad.tolist() == [0, 0, 3, 4, 5, 6, 0, 0, 0, 0]
-    assert torch.equal(sign_ste(x.detach()), signs(x.detach()))
-
-
-@pytest.mark.parametrize("bits", [1, 2, 3, 8])
-def test_levels_are_the_nearest_of_an_even_grid(bits):
-    torch.manual_seed(0)
-    x = (torch.randn(500, dtype=DOUBLE) * 0.7).requires_grad_()
-    y = levels_ste(x, bits)
-    grid = torch.linspace(-1, 1, 2**bits, dtype=DOUBLE)
-    nearest = grid[(x.detach()[:, None] - grid).abs().argmin(1)]
-    torch.testing.assert_close(y.detach(), nearest, rtol=0, atol=1e-12)
-    assert len(y.unique()) <= 2**bits
-    y.sum().backward()
-    assert torch.equal(x.grad, (x.abs() < 1).double())
-    assert levels(x.detach().bfloat16(), bits).dtype == torch.bfloat16
 
 
 def test_takes_all_but_the_first_and_the_last_layer_by_default():

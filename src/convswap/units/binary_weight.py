@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import check_choice
+from ..ops.signs import signs
 from .contract import WeightUnit, compute_dtype
 from .registry import register_unit
-from .signs import GRADIENTS, scaled_sign
+
+GRADIENTS = ("chain", "printed", "program")
 
 
 @register_unit(
@@ -117,3 +119,58 @@ class BinaryWeightConv2d(WeightUnit):
         """The geometry, as `nn.Conv2d` prints it, and the options."""
         text = f"{super().extra_repr()}, gradient={self.gradient!r}"
         return text if self.center else f"{text}, center=False"
+
+
+def scaled_sign(weight: Tensor, gradient: str = "chain") -> Tensor:
+    """`alpha sign(W)` with alpha the mean of |W| over each filter: the nearest multiple of a sign tensor to W.
+
+    With g the gradient of the result, n the numbers in a filter and C its input channels, the gradient of W is
+
+    - `"chain"`: `alpha 1[|W| <= 1] g + sign(W) mean(g sign(W))`, the mean over the filter: the chain rule through
+      alpha, straight through the sign;
+    - `"printed"`: `(1/n + alpha 1[|W| < 1]) g`, as the paper's algorithm 1 prints it, without the coupling of all
+      weights of a filter by alpha;
+    - `"program"`: `"chain"` times `(1 - 1/C) n`, as the public program has it (without `1 - 1/C` where C = 1).
+
+    Args:
+        weight: (out, in/groups, kH, kW).
+        gradient: one of the three.
+
+    Raises:
+        ValueError: `gradient` is none of them.
+    """
+    check_choice("gradient", gradient, GRADIENTS)
+    if weight.requires_grad and torch.is_grad_enabled():
+        return cast(Tensor, _ScaledSign.apply(weight, gradient))
+    return signs(weight) * filter_scale(weight)
+
+
+def filter_scale(weight: Tensor) -> Tensor:
+    """The mean of |W| over each filter, (out, 1, 1, 1)."""
+    return weight.abs().mean((1, 2, 3), keepdim=True)
+
+
+class _ScaledSign(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor, gradient: str) -> Tensor:
+        return signs(weight) * filter_scale(weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.gradient = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (weight,) = ctx.saved_tensors
+        alpha, magnitude = filter_scale(weight), weight.abs()
+        count, channels = weight[0].numel(), weight.shape[1]
+        if ctx.gradient == "printed":
+            return grad * (alpha * (magnitude < 1) + 1 / count), None
+        sign = signs(weight)
+        result = grad * alpha * (magnitude <= 1) + sign * (grad * sign).mean((1, 2, 3), keepdim=True)
+        if ctx.gradient == "program":
+            result = result * (count * (1 - 1 / channels if channels > 1 else 1))
+        return result, None

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..ops.signs import in_type, signs
 from .contract import compute_dtype
 from .draws import uniform
-from .signs import in_type, signs
 
 FULL = 32
 """The number of bits that means: not quantised."""

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
 from ..ops.binary_conv import PackedBinaryConv2d
-from .binary_weight import BinaryWeightConv2d
+from ..ops.signs import levels, levels_ste
+from .binary_weight import BinaryWeightConv2d, filter_scale
 from .contract import FeatureUnit, Geometry
 from .ic_sum import GroupSum
 from .registry import register_unit
-from .signs import filter_scale, levels, levels_ste
 
 ORDERS = ("norm_first", "host")
 _EPS = 1e-4

@@ -4,13 +4,14 @@
 `binary_conv2d_sign`; `csrc/` has the C++ kernels (one header says what all of them share).
 """
 
+from ..signs import signs
 from .chain import PackedBinaryChain
 from .module import PackedBinaryConv2d
 from .native_calls import path_names
 from .onnx_translation import onnx_translations
 from .operator import binary_conv2d, binary_conv2d_sign, binary_pack, register_flops
 from .packing import pack_activations, pack_weight, unpack_activations, unpack_weight
-from .reference import binary_conv2d_reference, signs
+from .reference import binary_conv2d_reference
 from .thresholds import batch_norm_threshold, dot_thresholds
 
 __all__ = [

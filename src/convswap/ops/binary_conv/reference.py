@@ -9,35 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..signs import sign_ste
+
 _FLOAT_EXACT = 2**24  # float32 holds every integer up to here
-
-
-class _Sign(torch.autograd.Function):
-    """+1 where x >= 0, else -1 (NaN too); backward the clipped straight-through estimator, `1[|x| < 1]`."""
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return gradients[0] * (x.abs() < 1)
-
-
-def signs(x: Tensor) -> Tensor:
-    """+1 where `x >= 0` (so also at 0 and -0), -1 elsewhere (so also at NaN), in the precision of x.
-
-    The gradient passes where |x| < 1.
-
-    >>> signs(torch.tensor([-2.0, -0.0, 0.5, float("nan")]))
-    tensor([-1.,  1.,  1., -1.])
-    """
-    return _Sign.apply(x)
 
 
 def count_dots(
@@ -127,5 +101,5 @@ def binary_conv2d_reference(
         relu: whether a rectifier follows.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
-    dots = count_dots(signs(x).to(dtype), signs(weight).to(dtype), stride, padding, dilation, groups).to(dtype)
+    dots = count_dots(sign_ste(x).to(dtype), sign_ste(weight).to(dtype), stride, padding, dilation, groups).to(dtype)
     return epilogue(dots, scale, bias, map_, relu)
