@@ -55,11 +55,11 @@ STEMS: dict[str, dict[str, Any]] = {
     "modulus": {"pooling": "modulus"},
 }
 GROUPS: dict[str, tuple[Network, ...]] = {
-    "depthwise": (Network("small MobileNet", "claims_networks:small_mobilenet", epochs=4),),
-    "niff": (Network("cifar_resnet8 with niff", "cifar_resnet8", "niff"),),
+    "depthwise": (Network("small MobileNet", "claims_networks:small_mobilenet", epochs=2),),
+    "niff": (Network("cifar_resnet8 with niff", "cifar_resnet8", "niff", epochs=1),),
     "jpeg": (
-        Network("pyramid blocks", "claims_networks:pyramid_resnet14", epochs=1),
-        Network("minimum blocks", "claims_networks:min_net17", epochs=1),
+        Network("pyramid blocks", "claims_networks:pyramid_resnet8", epochs=1),
+        Network("minimum blocks", "claims_networks:min_net11", epochs=1),
     ),
     "shifts": tuple(Network(name, "resnet18", "cmod", stem, SMALL_RESNET, epochs=1) for name, stem in STEMS.items()),
 }
@@ -85,14 +85,14 @@ def small_mobilenet(num_classes: int, in_channels: int = 3) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
 
 
-def pyramid_resnet14(num_classes: int, in_channels: int = 3) -> nn.Module:
-    """The baseline of the Min-Net paper with two pyramid blocks in each of the three stages (N = 2)."""
-    return MinNet(2, combine=None, num_classes=num_classes, in_chans=in_channels)
+def pyramid_resnet8(num_classes: int, in_channels: int = 3) -> nn.Module:
+    """The baseline of the Min-Net paper with one pyramid block in each of the three stages (N = 1)."""
+    return MinNet(1, combine=None, num_classes=num_classes, in_chans=in_channels)
 
 
-def min_net17(num_classes: int, in_channels: int = 3) -> nn.Module:
-    """The Min-Net for N = 2: a minimum block and a pyramid block in each of the three stages."""
-    return MinNet(2, num_classes=num_classes, in_chans=in_channels)
+def min_net11(num_classes: int, in_channels: int = 3) -> nn.Module:
+    """The Min-Net for N = 1: a minimum block in each of the three stages."""
+    return MinNet(1, num_classes=num_classes, in_chans=in_channels)
 
 
 def main() -> None:
