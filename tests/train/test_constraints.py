@@ -18,6 +18,7 @@ from convswap.train import (
     set_learning_rate,
     squared_hinge,
 )
+from convswap.train.parameters import constraint_of
 
 from .conftest import Bounded, make_model, make_recipe
 
@@ -112,6 +113,17 @@ def test_constrain_reaches_through_a_wrapper() -> None:
     assert model.calls == 1
     assert largest(model) == pytest.approx(Bounded.BOUND)
     assert model[0].weight.requires_grad
+
+
+def test_every_step_finds_the_modules_without_a_walk(monkeypatch) -> None:
+    model = Bounded()
+    rule = constraint_of(nn.Sequential(model, nn.ReLU()))
+    monkeypatch.setattr(nn.Module, "named_modules", None)
+    for calls in (1, 2):
+        model[0].weight.data.fill_(1.0)
+        rule()
+        assert model.calls == calls
+        assert largest(model) == pytest.approx(Bounded.BOUND)
 
 
 def test_squared_hinge_is_its_formula() -> None:

@@ -25,7 +25,7 @@ from .losses import training_loss
 from .metrics import append_metrics, rewrite_metrics
 from .optimizers import build_optimizer, set_learning_rate
 from .parallel import copy_buffers_from_first, mean_over_processes, start_fabric, sum_over_processes
-from .parameters import constrain
+from .parameters import constraint_of
 from .precision import autocast, input_dtype, resolve_device, resolve_precision
 from .progress import Reporter, reporter_for
 from .recipe import Recipe
@@ -164,7 +164,8 @@ class _Training:
         model.to(device)
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
-        constrain(model)
+        self.constrain = constraint_of(model)
+        self.constrain()
         self.optimizer = build_optimizer(model, recipe, device)
         self.loss = training_loss(recipe)
         self.compiled = cast(nn.Module, torch.compile(model)) if recipe.compile else model
@@ -261,7 +262,7 @@ class _Training:
             loss = self.loss(logits, labels)
             self.fabric.backward(loss)
             self.stepper.step()
-            constrain(self.model)
+            self.constrain()
             self.stepper.zero_grad(set_to_none=True)
             losses[step] = loss.detach()
             correct += (logits.detach().argmax(1) == labels).sum()

@@ -11,6 +11,7 @@ Weight decay is for the weights of convolutions and linear layers. A module may 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -102,8 +103,16 @@ def constrain(model: nn.Module) -> None:
     For a training loop of one's own: call it once before the first step and after each optimizer step, on the module
     itself or on its DDP or compiled wrapper.
     """
-    with torch.no_grad():
-        for module in model.modules():
-            rule = getattr(module, "constrain_", None)
-            if callable(rule):
-                rule()
+    constraint_of(model)()
+
+
+def constraint_of(model: nn.Module) -> Callable[[], None]:
+    """`constrain(model)` for every step: the modules are looked up now, as walking a large model takes 0.5 ms."""
+    rules = [rule for module in model.modules() if callable(rule := getattr(module, "constrain_", None))]
+
+    @torch.no_grad()
+    def apply() -> None:
+        for rule in rules:
+            rule()
+
+    return apply
