@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from convswap.cli import main
-from convswap.see import Seen, compare_models, look, photographs, sections, write_page
-from convswap.see.page import comparison, render_section
+from convswap.see import Seen, look, photographs, sections, write_page
 
 
 def net(activation: type[nn.Module] = nn.ReLU) -> nn.Module:
@@ -73,16 +72,6 @@ def test_what_is_not_defined_is_said() -> None:
     assert seen.similarity is None
 
 
-def test_models_side_by_side() -> None:
-    images = photographs(8, (12, 12), seed=1)
-    fields, between = compare_models({"a": net(), "b": net(nn.SiLU)}, images)
-    assert list(fields) == ["a", "b"]
-    assert list(between) == ["a and b"]
-    section = comparison(fields, between)
-    assert len(section.pictures) == 2
-    assert render_section(section).count("<img") == 2
-
-
 def test_photographs() -> None:
     images = photographs(3, (20, 30))
     assert images.shape == (3, 3, 20, 30)
@@ -99,5 +88,9 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["see", "cifar_resnet8", "--images", "4", "--out", str(page), "--layer", "layer3"]) in (0, None)
     assert "kernel classes" in capsys.readouterr().out
     assert "weights drawn at random" in page.read_text(encoding="utf-8")
+    assert main(["see", "cifar_resnet8", "cifar_resnet8", "--images", "4", "--out", str(page)]) in (0, None)
+    text = page.read_text(encoding="utf-8")
+    assert "Similarity with cifar_resnet8 (1), layer by layer" in text
+    capsys.readouterr()
     assert main(["see", "no/such.safetensors"]) == 2
     assert "does not exist" in capsys.readouterr().err

@@ -69,8 +69,7 @@ def run(
       convswap see mobilenetv3_small_100 --pretrained
       convswap see cifar_resnet20 --weights resnet20.th --data cifar10
     """
-    from ..see.look import compare_models, look
-    from ..see.page import comparison, sections, write_page
+    from ..see import compare_models, comparison, look, sections, write_page
 
     given = None if data is None else _load_data(data, data_root)
     found = [_source(text, weights, pretrained, classes, given, data_root) for text in sources]
@@ -80,7 +79,9 @@ def run(
     names = () if (given or first.data) is None else (given or first.data).class_names  # type: ignore[union-attr]
     parts = sections(seen, pictures, names)
     if len(found) > 1:
-        parts.insert(0, comparison(*compare_models(_by_name(found), normalised)))
+        beside = compare_models(_by_name(found), normalised)
+        parts.insert(0, comparison(beside))
+        seen.notes.extend(beside.problems)
     facts: tuple[str, ...] = (f"{seen.images} images: {where}", f"{pictures.shape[-2]}x{pictures.shape[-1]} pixels")
     if not first.trained:
         facts = (*facts, "weights drawn at random, not trained")

@@ -6,12 +6,14 @@ from .classes import CLASSES, KernelClasses, StageClasses, classes_by_stage, cla
 from .field import ReceptiveField, Square, receptive_field, receptive_fields
 from .kernels import LayerKernels, effective_kernel, layer_kernels, linearised_kernel
 from .layers import Layer, feature_maps, find_layers, last_map
-from .look import Seen, compare_models, look
+from .look import Seen, look
 from .lowpass import LowPass, aliasing_energy, dc_gain, low_pass
 from .mass import StageMass, mass_by_stage
 from .page import sections, write_page
 from .photographs import photographs
 from .reuse import Duplicates, Redundancy, channel_redundancy, duplicate_maps, duplicates_along
+from .side import SideBySide, compare_models
+from .side_page import comparison
 from .similarity import Similarity, biased_cka, layer_similarity, minibatch_cka, unbiased_hsic
 from .spectra import KernelSpectrum, MapSpectrum, kernel_spectrum, map_spectra, map_spectrum
 
@@ -30,6 +32,7 @@ __all__ = [
     "ReceptiveField",
     "Redundancy",
     "Seen",
+    "SideBySide",
     "Similarity",
     "Square",
     "StageClasses",
@@ -42,6 +45,7 @@ __all__ = [
     "classify_kernels",
     "classify_layer",
     "compare_models",
+    "comparison",
     "dc_gain",
     "duplicate_maps",
     "duplicates_along",

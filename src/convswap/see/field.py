@@ -157,9 +157,9 @@ def _contributions(model: nn.Module, batch: Tensor, layer: str, gradient: str) -
         raise UsageError(f"layer={layer!r} gives {tuple(output.shape)}, not a feature map (N, C, H, W)")
     middle = output[:, :, output.shape[2] // 2, output.shape[3] // 2]
     score = middle.relu().sum() if gradient == "positive" else middle.sum()
-    if not score.requires_grad:
+    found = torch.autograd.grad(score, inputs, allow_unused=True)[0] if score.requires_grad else None
+    if found is None:
         raise UsageError(f"layer={layer!r}: no gradient passes from it to the images")
-    (found,) = torch.autograd.grad(score, inputs)
     kept = found.relu() if gradient == "positive" else found.abs()
     return kept.sum(1).cpu().double()
 

@@ -14,7 +14,7 @@ from .attribution import Attribution, GradCam, attribute, grad_cam
 from .classes import StageClasses, classes_by_stage
 from .field import ReceptiveField, receptive_field
 from .kernels import LayerKernels, layer_kernels
-from .layers import feature_maps, find_layers, pass_through
+from .layers import feature_maps, pass_through
 from .lowpass import LowPass, evenly, low_pass, spread
 from .mass import StageMass, mass_by_stage
 from .reuse import Duplicates, Redundancy, channel_redundancy, duplicates_along
@@ -168,33 +168,3 @@ def _explain(model: nn.Module, images: Tensor, notes: list[str]) -> tuple[list[A
             f"other activations is the plain one: {left}"
         )
     return [*found, plain], grad_cam(model, images, plain.target)
-
-
-def compare_models(
-    models: Mapping[str, nn.Module], images: Tensor
-) -> tuple[dict[str, ReceptiveField], dict[str, Similarity]]:
-    """Several models side by side: the field of each one's last map, and CKA of the first with each other.
-
-    The fields are of the last feature map by the published rule, where that is dead by magnitudes.
-    """
-    fields, between = {}, {}
-    for name, model in models.items():
-        try:
-            fields[name] = receptive_field(model, images[:8])
-        except UsageError:
-            fields[name] = receptive_field(model, images[:8], gradient="absolute")
-    (first, reference), *others = models.items()
-    for name, model in others:
-        rows, columns = (_compared(m, images) for m in (reference, model))
-        size = min(16, len(images))
-        found = layer_similarity(reference, images, rows, other=model, other_layers=columns, batch_size=size)
-        between[f"{first} and {name}"] = found
-    return fields, between
-
-
-def _compared(model: nn.Module, images: Tensor) -> list[str]:
-    passed = pass_through(model, images[:1])
-    names = [layer.name for layer in find_layers(model) if layer.name in passed]
-    mapped = [n for n in passed if n in names and len(passed[n].output) == 4 and min(passed[n].output[2:]) > 1]
-    keep = torch.linspace(0, len(mapped) - 1, min(_SIMILAR, len(mapped))).round().long().tolist()
-    return [mapped[i] for i in keep]

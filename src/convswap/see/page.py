@@ -17,7 +17,6 @@ from .classes import CLASSES
 from .draw.picture import Picture, percent
 from .field import PARTS, ReceptiveField
 from .look import Seen
-from .similarity import Similarity
 from .style import STYLE
 
 
@@ -50,13 +49,6 @@ def sections(seen: Seen, pictures: Tensor | None = None, class_names: Sequence[s
     if pictures is not None and seen.attributions:
         made.append(_attributions(seen, pictures, class_names))
     return [section for section in made if section.pictures]
-
-
-def comparison(fields: Mapping[str, ReceptiveField], between: Mapping[str, Similarity]) -> Section:
-    """Several models side by side."""
-    shown = [draw.fields_picture(fields, "Effective receptive field of the last map")]
-    shown += [draw.similarity_picture(similarity, f"CKA of {names}") for names, similarity in between.items()]
-    return Section("Side by side", "The same images through every model.", tuple(shown), _field_table(fields))
 
 
 def _kernels(seen: Seen) -> Section:

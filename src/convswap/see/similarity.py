@@ -91,6 +91,13 @@ class Similarity:
     samples: int
     batch_size: int
 
+    @property
+    def matched(self) -> float:
+        """Mean over the layers at the same relative depth of both (NaN left out): the diagonal of a square matrix."""
+        most = max(self.values.shape)
+        rows, columns = (torch.linspace(0, n - 1, most).round().long() for n in self.values.shape)
+        return float(self.values[rows, columns].nanmean())
+
 
 def layer_similarity(
     model: nn.Module,

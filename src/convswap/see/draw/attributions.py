@@ -53,7 +53,7 @@ def attribution_picture(
         heat = cam.at((picture.shape[1], picture.shape[2]))[index]
         row, column = divmod(int(heat.flatten().argmax()), heat.shape[1])
         alt += f" Grad-CAM is largest at row {row}, column {column} of {heat.shape[0]} by {heat.shape[1]}."
-    return Picture(f"Image {index + 1}: {label}", alt, draw)
+    return Picture(f"Image {index + 1}: {label}", alt, draw, photographs=True)
 
 
 def _show(ax: Any, picture: Tensor, gray: bool = False) -> None:

@@ -23,14 +23,15 @@ def fields_picture(fields: Mapping[str, ReceptiveField], title: str = "Effective
         figure, axes = new_figure(2.15 * len(fields), len(fields), 2)
         for row, (name, field) in zip(axes, fields.items(), strict=True):
             for ax, transform in zip(row, ("raw", "log_normalised"), strict=True):
-                _draw_field(ax, field, transform)
+                draw_field(ax, field, transform)
                 ax.set_title(f"{cut(name, 22)}\n{TITLES[transform]}", fontsize=7.5, loc="left")
         return figure
 
     return Picture(title, " ".join(describe(name, field) for name, field in fields.items()), draw)
 
 
-def _draw_field(ax: Any, field: ReceptiveField, transform: str) -> None:
+def draw_field(ax: Any, field: ReceptiveField, transform: str) -> None:
+    """One field with the squares that hold 50 % (solid) and 99 % (dashed) on axes."""
     from matplotlib.patches import Rectangle
 
     bare(ax)
