@@ -50,6 +50,19 @@ class Counts:
         """Multiply-accumulates of all kinds: the number papers print."""
         return self.macs_float + self.macs_int8 + self.macs_binary
 
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of convolutions and matrix products: two for each multiply-accumulate."""
+        return 2 * self.macs_float
+
+    @property
+    def ops(self) -> float:
+        """The OPs of papers on binary networks (Bi-Real Net, arXiv:1808.00278): macs_float + macs_binary / 64.
+
+        Their "FLOPs" are multiply-accumulates, and 64 binary ones fit a 64-bit word. Those of integers count in full.
+        """
+        return self.macs_float + self.macs_int8 + self.macs_binary / 64
+
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(getattr(self, name) + getattr(other, name) for name in _NAMES))
 

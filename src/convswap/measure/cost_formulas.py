@@ -27,7 +27,7 @@ _EACH: dict[Counts, str] = {
     "logical_not logical_xor bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift "
     "__rshift__ __lshift__ __and__ __or__ __xor__ __irshift__ __ilshift__ signbit",
     _SIGMOID: "sigmoid",
-    _SIGMOID + _MULTIPLY: "silu",
+    _SIGMOID + _MULTIPLY: "silu glu",
     _SIGMOID + Counts(multiplications=3, additions=2): "silu_backward",  # s g (1 + x (1 - s))
     Counts(multiplications=2, additions=1): "sigmoid_backward tanh_backward",
     Counts(comparisons=1, multiplications=1): "leaky_relu _prelu_kernel",
@@ -37,18 +37,23 @@ _EACH: dict[Counts, str] = {
     Counts(comparisons=2, multiplications=1): "hardsigmoid_backward",
     Counts(multiplications=3, additions=1, special=1): "gelu",
     Counts(multiplications=6, additions=2, special=2): "gelu_backward",
-    Counts(comparisons=1, multiplications=1, additions=1, special=1): "elu elu_backward softplus",
+    Counts(comparisons=1, multiplications=1, additions=1, special=1): "elu celu elu_backward softplus",
+    Counts(comparisons=1, additions=1, bitwise=1, special=2): "log_sigmoid_forward",  # min(x, 0) - log1p(exp(-|x|))
+    Counts(multiplications=2, additions=2, comparisons=1, special=1): "log_sigmoid_backward",
     Counts(additions=2, special=4, multiplications=1): "mish",
     Counts(additions=2, multiplications=1): "lerp",
     Counts(special=1, comparisons=1, multiplications=2): "native_dropout",
     Counts(multiplications=4, additions=3): "upsample_bilinear2d grid_sampler_2d",
+    Counts(multiplications=20, additions=15): "upsample_bicubic2d",  # four rows of four, then the four
 }
 # For each number of the first argument.
 _EACH_READ: dict[Counts, str] = {
     _ADD: "max_pool2d_with_indices_backward col2im cumsum "
     "reflection_pad2d_backward replication_pad2d_backward reflection_pad1d_backward replication_pad1d_backward "
-    "upsample_nearest2d_backward embedding_dense_backward",
+    "upsample_nearest2d_backward embedding_dense_backward adaptive_max_pool2d_backward",
     Counts(multiplications=4, additions=4): "upsample_bilinear2d_backward",
+    Counts(multiplications=32, additions=16): "upsample_bicubic2d_backward",
+    _SIGMOID + Counts(multiplications=4, additions=1): "glu_backward",  # s g and x s (1 - s) g
     Counts(comparisons=1, additions=2, special=2): "_softmax _safe_softmax",
     Counts(comparisons=1, additions=3, special=1): "_log_softmax",
     Counts(multiplications=2, additions=2): "_softmax_backward_data",
@@ -76,7 +81,8 @@ _MOVES = (
 _NOTHING = (
     "empty empty_like empty_strided new_empty new_empty_strided _unsafe_view _reshape_alias lift_fresh promote_types "
     "_local_scalar_dense _has_compatible_shallow_copy_type resize_ set_ item is_same_size is_set_to _assert_async "
-    "_version record_stream result_type squeeze_ unsqueeze_ transpose_ t_ as_strided_ swapaxes_ detach_"
+    "_version record_stream result_type unsafe_split "
+    "unsafe_split_with_sizes squeeze_ unsqueeze_ transpose_ t_ as_strided_ swapaxes_ detach_"
 )
 
 

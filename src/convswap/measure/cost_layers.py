@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from torch import Tensor
+
 from .cost_counts import Call, Counts, register_cost
 
 
@@ -22,9 +24,9 @@ def _avg_pool(call: Call) -> Counts:
     return Counts(additions=call.written * (window - 1), multiplications=call.written)
 
 
-@register_cost("aten::avg_pool2d_backward")
+@register_cost("aten::avg_pool2d_backward", "aten::avg_pool3d_backward")
 def _avg_pool_backward(call: Call) -> Counts:
-    return Counts(additions=call.read * _window(call[2], 2), multiplications=call.read)
+    return Counts(additions=call.read * _window(call[2], call[0].dim() - 2), multiplications=call.read)
 
 
 def _window(size: Any, dims: int) -> int:
@@ -134,6 +136,31 @@ def _convolution_backward(call: Call) -> Counts:
     places = math.prod((x if transposed else gradient).shape[2:]) * x.shape[0]
     macs = places * weight.numel() * (int(wanted[0]) + int(wanted[1]))
     return Counts(macs_float=macs, additions=call.read if wanted[2] else 0)
+
+
+@register_cost("torchvision::deform_conv2d")
+def _deformable(call: Call) -> Counts:
+    x, weight, _, _, bias = call.args[:5]
+    taps, products = _deformed(x, weight, call.written)
+    sampled = Counts(multiplications=5 if call[13] else 4, additions=3).times(taps)
+    return sampled + Counts(macs_float=products, additions=call.written if bias is not None else 0)
+
+
+@register_cost("torchvision::_deform_conv2d_backward")
+def _deformable_backward(call: Call) -> Counts:
+    # What was sampled is sampled again for the weight; its gradient is spread over four pixels of the input, and
+    # meets the slopes of the sample along both axes (four pixels each) for the offset. All of it always runs.
+    gradient, x, weight = call.args[:3]
+    taps, products = _deformed(x, weight, gradient.numel())
+    each = Counts(multiplications=4 + 4 + 2 * 5, additions=3 + 4 + 2 * 4)
+    masked = Counts(multiplications=4, additions=1) if call[14] else Counts()
+    return (each + masked).times(taps) + Counts(macs_float=2 * products, additions=gradient.numel())
+
+
+def _deformed(x: Tensor, weight: Tensor, written: int) -> tuple[int, int]:
+    """Numbers sampled (bilinearly, from every channel at every tap), and products with the weight."""
+    places = written // weight.shape[0]
+    return places * x.shape[1] * math.prod(weight.shape[2:]), written * math.prod(weight.shape[1:])
 
 
 @register_cost("aten::equal")
