@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConvswapError, UsageError, check_choice
-from ..surgery.macs import _meta_copy, count_macs
+from ..surgery.macs import count_macs, meta_copy
 from ..units.niff_spectrum import SpectrumStore
 from .cost_counts import Call, CostError, Counts, register_cost, unregister_cost
 
@@ -204,7 +204,7 @@ def _count(model: nn.Module, example: Tensor, mode: Mode, input_gradient: bool) 
             own(example.detach().clone())
         return _run(own, example.detach().clone(), mode, input_gradient)
     try:
-        return _run(_meta_copy(model), example.detach().to("meta"), mode, input_gradient)
+        return _run(meta_copy(model), example.detach().to("meta"), mode, input_gradient)
     except CostError:
         raise
     except (RuntimeError, NotImplementedError, TypeError):

@@ -33,11 +33,22 @@ def count_macs(model: nn.Module, example_input: Tensor) -> int:
         raise UsageError(f"example_input of shape {tuple(example_input.shape)} holds no example; give at least one")
     one = example_input[:1]
     try:
-        return _count(_meta_copy(model), one.to("meta"))
+        return _count(meta_copy(model), one.to("meta"))
     except (RuntimeError, NotImplementedError, TypeError):
         # No meta kernel, a value read inside forward, or a tensor held outside parameters and buffers. If the
         # model itself is at fault, the real pass raises the error that says so.
         return _count(model, one)
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A deep copy whose parameters and buffers have shapes but no memory."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        empty = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)
 
 
 def _count(model: nn.Module, one: Tensor) -> int:
@@ -48,14 +59,3 @@ def _count(model: nn.Module, one: Tensor) -> int:
     with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(one.clone())  # it may work in place
     return counter.get_total_flops() // 2
-
-
-def _meta_copy(model: nn.Module) -> nn.Module:
-    """A deep copy whose parameters and buffers have shapes but no memory."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)

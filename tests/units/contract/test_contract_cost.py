@@ -53,7 +53,7 @@ def test_shapes_alone_say_the_cost(case: Case, mode: Any, monkeypatch: pytest.Mo
     def refuse(model: nn.Module) -> nn.Module:
         raise RuntimeError("no meta device here")
 
-    monkeypatch.setattr(sys.modules[cost.__module__], "_meta_copy", refuse)
+    monkeypatch.setattr(sys.modules[cost.__module__], "meta_copy", refuse)
     before = snapshot(copy.deepcopy(unit))
     for_real = _cost(case, unit, fused=False, mode=mode)
     assert_untouched(unit, before)
