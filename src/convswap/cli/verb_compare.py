@@ -81,6 +81,9 @@ def run(
             "1,000 images) or full (all images, hours for large networks).",
         ),
     ] = "none",
+    pictures: Annotated[
+        bool, typer.Option(help="Show in the report what the networks learned: kernels, receptive fields, maps.")
+    ] = True,
     quiet: Quiet = False,
 ) -> None:
     """Train models x units x seeds under one recipe; show the table and write a report.
@@ -99,6 +102,7 @@ def run(
     from ..data import load_data
     from ..errors import check_choice
     from ..lab import BASELINE, run_grid
+    from ..lab.pictures import make_pictures
     from ..lab.publish import note_command, publish
     from ..lab.robustness import CHOICES, NONE, measure_robustness
     from ..lab.run import example_of
@@ -143,6 +147,8 @@ def run(
         measure_lab(lab, rows, example_of(loaded))
     if robustness != NONE:
         measure_robustness(lab, rows, loaded, robustness, device=device, progress=not quiet)
+    if pictures:
+        make_pictures(lab, rows, loaded, progress=not quiet)
     summary, page = publish(lab)
     print_comparison(summary, page)
     fail_if_nothing_finished(rows, lab)

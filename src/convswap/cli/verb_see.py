@@ -131,7 +131,7 @@ def _images(source: Source, data: Data | None, count: int) -> tuple[Tensor, Tens
     """Images in 0 .. 1, the same as the model wants them, and where they are from."""
     import torch
 
-    from ..see.photographs import photographs
+    from ..see import photographs, sample_images
     from ..surgery.observe import example_input_of
 
     declared = getattr(source.model, "pretrained_cfg", None) or {}
@@ -142,7 +142,7 @@ def _images(source: Source, data: Data | None, count: int) -> tuple[Tensor, Tens
         mean, std = declared.get("mean", (0.5,)), declared.get("std", (0.25,))
         where = "crops of two photographs"
     else:
-        pictures = _test_images(data, count)
+        pictures = sample_images(data, count)
         mean, std = _constants(source, declared, data)
         where = f"test images of {data.name}"
     constants = [torch.tensor(values).reshape(1, -1, 1, 1) for values in (mean, std)]
@@ -160,18 +160,6 @@ def _constants(
         return (data.mean, data.std) if own is None else (tuple(own["mean"]), tuple(own["std"]))
     fits = len(declared.get("mean", ())) == data.channels
     return (declared["mean"], declared["std"]) if fits else (data.mean, data.std)
-
-
-def _test_images(data: Data, count: int) -> Tensor:
-    """Test images from all over the set."""
-    import torch
-
-    from ..data import ArrayImages
-
-    chosen = torch.linspace(0, len(data.test) - 1, min(count, len(data.test))).round().long().tolist()
-    if isinstance(data.test, ArrayImages):
-        return data.test.images[chosen].float() / 255
-    return torch.stack([data.test[i][0] for i in chosen]).float() / 255
 
 
 def _print_classes(stages: Sequence[StageClasses]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import write_atomic
+from .pictures import report_pictures
 from .robustness import RobustnessFiles
 from .run import installed_versions
 from .store import STORE_FILE, Store
@@ -53,6 +54,7 @@ def publish(lab_dir: str | Path, *, data: dict[str, Any] | None = None) -> tuple
         machine=results[-1]["machine"] if results else {},
         latency=latency["conditions"],
         data=data,
+        pictures=report_pictures(lab, stored),
     )
     return rows, page
 

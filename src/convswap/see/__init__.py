@@ -10,7 +10,7 @@ from .look import Seen, look
 from .lowpass import LowPass, aliasing_energy, dc_gain, low_pass
 from .mass import StageMass, mass_by_stage
 from .page import sections, write_page
-from .photographs import photographs
+from .photographs import photographs, sample_images
 from .reuse import Duplicates, Redundancy, channel_redundancy, duplicate_maps, duplicates_along
 from .side import SideBySide, compare_models
 from .side_page import comparison
@@ -68,6 +68,7 @@ __all__ = [
     "photographs",
     "receptive_field",
     "receptive_fields",
+    "sample_images",
     "sections",
     "unbiased_hsic",
     "upright",

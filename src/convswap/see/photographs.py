@@ -1,12 +1,33 @@
-"""Real images without a download: crops of the two photographs that come with scikit-learn."""
+"""Real images to look through: test images of data, or crops of the two photographs that come with scikit-learn."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..data import Data
+
+
+def sample_images(data: Data, count: int) -> Tensor:
+    """Test images from all over the set, (at most count, C, H, W) in 0 .. 1, not normalised.
+
+    Raises:
+        ValueError: a count below 1.
+    """
+    from ..data import ArrayImages
+
+    if count < 1:
+        raise UsageError(f"count={count!r} is not allowed; give a whole number of at least 1")
+    chosen = torch.linspace(0, len(data.test) - 1, min(count, len(data.test))).round().long().tolist()
+    if isinstance(data.test, ArrayImages):
+        return data.test.images[chosen].float() / 255
+    return torch.stack([data.test[i][0] for i in chosen]).float() / 255
 
 
 def photographs(count: int, size: tuple[int, int], *, channels: int = 3, seed: int = 0) -> Tensor:

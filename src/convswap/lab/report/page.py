@@ -28,6 +28,7 @@ def write_report(
     machine: Mapping[str, Any],
     latency: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
+    pictures: Sequence[Mapping[str, Any]] = (),
     title: str | None = None,
 ) -> Path:
     """Write `report.html` into a lab.
@@ -44,6 +45,7 @@ def write_report(
         machine: what it ran on.
         latency: the conditions latencies were measured under (threads, repeats, input shape, ...).
         data: further facts on the data beside those in the trials (sizes, class names, ...).
+        pictures: groups of `convswap.lab.pictures.report_pictures`.
         title: instead of one made from the data's name.
 
     Returns:
@@ -58,6 +60,7 @@ def write_report(
         machine=machine,
         latency=latency,
         data=data,
+        pictures=pictures,
         title=title,
     )
     path = Path(lab_dir) / "report.html"
@@ -74,6 +77,7 @@ def render(
     machine: Mapping[str, Any],
     latency: Mapping[str, Any] | None,
     data: Mapping[str, Any] | None,
+    pictures: Sequence[Mapping[str, Any]],
     title: str | None,
 ) -> str:
     """The page as text."""
@@ -114,6 +118,7 @@ def render(
         versions=versions,
         machine=machine,
         latency=latency or {},
+        pictures=pictures,
     )
 
 
