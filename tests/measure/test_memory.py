@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from convswap.errors import UsageError
+from convswap.errors import ConvswapError, UsageError
 from convswap.measure.memory import memory, peak_memory
 
 MB = 1 << 20
@@ -81,3 +84,82 @@ def test_a_model_that_cannot_be_sent_is_named() -> None:
     model.function = lambda x: x  # type: ignore[assignment]
     with pytest.raises(UsageError, match="model=Identity cannot be sent to another process"):
         memory(model, torch.zeros(1))
+
+
+SCRIPT = """
+import torch
+from torch import nn
+from convswap.measure import memory
+
+class Own(nn.Module):
+    def forward(self, x):
+        return x + torch.ones({values}).sum()
+
+{guard}print(memory(Own(), torch.zeros(2, 3)).inference)
+"""
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_model_of_a_script(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(values=50 * MB // 4, guard="if __name__ == '__main__': "))
+    found = run(str(script))
+    assert found.returncode == 0, found.stderr
+    assert abs(int(found.stdout) - 50 * MB) < 20 * MB
+
+
+@pytest.mark.parametrize("way", ["unguarded script", "command"])
+def test_what_another_process_cannot_find_is_said(way: str, tmp_path: Path) -> None:
+    text = SCRIPT.format(values=8, guard="")
+    script = tmp_path / "script.py"
+    script.write_text(text)
+    found = run(*(["-c", text] if way == "command" else [str(script)]))
+    assert found.returncode == 1
+    last = found.stderr.strip().splitlines()[-1]
+    if way == "command":
+        assert "UsageError: the model cannot be found from another process" in last
+        assert "not in a notebook" in last
+    else:
+        assert "ConvswapError: the process that measures memory ended before it answered" in last
+        assert "if __name__ == '__main__':" in last
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+def meta() -> tuple[nn.Module, Tensor]:
+    return nn.Linear(3, 3, device="meta"), torch.zeros(1, 3)
+
+
+def pair() -> tuple[nn.Module, Tensor]:
+    return Pair(), torch.zeros(1, 3)
+
+
+def nothing_learned() -> tuple[nn.Module, Tensor]:
+    return nn.ReLU(), torch.zeros(2, 3)
+
+
+def test_what_cannot_be_measured_is_named() -> None:
+    with pytest.raises(UsageError, match="meta device has no memory"):
+        peak_memory(meta)
+    with pytest.raises(UsageError, match="model returned tuple"):
+        peak_memory(pair, "training")
+    with pytest.raises(UsageError, match="example_input=shape \\(0, 3\\)"):
+        memory(nn.Identity(), torch.zeros(0, 3))
+    with pytest.raises(UsageError, match="example_input=<class 'list'>"):
+        memory(nn.Identity(), [1.0])  # type: ignore[arg-type]
+    assert peak_memory(nothing_learned, "training") < 20 * MB
+
+
+def leave() -> tuple[nn.Module, Tensor]:
+    sys.modules["os"]._exit(3)
+
+
+def test_a_process_that_dies_is_told_of() -> None:
+    with pytest.raises(ConvswapError, match="out of memory"):
+        peak_memory(leave)

@@ -12,6 +12,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError, check_choice
+from ..errors import ConvswapError, UsageError, check_choice
 
 Build = Callable[[], tuple[nn.Module, Tensor]]
 Mode = Literal["inference", "training"]
@@ -47,13 +48,22 @@ def peak_memory(build: Build, mode: Mode = "inference", *, threads: int = 1, inp
         input_gradient: in training, whether the input gets a gradient, as that of an inner layer does.
 
     Raises:
-        ValueError: an option is not allowed.
+        UsageError: an option is not allowed, what is built cannot be measured, or it cannot be found from another
+            process.
+        ConvswapError: the process ended before it answered.
     """
     check_choice("mode", mode, ("inference", "training"))
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise UsageError(f"threads={threads!r} is not allowed; give a whole number of at least 1")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measure, build, mode, threads, input_gradient).result()
+        try:
+            return pool.submit(_measure, build, mode, threads, input_gradient).result()
+        except BrokenProcessPool as error:
+            raise ConvswapError(
+                "the process that measures memory ended before it answered. Either it was out of memory, or it could "
+                "not start: a script must make this call under `if __name__ == '__main__':`, and the function must be "
+                "in a file that can be imported"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -76,8 +86,12 @@ def memory(model: nn.Module, example_input: Tensor, *, threads: int = 1) -> Memo
         threads: torch's intra-operator threads.
 
     Raises:
-        ValueError: the model cannot be sent to another process, or `threads` is not allowed.
+        UsageError: the model cannot be sent to another process, or an argument is not allowed.
+        ConvswapError: as `peak_memory`.
     """
+    if not isinstance(example_input, Tensor) or example_input.ndim == 0 or not example_input.numel():
+        found = f"shape {tuple(example_input.shape)}" if isinstance(example_input, Tensor) else type(example_input)
+        raise UsageError(f"example_input={found} is not allowed; give a batch of at least one example")
     try:
         payload = pickle.dumps((model, example_input.detach()))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -90,7 +104,13 @@ def memory(model: nn.Module, example_input: Tensor, *, threads: int = 1) -> Memo
 
 
 def _unpacked(payload: bytes) -> tuple[nn.Module, Tensor]:
-    model, example = pickle.loads(payload)  # written by `memory`, in the process that started this one
+    try:
+        model, example = pickle.loads(payload)  # written by `memory`, in the process that started this one
+    except (AttributeError, ImportError) as error:
+        raise UsageError(
+            f"the model cannot be found from another process ({error}); its class must be in a file that can be "
+            "imported, not in a notebook or an interactive session"
+        ) from error
     return model, example
 
 
@@ -98,6 +118,8 @@ def _measure(build: Build, mode: Mode, threads: int, input_gradient: bool) -> in
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     module, x = build()
+    if x.is_meta or any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+        raise UsageError("a model or input on the meta device has no memory to measure; build it on the CPU or on CUDA")
     module.train(mode == "training")
     step = _train if mode == "training" else _infer
     step(module, x[:1].clone().requires_grad_(mode == "training" and input_gradient))
@@ -122,7 +144,10 @@ def _infer(module: nn.Module, x: Tensor) -> None:
 
 def _train(module: nn.Module, x: Tensor) -> None:
     output = module(x)
-    output.backward(torch.randn_like(output))
+    if not isinstance(output, Tensor):
+        raise UsageError(f"model returned {type(output).__name__}; a training step is measured from one tensor")
+    if output.requires_grad:  # else there is no way back
+        output.backward(torch.randn_like(output))
 
 
 def _settle() -> int:
