@@ -19,20 +19,13 @@ from typing import Any
 
 import torch
 from claims_answers import jpeg_answers, jpeg_numbers, shift_answers, shift_numbers
-from claims_kernels import (
-    THRESHOLDS,
-    Depthwise,
-    dense_networks,
-    filters_within,
-    niff_numbers,
-    numbers_of_one,
-    numbers_of_seeds,
-    pretrained_networks,
-)
+from claims_filters import filters_within, niff_numbers
+from claims_kernels import THRESHOLDS, Depthwise, numbers_of_one, numbers_of_seeds
 from claims_list import CLAIMS
 from claims_networks import GROUPS, Network
 from claims_page import write_page
 from claims_rules import Number, together, verdict
+from claims_weights import dense_networks, likeness, pretrained_networks
 from common import RESULTS, write_result
 from torch import nn
 
@@ -122,6 +115,7 @@ def kernel_claims(weights: Path, lab: Lab) -> tuple[Numbers, dict[str, Any]]:
         by_threshold[threshold] = numbers
     noise = classify_kernels(torch.randn(20_000, 3, 3, generator=torch.Generator().manual_seed(0)))
     details = {"layers": tables, "dense_3x3": dense_networks(weights), "random_kernels": noise.shares}
+    details["likeness"] = likeness(given)
     details["other_thresholds"] = {
         str(threshold): {
             name: {

@@ -1,57 +1,23 @@
-"""The claims on kernels, of the VGNet paper on depthwise layers and of the NIFF paper on frequency filters."""
+"""The claims of the VGNet paper on the kernels of depthwise layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from claims_rules import Number, between_layers, over_kernels, over_seeds, spearman, trend
-from torch import Tensor, nn
+from torch import Tensor
 
-from convswap.measure.kernel_mass import KernelMass, niff_kernel_mass
-from convswap.models import create_model
 from convswap.see.classes import CLASSES, classify_layer
-from convswap.see.kernels import LayerKernels, layer_kernels
+from convswap.see.kernels import LayerKernels
 from convswap.see.lowpass import low_pass
 
 THRESHOLDS = (0.8, 0.7, 0.9)
 """Of the classes: the first one decides, the others show how much hangs on it."""
-STRIDED = {"mobilenet_v1": (2, 4, 6, 12), "mobilenet_v2": (2, 4, 7, 14)}
-"""Blocks whose depthwise layer has stride 2, by architecture."""
-WINDOW = 9
-"""The effective size the NIFF paper marks."""
-
-
-def quantized_layers(path: Path) -> list[LayerKernels]:
-    """The depthwise layers of an 8-bit MobileNet: weight = (q - zero) scale, scale and zero per tensor or channel."""
-    architecture = next((name for name in STRIDED if path.name.startswith(name)), None)
-    if architecture is None:
-        raise ValueError(f"{path.name} is not allowed; give a file of {' or '.join(STRIDED)}")
-    found: list[LayerKernels] = []
-    stage = 0
-    with np.load(path) as arrays:
-        names = [name.removesuffix(".weight_q") for name in arrays.files if name.endswith(".weight_q")]
-        depthwise = [name for name in names if arrays[f"{name}.weight_q"].shape[1:] == (1, 3, 3)]
-        for name in sorted(depthwise, key=_block):
-            q, scale, zero = (arrays[f"{name}.{part}"] for part in ("weight_q", "scale", "zero"))
-            weight = (q.astype(np.float64) - zero.reshape(-1, 1, 1, 1)) * scale.astype(np.float64).reshape(-1, 1, 1, 1)
-            stride = 2 if _block(name) in STRIDED[architecture] else 1
-            stage += stride == 2
-            shape = f"{len(q)}->{len(q)} 3x3 depthwise"
-            kernels = torch.from_numpy(weight)
-            last = name == max(depthwise, key=_block)
-            found.append(
-                LayerKernels(name, shape, kernels, "weight", (stride, stride), (1, 1), True, stage, last_depthwise=last)
-            )
-    return found
-
-
-def _block(name: str) -> int:
-    return int(name.split(".")[1])
+CENTRE = 0.9
+"""The part of a kernel's energy in its centre that makes it nearly the identity, whatever surrounds it."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +28,24 @@ class Depthwise:
         layers: the layers.
         aliasing, gain: (kernels,) of each; NaN of a kernel of zeros.
         labels: (kernels,) of each, index into `CLASSES`.
+        centred: (kernels,) of each: does the centre tap alone hold nine tenths of the energy?
     """
 
     layers: list[LayerKernels]
     aliasing: list[Tensor]
     gain: list[Tensor]
     labels: list[Tensor]
+    centred: list[Tensor]
 
     @classmethod
     def of(cls, layers: Sequence[LayerKernels], threshold: float = THRESHOLDS[0]) -> Depthwise:
         """Measure the depthwise ones among these layers."""
         chosen = [layer for layer in layers if layer.depthwise]
         passed = low_pass(chosen)
-        labels = [classify_layer(layer, threshold=threshold).labels for layer in chosen]
-        return cls(chosen, [p.aliasing for p in passed], [p.gain for p in passed], labels)
+        classes = [classify_layer(layer, threshold=threshold) for layer in chosen]
+        identity = CLASSES.index("identity")
+        centred = [found.similarity[:, identity].square() >= CENTRE for found in classes]
+        return cls(chosen, [p.aliasing for p in passed], [p.gain for p in passed], [c.labels for c in classes], centred)
 
     def pick(self, values: Sequence[Tensor], strided: bool) -> list[Tensor]:
         """The values of the strided layers, or of the others."""
@@ -85,33 +55,41 @@ class Depthwise:
         """The part of one class in each stride-1 layer."""
         return [share([labels], name) for labels in self.pick(self.labels, False)]
 
-    def thirds(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """The labels of the stride-1 layers in the first, middle and last third of them."""
-        labels = self.pick(self.labels, False)
+    def thirds(self, centred: bool = False) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Which kernels are like the identity, in the first, middle and last third of the stride-1 layers."""
+        identity = CLASSES.index("identity")
+        alike = self.centred if centred else [labels == identity for labels in self.labels]
+        layers = self.pick(alike, False)
         parts: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
-        for index, layer in enumerate(labels):
-            parts[int(3 * (index + 0.5) / len(labels))].append(layer)
+        for index, layer in enumerate(layers):
+            parts[int(3 * (index + 0.5) / len(layers))].append(layer)
         return parts
 
     def table(self) -> list[dict[str, Any]]:
         """One row a layer."""
         rows = []
-        for layer, aliasing, gain, labels in zip(self.layers, self.aliasing, self.gain, self.labels, strict=True):
+        columns = (self.layers, self.aliasing, self.gain, self.labels, self.centred)
+        for layer, aliasing, gain, labels, centred in zip(*columns, strict=True):
             row: dict[str, Any] = {"layer": layer.name, "kernels": len(labels), "stride": layer.stride[0]}
             row |= {"aliasing": float(aliasing.nanmean()), "dc_gain": float(gain.nanmean())}
             row["zero_kernels"] = int(aliasing.isnan().sum())
-            rows.append(row | {name: share([labels], name) for name in CLASSES})
+            rows.append(row | {name: share([labels], name) for name in CLASSES} | {"centred": part([centred])})
         return rows
+
+
+def part(alike: Sequence[Tensor]) -> float:
+    """The part of the kernels of these layers that is alike."""
+    return float(torch.cat(list(alike)).double().mean())
 
 
 def share(labels: Sequence[Tensor], name: str) -> float:
     """The part of the kernels of these layers that is of a class."""
-    return float((torch.cat(list(labels)) == CLASSES.index(name)).double().mean())
+    return part([layer == CLASSES.index(name) for layer in labels])
 
 
 def middle_excess(thirds: Sequence[Sequence[Tensor]]) -> float:
-    """Identity-like part of the middle third minus the larger of the other two."""
-    first, middle, last = (share(part, "identity") for part in thirds)
+    """The part of the middle third minus the larger of the other two."""
+    first, middle, last = (part(layers) for layers in thirds)
     return middle - max(first, last)
 
 
@@ -127,8 +105,10 @@ def statistics(found: Depthwise) -> dict[str, float]:
         "aliasing": sum(strided) / len(strided) - sum(others) / len(others),
         "gaussian_strided": share(found.pick(found.labels, True), "gaussian"),
         "gaussian_last": share(found.labels[-1:], "gaussian"),
-        "identity_middle": share(found.thirds()[1], "identity"),
+        "identity_middle": part(found.thirds()[1]),
         "identity_excess": middle_excess(found.thirds()),
+        "centre_middle": part(found.thirds(centred=True)[1]),
+        "centre_excess": middle_excess(found.thirds(centred=True)),
         "edge_most": share(found.pick(found.labels, False), "edge"),
         "edge_falls": spearman(found.shares("edge")),
         "gaussian_grows": spearman(found.shares("gaussian")),
@@ -137,23 +117,25 @@ def statistics(found: Depthwise) -> dict[str, float]:
 
 def numbers_of_one(found: Depthwise) -> dict[str, Number]:
     """The same of one given network, with intervals over its kernels or tests over its layers."""
-    thirds = found.thirds()
-    lengths = [len(part) for part in thirds]
-
-    def excess(layers: Sequence[Tensor]) -> float:
-        parts = iter(layers)
-        return middle_excess([[next(parts) for _ in range(length)] for length in lengths])
 
     def part_of(name: str, layers: Sequence[Tensor]) -> Number:
         return over_kernels(layers, lambda drawn: share(drawn, name))
 
+    def excess(thirds: Sequence[Sequence[Tensor]]) -> Number:
+        first, second = len(thirds[0]), len(thirds[0]) + len(thirds[1])
+        layers = [layer for third in thirds for layer in third]
+        return over_kernels(layers, lambda drawn: middle_excess((drawn[:first], drawn[first:second], drawn[second:])))
+
+    identity, centred = found.thirds(), found.thirds(centred=True)
     means = [layer_means(found.pick(found.aliasing, strided)) for strided in (True, False)]
     return {
         "aliasing": between_layers(*means),
         "gaussian_strided": part_of("gaussian", found.pick(found.labels, True)),
         "gaussian_last": part_of("gaussian", found.labels[-1:]),
-        "identity_middle": part_of("identity", thirds[1]),
-        "identity_excess": over_kernels([layer for part in thirds for layer in part], excess),
+        "identity_middle": over_kernels(identity[1], part),
+        "identity_excess": excess(identity),
+        "centre_middle": over_kernels(centred[1], part),
+        "centre_excess": excess(centred),
         "edge_most": part_of("edge", found.pick(found.labels, False)),
         "edge_falls": trend(found.shares("edge")),
         "gaussian_grows": trend(found.shares("gaussian")),
@@ -169,70 +151,3 @@ def numbers_of_seeds(trained: Sequence[Depthwise], started: Sequence[Depthwise])
         means = [layer_means(found.pick(found.aliasing, True)) for found in (after, before)]
         changes.append(sum(means[0]) / len(means[0]) - sum(means[1]) / len(means[1]))
     return numbers | {"aliasing_learned": over_seeds(changes)}
-
-
-def pretrained_networks(folder: Path) -> dict[str, list[LayerKernels]]:
-    """The depthwise layers of every MobileNet in a folder of 8-bit weights.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    files = sorted(folder.glob("mobilenet_v*.npz"))
-    if not files:
-        raise FileNotFoundError(f"no mobilenet_v*.npz in {folder}")
-    return {path.stem: quantized_layers(path) for path in files}
-
-
-def dense_networks(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """3x3 layers of the pretrained CIFAR ResNets, which have no depthwise ones: low-pass measures by stride."""
-    tables = {}
-    for path in sorted(folder.glob("resnet*.th")):
-        name = f"cifar_{path.name.partition('-')[0]}"
-        layers = low_pass(layer_kernels(create_model(name, num_classes=10, weights=path)))[1:]  # the stem sees images
-        tables[name] = [
-            {
-                "stride": stride,
-                "layers": sum(max(p.stride) > 0 and ("strided" in p.role) == (stride == 2) for p in layers),
-                "aliasing": _mean([p.mean_aliasing for p in layers if ("strided" in p.role) == (stride == 2)]),
-                "dc_gain": _mean([p.mean_gain for p in layers if ("strided" in p.role) == (stride == 2)]),
-            }
-            for stride in (1, 2)
-        ]
-    return tables
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def filters_within(model: nn.Module, side: int = 32) -> dict[int, dict[str, float]]:
-    """Of the frequency filters of a model that sees 32 px: by map size, the part within windows."""
-    found = niff_kernel_mass(model, torch.zeros(1, 3, side, side))
-    by_side: dict[int, list[KernelMass]] = {}
-    for mass in found.values():
-        by_side.setdefault(mass.sizes[-1] - 1, []).append(mass)  # windows end one pixel beyond an even side
-    table = {}
-    for size, masses in sorted(by_side.items(), reverse=True):
-        row: dict[str, float] = {}
-        for window in (3, 5, 9):
-            pairs = [mass.mean(window) for mass in masses]
-            row |= {
-                f"magnitude_{window}": _mean([m for m, _ in pairs]),
-                f"energy_{window}": _mean([e for _, e in pairs]),
-            }
-        table[size] = row
-    return table
-
-
-def niff_numbers(
-    trained: Sequence[dict[int, dict[str, float]]], started: Sequence[dict[int, dict[str, float]]], side: int = 32
-) -> dict[str, Number]:
-    """The numbers of the filters on the largest maps, over seeds."""
-    pairs = list(zip(trained, started, strict=True))
-    key = f"energy_{WINDOW}"
-    return {
-        "niff_energy": over_seeds([after[side][key] for after in trained]),
-        "niff_magnitude": over_seeds([after[side][f"magnitude_{WINDOW}"] for after in trained]),
-        "niff_beyond_3": over_seeds([1 - after[side]["energy_3"] for after in trained]),
-        "niff_learned": over_seeds([after[side][key] - before[side][key] for after, before in pairs]),
-    }

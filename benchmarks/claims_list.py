@@ -22,7 +22,7 @@ class Claim:
         source: paper and part of it.
         measured: what the number is.
         direction, bound: the statement: the number is `above` or `below` the bound.
-        percent: is the number a fraction, shown in percent?
+        unit: `%` of a part, `points` of a difference of parts (both kept as fractions), or none.
     """
 
     key: str
@@ -32,7 +32,7 @@ class Claim:
     measured: str
     direction: str
     bound: float
-    percent: bool = True
+    unit: str = "%"
 
 
 LOW_PASS = "Low-pass filters in strided depthwise layers"
@@ -46,7 +46,7 @@ CLAIMS = (
     Claim(
         "gaussian_strided",
         LOW_PASS,
-        "the kernels of strided depthwise layers typically look Gaussian",
+        "kernels of strided depthwise layers typically look Gaussian",
         SAMPLING,
         "part of class `gaussian` among all kernels of the strided depthwise layers",
         "above",
@@ -60,20 +60,22 @@ CLAIMS = (
         "aliasing energy at stride 2, mean of the strided layers minus mean of the stride-1 layers",
         "below",
         0.0,
+        "points",
     ),
     Claim(
         "aliasing_learned",
         LOW_PASS,
-        "and they learn it: training lowers the aliasing energy",
+        "strided depthwise layers learn to: training lowers what they pass above it",
         SAMPLING,
         "aliasing energy of the strided depthwise layers, trained minus freshly drawn",
         "below",
         0.0,
+        "points",
     ),
     Claim(
         "gaussian_last",
         LOW_PASS,
-        "so does the last depthwise layer before the global pooling",
+        "kernels of the last depthwise layer, before the global pooling, look Gaussian, too",
         SAMPLING,
         "part of class `gaussian` among the kernels of the last depthwise layer",
         "above",
@@ -82,7 +84,7 @@ CLAIMS = (
     Claim(
         "identity_middle",
         IDENTITY,
-        "in the middle of the network many depthwise kernels are nearly the identity",
+        "in the middle of a network many depthwise kernels are nearly the identity",
         VGNET,
         "part of class `identity` in the middle third of the stride-1 depthwise layers; many: above a fifth",
         "above",
@@ -91,11 +93,31 @@ CLAIMS = (
     Claim(
         "identity_excess",
         IDENTITY,
-        "more than at both ends",
+        "in the middle of a network more depthwise kernels are nearly the identity than at both ends",
         VGNET,
         "part of class `identity` in the middle third minus the larger part of the first and last third",
         "above",
         0.0,
+        "points",
+    ),
+    Claim(
+        "centre_middle",
+        IDENTITY,
+        "in the middle of a network many depthwise kernels have nine tenths of their energy in the centre tap",
+        VGNET,
+        "part of such kernels in the middle third of the stride-1 depthwise layers; many: above a fifth",
+        "above",
+        0.2,
+    ),
+    Claim(
+        "centre_excess",
+        IDENTITY,
+        "in the middle of a network more depthwise kernels have it there than at both ends",
+        VGNET,
+        "part of such kernels in the middle third minus the larger part of the first and last third",
+        "above",
+        0.0,
+        "points",
     ),
     Claim(
         "edge_most",
@@ -109,27 +131,27 @@ CLAIMS = (
     Claim(
         "edge_falls",
         EDGES,
-        "their share falls with depth",
+        "the share of edge detectors falls with depth",
         VGNET,
         "rank correlation of the part of class `edge` in a stride-1 depthwise layer with the layer's place",
         "below",
         0.0,
-        percent=False,
+        unit="",
     ),
     Claim(
         "gaussian_grows",
         EDGES,
-        "while that of blurring ones grows",
+        "the share of blurring kernels grows with depth",
         VGNET,
         "rank correlation of the part of class `gaussian` in a stride-1 depthwise layer with the layer's place",
         "above",
         0.0,
-        percent=False,
+        unit="",
     ),
     Claim(
         "niff_magnitude",
         FILTERS,
-        "most of a filter lies within 9x9, though it could be as large as the map",
+        "frequency filters put most of their magnitude within 9x9, though they could fill the map",
         NIFF,
         "kernel mass ratio (part of the sum of magnitudes) within 9x9, filters on 32x32 maps",
         "above",
@@ -138,7 +160,7 @@ CLAIMS = (
     Claim(
         "niff_energy",
         FILTERS,
-        "the same by energy",
+        "frequency filters put nearly all of their energy within 9x9",
         NIFF,
         "part of the sum of squares within 9x9, filters on 32x32 maps",
         "above",
@@ -147,7 +169,7 @@ CLAIMS = (
     Claim(
         "niff_beyond_3",
         FILTERS,
-        "yet filters are larger than 3x3",
+        "frequency filters are larger than 3x3 all the same",
         NIFF,
         "part of the sum of squares outside 3x3, filters on 32x32 maps; larger: above a twentieth",
         "above",
@@ -156,11 +178,12 @@ CLAIMS = (
     Claim(
         "niff_learned",
         FILTERS,
-        "and being local is learned, not how filters start (our question)",
+        "being local is learned, not how frequency filters start (our question)",
         NIFF,
         "energy within 9x9, trained minus freshly drawn, filters on 32x32 maps",
         "above",
         0.0,
+        "points",
     ),
     *(
         Claim(
@@ -171,10 +194,11 @@ CLAIMS = (
             f"{what} over JPEG quality 90, 80, 70, 60, 50 ({codec}), minimum minus pyramid blocks, paired by seed",
             "below",
             0.0,
+            "points",
         )
         for score, words, what in (
-            ("changed", "minimum blocks change fewer predictions", "mean part of changed predictions"),
-            ("rise", "and lose less accuracy", "mean rise of the error above the clean one"),
+            ("changed", "JPEG changes fewer predictions of Min-Nets", "mean part of changed predictions"),
+            ("rise", "JPEG costs Min-Nets less accuracy", "mean rise of the error above the clean one"),
         )
         for order, codec in (("rgb", "right channel order"), ("minnets_bgr", "the authors' channel order"))
     ),
@@ -187,11 +211,20 @@ CLAIMS = (
             f"flip rate at 1 px (horizontal, enlarged images), modulus minus {name}, paired by seed",
             "below",
             0.0,
+            "points",
         )
         for other, words, name in (
-            ("max", "the modulus changes fewer predictions than its max-pooled wavelet twin", "twin"),
-            ("plain", "and than the usual convolution and max-pool", "usual stem"),
-            ("blur", "and, on CIFAR, than the twin with blur-pooling", "blurred twin"),
+            ("max", "with the modulus a shift changes fewer predictions than with its max-pooled wavelet twin", "twin"),
+            (
+                "plain",
+                "with the modulus a shift changes fewer predictions than with the usual convolution and max-pool",
+                "usual stem",
+            ),
+            (
+                "blur",
+                "with the modulus a shift changes fewer predictions than with the blur-pooled wavelet twin",
+                "blurred twin",
+            ),
         )
     ),
 )
