@@ -108,7 +108,7 @@ def test_units_are_compared_over_seeds_as_accuracy_is(lab: Path, data: Data) -> 
     assert conv["scores"]["jpeg_changed"]["difference"] is None
     assert circle["paired"] is None
     names = [condition["name"] for condition in circle["conditions"]]
-    assert names == ["clean", "JPEG", "shifts", "rotations", "shears", "quarter turns"]
+    assert names == ["clean", "JPEG qualities", "shifts", "rotations", "shears", "quarter turns"]
     turned = [files.read(s.id, "quick").summary["rotation_bilinear_accuracy"] for s in rows[3:]]
     assert circle["conditions"][3]["mean"] == pytest.approx(mean_interval(turned).mean)
 

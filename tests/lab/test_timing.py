@@ -34,6 +34,11 @@ def test_a_lab_is_measured_once_and_summed_up(tmp_path: Path) -> None:
     with Store(tmp_path / STORE_FILE, write=False) as store:
         rows = store.rows()
     example = torch.zeros(1, 1, 8, 8)
+    counted = measure_lab(tmp_path, rows, example, latency=False)
+    assert counted["conditions"] == {}
+    assert set(counted["trials"]) == {trials[0].id, trials[2].id}
+    assert all("cost_fused" in found and "latency_ms" not in found for found in counted["trials"].values())
+    assert measure_lab(tmp_path, rows, example, latency=False) == counted
     measured = measure_lab(tmp_path, rows, example)
     assert set(measured["trials"]) == {trials[0].id, trials[2].id}  # one of the two seeds stands for both
     assert measure_lab(tmp_path, rows, example) == measured
@@ -44,6 +49,10 @@ def test_a_lab_is_measured_once_and_summed_up(tmp_path: Path) -> None:
     assert circle["macs"] == plain + 4 * 9 * 9  # forming w T
     assert conv["parameters"] == conv["parameters_fused"] + 4  # gamma and beta become a bias
     assert circle["latency_fused_ms"]["median_ms"] > 0
+    assert measure_lab(tmp_path, rows, example, latency=False) == measured
+    assert circle["cost"]["macs_float"] == circle["macs"]
+    assert circle["cost_fused"] == conv["cost_fused"]
+    assert conv["cost"]["parameters"]["bits"] == conv["cost_fused"]["parameters"]["bits"] + 32 * 3 * 4 + 64
     (tmp_path / LATENCY_FILE).write_text("{")
     with pytest.raises(StoreError, match="delete it"):
         read_latency(tmp_path)

@@ -21,12 +21,16 @@ def command_line(context: typer.Context) -> str:
 
 
 def print_comparison(rows: Sequence[dict[str, Any]], page: Path) -> None:
-    """The table, then where the report lies."""
+    """The tables, then where the report lies."""
     from rich.console import Console
 
-    from ..lab.report import terminal_table
+    from ..lab.report import robustness_table, terminal_table
 
-    Console(soft_wrap=False).print(terminal_table(rows))
+    console = Console(soft_wrap=False)
+    console.print(terminal_table(rows))
+    if (robustness := robustness_table(rows)) is not None:
+        console.print()
+        console.print(robustness)
     print(f"report: {page}")
 
 

@@ -143,8 +143,7 @@ def run(
             progress=not quiet,
         )
     note_command(lab, command_line(context))
-    if latency:
-        measure_lab(lab, rows, example_of(loaded))
+    measure_lab(lab, rows, example_of(loaded), latency=latency)
     if robustness != NONE:
         measure_robustness(lab, rows, loaded, robustness, device=device, progress=not quiet)
     if pictures:

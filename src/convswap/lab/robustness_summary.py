@@ -19,7 +19,7 @@ SCORES = (
 """The headline numbers, of `Robustness.summary`."""
 
 _FAMILIES = {
-    "jpeg": "JPEG",
+    "jpeg": "JPEG qualities",
     "shifts_reflect": "shifts",
     "rotation_bilinear_black": "rotations",
     "shear_bilinear_black": "shears",

@@ -32,7 +32,9 @@ def read_latency(lab_dir: str | Path) -> dict[str, Any]:
     return {"conditions": {}, "trials": {}} | read_object(path, "delete it: latency is then measured again")
 
 
-def measure_lab(lab_dir: str | Path, trials: Iterable[StoredTrial], example: Tensor) -> dict[str, Any]:
+def measure_lab(
+    lab_dir: str | Path, trials: Iterable[StoredTrial], example: Tensor, *, latency: bool = True
+) -> dict[str, Any]:
     """Measure the networks of a comparison side by side on the CPU, one trained network for each, and keep the numbers.
 
     Trials that differ in their seed alone have the same network, so the first finished one stands for all. Nothing is
@@ -42,6 +44,7 @@ def measure_lab(lab_dir: str | Path, trials: Iterable[StoredTrial], example: Ten
         lab_dir: the lab's folder.
         trials: its rows; those not finished are left out.
         example: the batch to pass, (N, C, H, W).
+        latency: without it only the costs of the fused networks are counted.
 
     Returns:
         As `read_latency`.
@@ -50,19 +53,21 @@ def measure_lab(lab_dir: str | Path, trials: Iterable[StoredTrial], example: Ten
     chosen = _one_of_each(trials)
     shape = "x".join(map(str, example.shape))
     present = read_latency(lab)
-    wanted = {stored.id for stored in chosen}
-    if not wanted or (wanted <= present["trials"].keys() and present["conditions"].get("input") == shape):
+    key = "latency_ms" if latency else "fused"
+    known = {id for id, found in present["trials"].items() if key in found}
+    if {stored.id for stored in chosen} <= known and (not latency or present["conditions"].get("input") == shape):
         return present
-    measured = _measure(lab, chosen, example)
-    latency = {
-        "conditions": {"device": "cpu", "precision": "fp32", "input": shape, "threads": 1, "repeats": 30},
-        "trials": present["trials"] | measured,
+    measured = _measure(lab, chosen, example, latency)
+    conditions = {"device": "cpu", "precision": "fp32", "input": shape, "threads": 1, "repeats": 30}
+    found = {
+        "conditions": conditions if latency else present["conditions"],
+        "trials": present["trials"] | {id: present["trials"].get(id, {}) | new for id, new in measured.items()},
     }
-    write_atomic(lab / LATENCY_FILE, json.dumps(latency, indent=1))
-    return latency
+    write_atomic(lab / LATENCY_FILE, json.dumps(found, indent=1))
+    return found
 
 
-def _measure(lab: Path, chosen: Sequence[StoredTrial], example: Tensor) -> dict[str, Any]:
+def _measure(lab: Path, chosen: Sequence[StoredTrial], example: Tensor, latency: bool) -> dict[str, Any]:
     from ..measure.latency import measure_latency
     from ..models import load
 
@@ -75,15 +80,15 @@ def _measure(lab: Path, chosen: Sequence[StoredTrial], example: Tensor) -> dict[
         try:
             fused = _fused(network, example)
         except FusionError as error:  # a network that cannot be fused is still worth its other number
-            found[stored.id]["fuse_problem"] = str(error)
+            found[stored.id] |= {"fused": False, "fuse_problem": str(error)}
             continue
         networks[f"{stored.id} latency_fused_ms"] = fused
         costs = count_costs(fused, example[:1])
-        found[stored.id] |= {f"{name}_fused": value for name, value in costs.items()}
-    times = measure_latency(networks, example, threads=1, repeats=30)
-    for key, latency in times.items():
+        found[stored.id] |= {"fused": True} | {f"{name}_fused": value for name, value in costs.items()}
+    times = measure_latency(networks, example, threads=1, repeats=30) if latency else {}
+    for key, measured in times.items():
         id, name = key.split()
-        found[id][name] = latency.as_dict()
+        found[id][name] = measured.as_dict()
     return found
 
 

@@ -1,6 +1,6 @@
 """What a lab found, for people: the self-contained `report.html` and the table on the terminal."""
 
 from .page import write_report
-from .terminal import terminal_table
+from .terminal import robustness_table, terminal_table
 
-__all__ = ["terminal_table", "write_report"]
+__all__ = ["robustness_table", "terminal_table", "write_report"]

@@ -35,7 +35,7 @@ def seeds_chart(rows: Sequence[RowView], *, name: str, width: int) -> str | None
     order = [row.key for row in shown]
     names = {row.key: text.cut(row.label, 44 if narrow else 34) for row in shown}
     edges = [100 * edge for row in shown for edge in (*row.accuracies, row.low, row.high) if edge is not None]
-    low, high = _domain(edges)
+    low, high = domain_of(edges)
     x: dict[str, Any] = {
         "scale": alt.Scale(domain=[low, high], nice=False, zero=False),
         "axis": alt.Axis(title="test accuracy, %", tickCount=5 if narrow else 8, domain=False, labelFlush=False),
@@ -77,25 +77,25 @@ def seeds_chart(rows: Sequence[RowView], *, name: str, width: int) -> str | None
     paint = alt.Color("color:N", scale=None)
     lane = -2 if narrow else -8
     layers = [
-        alt.Chart(_data(dots))
+        alt.Chart(inline_data(dots))
         .mark_circle(size=64, opacity=0.6, yOffset=lane, stroke=PAPER, strokeWidth=0.5)
         .encode(x=alt.X("accuracy:Q", **x), y=y, color=paint),
-        alt.Chart(_data([m for m in means if m["low"] is not None]))
+        alt.Chart(inline_data([m for m in means if m["low"] is not None]))
         .mark_rule(strokeWidth=2.5, yOffset=lane + 16)
         .encode(x=alt.X("low:Q", **x), x2="high:Q", y=y, color=paint),
-        alt.Chart(_data(means))
+        alt.Chart(inline_data(means))
         .mark_point(shape="diamond", size=80, filled=True, opacity=1, yOffset=lane + 16, stroke=PAPER, strokeWidth=1)
         .encode(x=alt.X("accuracy:Q", **x), y=y, color=paint),
     ]
     if narrow:
         layers.append(
-            alt.Chart(_data(means))
+            alt.Chart(inline_data(means))
             .mark_text(align="left", baseline="bottom", dy=lane - 10, fontSize=13, color=INK)
             .encode(x=alt.X("left:Q", **x), y=y, text="name:N")
         )
     baseline = [mean for row, mean in zip(shown, means, strict=True) if row.is_baseline]
     if baseline:
-        rule = alt.Chart(_data(baseline)).mark_rule(strokeDash=[4, 4], color=MUTED, opacity=0.7)
+        rule = alt.Chart(inline_data(baseline)).mark_rule(strokeDash=[4, 4], color=MUTED, opacity=0.7)
         layers.insert(0, rule.encode(x=alt.X("accuracy:Q", **x)))
     step = 62 if narrow else 46
     chart = alt.layer(*layers).properties(
@@ -135,7 +135,9 @@ def curve_chart(
         points = [{"epoch": epoch, "accuracy": 100 * value} for epoch, value in enumerate(curve, 1)]
         # A single epoch makes no line.
         return (
-            alt.Chart(_data(points), name=label).mark_line(clip=True, point=len(points) == 1, **mark).encode(x=x, y=y)
+            alt.Chart(inline_data(points), name=label)
+            .mark_line(clip=True, point=len(points) == 1, **mark)
+            .encode(x=x, y=y)
         )
 
     layers = []
@@ -186,18 +188,18 @@ def cost_chart(rows: Sequence[RowView], cost: str, *, name: str) -> str | None:
     scale = alt.Scale(type="log", nice=False, domain=[min(drawn) / 1.3, max(drawn) * 1.3])
     if not log:
         edges = [point[end] for point in points for end in ("cost", "q1", "q3")]
-        scale = alt.Scale(nice=False, zero=False, domain=list(_domain(edges, least=0.12 * max(costs), pad=0.12)))
+        scale = alt.Scale(nice=False, zero=False, domain=list(domain_of(edges, least=0.12 * max(costs), pad=0.12)))
     label = "format(datum.value, '~g')" if cost.startswith("latency") else "format(datum.value, '.3~s')"
     x: dict[str, Any] = {
         "scale": scale,
         "axis": alt.Axis(title=COSTS[cost], tickCount=4, grid=False, labelExpr=label, labelOverlap=True),
     }
-    accuracy_domain = _domain([point[end] for point in points for end in ("low", "high")])
+    accuracy_domain = domain_of([point[end] for point in points for end in ("low", "high")])
     y: dict[str, Any] = {
         "scale": alt.Scale(domain=list(accuracy_domain), nice=False, zero=False),
         "axis": alt.Axis(title=None, tickCount=5, domain=False, ticks=False),
     }
-    base = alt.Chart(_data(points))
+    base = alt.Chart(inline_data(points))
     paint = alt.Color("color:N", scale=None)
     chart = alt.layer(
         base.mark_rule(strokeWidth=1.75, opacity=0.55).encode(
@@ -236,10 +238,10 @@ def mean_curve(curves: Sequence[Sequence[float]]) -> list[float]:
 def curve_domain(curves: Sequence[Sequence[float]]) -> tuple[float, float]:
     """An accuracy axis in percent for learning curves: the first quarter of the epochs may fall below it."""
     late = [100 * value for curve in curves for value in curve[len(curve) // 4 :]]
-    return _domain(late)
+    return domain_of(late)
 
 
-def _domain(values: Sequence[float], least: float = 0.4, pad: float = 0.06) -> tuple[float, float]:
+def domain_of(values: Sequence[float], least: float = 0.4, pad: float = 0.06) -> tuple[float, float]:
     """Limits with some air around the values, and never a range so small that noise looks large."""
     low, high = min(values), max(values)
     centre, half = (low + high) / 2, max(high - low, least) * (0.5 + pad)
@@ -263,7 +265,8 @@ def _fit(alt: Any) -> Any:
     return alt.AutoSizeParams(type="fit", contains="padding")
 
 
-def _data(values: list[dict[str, Any]]) -> Any:
+def inline_data(values: list[dict[str, Any]]) -> Any:
+    """Records as Altair takes them, without pandas."""
     import altair as alt
 
     return alt.InlineData(values=values)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..._version import __version__
 from ..files import write_atomic
-from . import charts, svg, text, view
+from . import charts, costs, robustness, svg, text, view
 from .verdict import verdict
 from .view import Record, RowView
 
@@ -104,10 +104,14 @@ def render(
         verdicts=verdict(rows),
         groups=view.by_model(rows),
         timed=any(row.latency or row.latency_fused for row in rows),
+        fused=any(row.cost_trained is not None or row.parameters_trained is not None for row in rows),
         noisy=any(timing is not None and timing.noisy for row in rows for timing in (row.latency, row.latency_fused)),
         seeds=_seeds(rows),
         curves=_curves(rows, records),
         costs=_costs(rows),
+        vectors_final=costs.table(rows),
+        vectors_trained=costs.table(rows, trained=True),
+        robustness=[_with_legend(section) for section in robustness.sections(rows)],
         glyphs=_glyphs(rows),
         failed=[record for record in records if record["status"] == "failed"],
         records=records,
@@ -232,6 +236,12 @@ def _glyphs(rows: Sequence[RowView]) -> list[tuple[str, str, Any]]:
     if len(models) > 1:
         legend += [(model, "--muted", _markup(_GLYPHS[shapes[group[0].key]])) for model, group in models.items()]
     return legend
+
+
+def _with_legend(section: robustness.Section) -> dict[str, Any]:
+    """A section of the page with its drawings marked as such, and its own legend: it shows one model alone."""
+    drawings = {"wide": _markup(section.wide), "narrow": _markup(section.narrow)}
+    return {**vars(section), **drawings, "legend": _glyphs(section.rows)}
 
 
 def _recipes(trials: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple[str, list[str]]]]:

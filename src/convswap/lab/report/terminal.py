@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import text
+from .robustness import Score, cell, present
 from .view import RowView, Timing, view_rows
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def terminal_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = Non
     views = view_rows(rows)
     several_models = len({view.model for view in views}) > 1
     cells = [_cells(view) for view in views]
-    columns = _columns(views, cells, width if width is not None else Console().width)
+    columns = _columns(views, cells, NEEDED, width if width is not None else Console().width)
     title = None if several_models or not views else escape(views[0].model)
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("unit", overflow="fold", min_width=NAME_WIDTH[0])
@@ -53,17 +54,66 @@ def terminal_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = Non
     return table
 
 
-def _columns(views: Sequence[RowView], cells: Sequence[Mapping[str, str]], width: int) -> list[str]:
+def robustness_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = None) -> Table | None:
+    """The headline scores of robustness, in percent; None when nothing was measured.
+
+    Args:
+        rows: summary rows, as made by `convswap.lab.summary`.
+        width: as in `terminal_table`.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    views = [view for view in view_rows(rows) if view.robustness is not None]
+    if not views:
+        return None
+    scores = present(views)
+    cells = [{score.short: _score(view, score) for score in scores} for view in views]
+    columns = _columns(views, cells, [score.short for score in scores], width if width is not None else Console().width)
+    several_models = len({view.model for view in views}) > 1
+    table = Table(
+        box=box.SIMPLE_HEAD, title="robustness, %", title_justify="left", show_edge=False, padding=(0, 1, 0, 0)
+    )
+    table.add_column("unit", overflow="fold", min_width=NAME_WIDTH[0])
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for view, texts in zip(views, cells, strict=True):
+        name = f"{escape(view.model)} {_name(view)}" if several_models else _name(view)
+        table.add_row(name, *(texts[name] for name in columns))
+    table.caption = escape(_robustness_notes(views, cells))
+    table.caption_justify = "left"
+    return table
+
+
+def _score(view: RowView, score: Score) -> str:
+    found = cell(view, score)
+    return found.value.partition(" ")[0] + {"better": "▲", "worse": "▼", "": ""}[found.verdict]
+
+
+def _robustness_notes(views: Sequence[RowView], cells: Sequence[Mapping[str, str]]) -> str:
+    measured = dict.fromkeys(
+        f"{v.robustness['profile']}, {v.robustness['images']} images" for v in views if v.robustness
+    )
+    marked = any(value[-1:] in "▲▼" for texts in cells for value in texts.values())
+    notes = [f"profile {' and '.join(measured)}; intervals and what was left out: see the report"]
+    return "\n".join([*(["▲▼ better, worse than conv at 95 %"] if marked else []), *notes])
+
+
+def _columns(
+    views: Sequence[RowView], cells: Sequence[Mapping[str, str]], needed: Sequence[str], width: int
+) -> list[str]:
     """The columns that fit beside the units' names; names get room before the least needed columns do."""
     longest = max((len(word) for view in views for word in (view.unit, *view.detail.split())), default=0)
     left = width - max(NAME_WIDTH[0], min(NAME_WIDTH[1], longest)) - _GAP
-    chosen = list(NEEDED[:_ALWAYS])
-    for name in NEEDED:
+    chosen = list(needed[:_ALWAYS])
+    for name in needed:
         left -= _GAP + max([len(name), *(len(texts[name]) for texts in cells)])
         if left < 0:
             break
         chosen.append(name)
-    return [name for name in COLUMNS if name in chosen]
+    return [name for name in (COLUMNS if needed is NEEDED else needed) if name in chosen]
 
 
 def _cells(view: RowView) -> dict[str, str]:

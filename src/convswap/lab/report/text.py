@@ -85,6 +85,15 @@ def short_count(value: float | None) -> str:
     raise AssertionError("unreachable: the last unit takes every value")
 
 
+def ratio(value: float) -> str:
+    """How many times as much, to about two digits.
+
+    >>> ratio(0.0731), ratio(1.0004), ratio(12.4)
+    ('×0.073', '×1.00', '×12')
+    """
+    return f"×{value:.{0 if value >= 10 else 2 if value >= 0.1 else 3}f}"
+
+
 def milliseconds(value: float | None) -> str:
     """Milliseconds to about three digits."""
     if value is None:

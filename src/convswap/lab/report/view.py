@@ -76,6 +76,12 @@ class RowView:
     macs_trained: int | None
     latency: Timing | None
     latency_fused: Timing | None
+    cost: Mapping[str, Any] | None = None
+    """The cost vector of the network that runs in the end, see `measure.cost`."""
+    cost_trained: Mapping[str, Any] | None = None
+    """As trained, where it was counted after `fuse`, too."""
+    robustness: Mapping[str, Any] | None = None
+    """Scores, conditions and differences, see `lab.robustness_summary`."""
     replacements: list[Mapping[str, Any]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
@@ -142,6 +148,7 @@ def _view(row: Mapping[str, Any], label: str, look: int, key: str) -> RowView:
     copied.append("probability_better")
     parameters, parameters_trained = _cost(row, "parameters")
     macs, macs_trained = _cost(row, "macs")
+    cost, cost_trained = _cost(row, "cost")
     return RowView(
         model=row["model"],
         unit=row["unit"],
@@ -161,13 +168,16 @@ def _view(row: Mapping[str, Any], label: str, look: int, key: str) -> RowView:
         macs_trained=macs_trained,
         latency=Timing.of(row.get("latency_ms")),
         latency_fused=Timing.of(row.get("latency_fused_ms")),
+        cost=cost,
+        cost_trained=cost_trained,
+        robustness=row.get("robustness"),
         replacements=replacements,
         skipped=skipped,
         **{name: row.get(name) for name in copied},
     )
 
 
-def _cost(row: Mapping[str, Any], name: str) -> tuple[int | None, int | None]:
+def _cost(row: Mapping[str, Any], name: str) -> tuple[Any, Any]:
     """A cost of the network that runs in the end, and the same in training where it differs."""
     trained, fused = row.get(name), row.get(f"{name}_fused")
     return (trained, None) if fused is None or fused == trained else (fused, trained)
