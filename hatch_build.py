@@ -55,8 +55,8 @@ class NativeBuildHook(BuildHookInterface[Any]):
 
     def _attempt(self, builder: ModuleType, folder: Path) -> tuple[Path | None, str]:
         """The library, or None and the reason."""
-        reason = "CONVSWAP_NATIVE=0 was set"
-        if not builder.switched_off():
+        reason = builder.why_switched_off()
+        if reason is None:
             try:
                 return builder.build(folder).path, ""
             except builder.BuildError as error:

@@ -50,7 +50,7 @@ def test_without_triton_or_switched_off_the_reason_is_given(monkeypatch: pytest.
     monkeypatch.setattr(gpu, "_installed", lambda: True)
     assert gpu.why_missing() is None
     assert triton_kernel.available()
-    for value in ("0", "off"):
+    for value in ("0", "off", "No", "FALSE"):
         monkeypatch.setenv("CONVSWAP_TRITON", value)
         assert f"CONVSWAP_TRITON={value}" in str(gpu.why_missing())
         assert not triton_kernel.available()

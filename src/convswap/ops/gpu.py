@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from functools import cache
-
-SWITCH = "CONVSWAP_TRITON"
 
 
 def why_missing() -> str | None:
     """Why no operator uses its Triton kernels, or None if they are used for tensors on a GPU.
 
-    The environment variable `CONVSWAP_TRITON` set to 0 switches them off; it is read at every call.
+    The environment variable `CONVSWAP_TRITON` set to 0 (or no, off, false) switches them off; it is read at every call.
     """
-    if os.environ.get(SWITCH, "1").strip().lower() in ("0", "off", "false"):
-        return f"switched off by {SWITCH}={os.environ[SWITCH]}"
-    return None if _installed() else "triton is not installed"
+    from .native.build import why_switched_off  # late, as `python -m` warns about a module that is imported already
+
+    return why_switched_off("CONVSWAP_TRITON") or (None if _installed() else "triton is not installed")
 
 
 @cache

@@ -79,9 +79,10 @@ def _digest(files: Iterable[Path], ops: Path, *words: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def switched_off() -> bool:
-    """Whether CONVSWAP_NATIVE=0 (or no, off, false) asks for no native code."""
-    return os.environ.get("CONVSWAP_NATIVE", "").strip().lower() in {"0", "no", "off", "false"}
+def why_switched_off(variable: str = "CONVSWAP_NATIVE") -> str | None:
+    """Why there are no kernels, where that environment variable is 0, no, off or false; None otherwise."""
+    value = os.environ.get(variable, "").strip()
+    return f"switched off by {variable}={value}" if value.lower() in {"0", "no", "off", "false"} else None
 
 
 def find_compiler() -> list[str]:

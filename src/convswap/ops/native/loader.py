@@ -61,8 +61,8 @@ def library_path() -> Path:
 def _open() -> tuple[ctypes.CDLL | None, str | None]:
     from . import build
 
-    if build.switched_off():
-        return None, "switched off by CONVSWAP_NATIVE=0"
+    if reason := build.why_switched_off():
+        return None, reason
     path = library_path()
     if not path.is_file():
         note = path.with_name(build.REASON)
