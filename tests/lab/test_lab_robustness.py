@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,25 @@ def test_an_unknown_profile_is_refused(data: Data, tmp_path: Path) -> None:
         measure_robustness(tmp_path, [], data, "none")
 
 
+def test_ctrl_c_says_how_to_go_on(data: Data, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(lab, broken, ignore=shutil.ignore_patterns("robustness-*"))
+    calls: list[int] = []
+
+    def interrupted(*arguments: Any, **options: Any) -> Robustness:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return robustness(*arguments, **options)
+
+    monkeypatch.setattr("convswap.measure.robustness.robustness", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        measure_robustness(broken, rows_of(broken), data, "quick", progress=False)
+    assert f"convswap report {broken}" in caught.value.__notes__[0]
+    files = RobustnessFiles(broken)
+    assert [files.profiles(stored.id) for stored in rows_of(broken)] == [["quick"], *[[]] * 5]
+
+
 RUN = "import sys, torch, test_lab_robustness; torch.set_num_threads(1); test_lab_robustness.measure_all(sys.argv[1])"
 
 
@@ -169,8 +189,6 @@ def measure_all(lab: str) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_a_killed_measurement_goes_on_where_it_was(lab: Path, data: Data, tmp_path: Path) -> None:
-    import shutil
-
     broken = tmp_path / "broken"
     shutil.copytree(lab, broken, ignore=shutil.ignore_patterns("robustness-*"))
     files, ids = RobustnessFiles(broken), [stored.id for stored in rows_of(broken)]

@@ -191,3 +191,33 @@ def three_channels(num_classes: int) -> nn.Module:
 def test_a_model_for_other_channels_is_refused_before_the_training(tmp_path: Path, data: Data) -> None:
     with pytest.raises(SurgeryError, match=r"does not accept the example input of shape \(1, 1, 8, 8\)"):
         run_trial(make(data, model=f"{__name__}:three_channels", unit="conv", unit_options={}), tmp_path)
+
+
+@torch.library.custom_op("convswap_test_run::riddle", mutates_args=())
+def riddle(x: Tensor) -> Tensor:
+    """An operator that nobody has a formula for."""
+    return x.clone()
+
+
+class Riddled(Tiny):
+    """Works, but cannot be counted in full."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + riddle(x.detach()))
+
+
+def test_the_cost_vector_is_kept_beside_the_bare_numbers(tmp_path: Path, data: Data) -> None:
+    result = go(make(data), tmp_path)
+    assert result["cost"]["macs_float"] == result["macs"] > 0
+    parameters = result["cost"]["parameters"]
+    assert parameters["trainable"] + parameters["frozen"] == result["parameters"]
+    assert result["cost"]["input_shape"] == [1, 1, 8, 8]
+    assert json.loads((tmp_path / "result.json").read_text())["cost"] == result["cost"]
+
+
+def test_an_operator_without_a_formula_stops_no_training(tmp_path: Path, data: Data) -> None:
+    plain = go(make(data, unit="conv", unit_options={}), tmp_path / "plain")
+    result = go(make(data, model=f"{__name__}:Riddled", unit="conv", unit_options={}), tmp_path / "riddled")
+    assert result["cost"] is None
+    assert "convswap_test_run::riddle" in result["cost_problem"]
+    assert (result["macs"], result["parameters"]) == (plain["macs"], plain["parameters"])
