@@ -12,7 +12,7 @@ which they hold in `claims_rules.py`.
 from __future__ import annotations
 
 import argparse
-import time
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from claims_networks import GROUPS, Network
 from claims_page import write_page
 from claims_rules import Number, together, verdict
 from claims_weights import dense_networks, likeness, pretrained_networks
-from common import RESULTS, write_result
+from common import RESULTS, git_commit, write_result
 from torch import nn
 
 from convswap.data import Data, load_data
 from convswap.lab import Store, StoredTrial
+from convswap.lab.files import write_atomic
 from convswap.lab.run import build_model
 from convswap.measure.robustness import sample_of
 from convswap.models import load
@@ -63,6 +64,24 @@ class Lab:
         path = self.folder / "trials" / self.found[network.name][seed].id / "model.safetensors"
         own = ":" in network.model
         return load(path, constructor=network.model if own else None)
+
+    def answers(
+        self, network: Network, seed: int, images: int, ask: Callable[[nn.Module], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """What `ask` finds of the trained network; kept in the lab, and taken from there if this very commit found it.
+
+        So a run that was stopped goes on where it was, and nothing is taken over from other code.
+        """
+        commit = git_commit()
+        path = self.folder / "claims" / f"{self.found[network.name][seed].id}-{images}.json"
+        if path.is_file() and commit is not None and "changes" not in commit:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["commit"] == commit:
+                return dict(kept["answers"])
+        found = ask(self.trained(network, seed))
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, json.dumps({"commit": commit, "answers": found}))
+        return found
 
     def start(self, network: Network, seed: int) -> nn.Module:
         """The same before its training."""
@@ -139,14 +158,18 @@ def filter_claims(lab: Lab) -> tuple[Numbers, dict[str, Any]]:
 
 
 def answer_claims(
-    lab: Lab, group: str, ask: Callable[[nn.Module], dict[str, Any]], judge: Callable[[Any], dict[str, Number]]
+    lab: Lab,
+    group: str,
+    images: int,
+    ask: Callable[[nn.Module], dict[str, Any]],
+    judge: Callable[[Any], dict[str, Number]],
 ) -> tuple[Numbers, dict[str, Any]]:
     """Claims on what networks answer: every network of a group, at the seeds all have."""
-    answers: dict[str, list[dict[str, Any]]] = {}
-    for network in GROUPS[group]:
-        start = time.perf_counter()
-        answers[network.name] = [ask(lab.trained(network, seed)) for seed in lab.seeds(group)]
-        print(f"{group}: {network.name} answered in {time.perf_counter() - start:.0f} s", flush=True)
+    answers: dict[str, list[dict[str, Any]]] = {network.name: [] for network in GROUPS[group]}
+    for seed in lab.seeds(group):
+        for network in GROUPS[group]:
+            answers[network.name].append(lab.answers(network, seed, images, ask))
+            print(f"{group}: {network.name}, seed {seed}, answered", flush=True)
     return {" and ".join(answers): judge(answers)}, answers
 
 
@@ -189,10 +212,13 @@ def main() -> None:
         "jpeg": lambda: answer_claims(
             lab,
             "jpeg",
+            len(sample),
             lambda model: jpeg_answers(model, sample),
             lambda found: jpeg_numbers(found["minimum blocks"], found["pyramid blocks"]),
         ),
-        "shifts": lambda: answer_claims(lab, "shifts", lambda model: shift_answers(model, sample), shift_numbers),
+        "shifts": lambda: answer_claims(
+            lab, "shifts", len(sample), lambda model: shift_answers(model, sample), shift_numbers
+        ),
     }
     numbers: Numbers = {}
     result: dict[str, Any] = {"images": options.images, "networks": {}, "details": {}}
