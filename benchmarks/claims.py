@@ -12,11 +12,13 @@ which they hold in `claims_rules.py`.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import claims_answers
 import torch
 from claims_answers import jpeg_answers, jpeg_numbers, shift_answers, shift_numbers
 from claims_filters import filters_within, niff_numbers
@@ -68,19 +70,22 @@ class Lab:
     def answers(
         self, network: Network, seed: int, images: int, ask: Callable[[nn.Module], dict[str, Any]]
     ) -> dict[str, Any]:
-        """What `ask` finds of the trained network; kept in the lab, and taken from there if this very commit found it.
+        """What `ask` finds of the trained network; kept in the lab, and taken from there if this very code found it.
 
         So a run that was stopped goes on where it was, and nothing is taken over from other code.
         """
-        commit = git_commit()
+        code = {
+            "commit": git_commit(),
+            "answers": hashlib.sha256(Path(claims_answers.__file__).read_bytes()).hexdigest(),
+        }
         path = self.folder / "claims" / f"{self.found[network.name][seed].id}-{images}.json"
-        if path.is_file() and commit is not None and "changes" not in commit:
+        if path.is_file() and code["commit"] is not None and "changes" not in code["commit"]:
             kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["commit"] == commit:
+            if kept["code"] == code:
                 return dict(kept["answers"])
         found = ask(self.trained(network, seed))
         path.parent.mkdir(exist_ok=True)
-        write_atomic(path, json.dumps({"commit": commit, "answers": found}))
+        write_atomic(path, json.dumps({"code": code, "answers": found}))
         return found
 
     def start(self, network: Network, seed: int) -> nn.Module:
