@@ -30,7 +30,7 @@ class Network:
     unit: str = "conv"
     unit_options: dict[str, Any] = field(default_factory=dict)
     model_arguments: dict[str, Any] = field(default_factory=dict)
-    epochs: int = 2
+    epochs: int = 1
 
     def trial(self, data: Data, seed: int) -> Trial:
         """The network from one seed."""
@@ -55,13 +55,13 @@ STEMS: dict[str, dict[str, Any]] = {
     "modulus": {"pooling": "modulus"},
 }
 GROUPS: dict[str, tuple[Network, ...]] = {
-    "depthwise": (Network("small MobileNet", "claims_networks:small_mobilenet", epochs=2),),
-    "niff": (Network("cifar_resnet8 with niff", "cifar_resnet8", "niff", epochs=1),),
+    "depthwise": (Network("small MobileNet", "claims_networks:small_mobilenet"),),
+    "niff": (Network("cifar_resnet8 with niff", "cifar_resnet8", "niff"),),
     "jpeg": (
-        Network("pyramid blocks", "claims_networks:pyramid_resnet8", epochs=1),
-        Network("minimum blocks", "claims_networks:min_net11", epochs=1),
+        Network("pyramid blocks", "claims_networks:pyramid_resnet8"),
+        Network("minimum blocks", "claims_networks:min_net11"),
     ),
-    "shifts": tuple(Network(name, "resnet18", "cmod", stem, SMALL_RESNET, epochs=1) for name, stem in STEMS.items()),
+    "shifts": tuple(Network(name, "resnet18", "cmod", stem, SMALL_RESNET) for name, stem in STEMS.items()),
 }
 """The networks behind each kind of claim."""
 MOBILE_WIDTHS = ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (128, 1), (128, 1), (256, 2), (256, 1))
