@@ -41,8 +41,8 @@ def read_pictures(lab_dir: str | Path) -> list[Group]:
     """What `make_pictures` kept, a group a model; empty when nothing was made.
 
     Each group has `model`; `version` of convswap; `trials`, the id of the network shown under each name; `note`;
-    `figures` with `title`, `alt` and `png` (base64); `table`, rows of cells, the first the head; and `problems`, what
-    could not be shown and why.
+    `figures` with `title`, `note`, `alt` and `png` (base64); `table`, rows of cells, the first the head; and
+    `problems`, what could not be shown and why.
 
     Raises:
         StoreError: the file is damaged.
@@ -131,7 +131,7 @@ def _chosen(rows: Sequence[RowView], stored: Mapping[str, StoredTrial]) -> dict[
 
 
 def _twin(row: RowView) -> str:
-    return f"{row.label}, other seed"
+    return f"{row.label} (other seed)"
 
 
 def _group(
@@ -159,7 +159,7 @@ def _group(
         return group
     tell("drawing")
     figures = [figure for picture in section.pictures if (figure := _figure(picture, problems)) is not None]
-    return {**group, "note": section.note, "figures": figures, "table": section.table or []}
+    return {**group, "note": section.note, "figures": figures, "table": [list(cells) for cells in section.table or ()]}
 
 
 def _section(
@@ -195,7 +195,7 @@ def _figure(picture: Picture, problems: list[str]) -> dict[str, str] | None:
     except Exception as error:  # the report says so, and shows the others
         problems.append(f"{picture.title} could not be drawn: {_said(error)}")
         return None
-    return {"title": picture.title, "alt": picture.alt, "png": base64.b64encode(png).decode()}
+    return {"title": picture.title, "note": picture.note, "alt": picture.alt, "png": base64.b64encode(png).decode()}
 
 
 def _said(error: Exception) -> str:

@@ -14,7 +14,7 @@ from .photographs import photographs, sample_images
 from .reuse import Duplicates, Redundancy, channel_redundancy, duplicate_maps, duplicates_along
 from .side import SideBySide, compare_models
 from .side_page import comparison
-from .similarity import Similarity, biased_cka, layer_similarity, minibatch_cka, unbiased_hsic
+from .similarity import Similarity, biased_cka, layer_similarity, mean_cosine, minibatch_cka, unbiased_hsic
 from .spectra import KernelSpectrum, MapSpectrum, kernel_spectrum, map_spectra, map_spectrum
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "map_spectra",
     "map_spectrum",
     "mass_by_stage",
+    "mean_cosine",
     "minibatch_cka",
     "photographs",
     "receptive_field",

@@ -159,8 +159,9 @@ def render_section(section: Section) -> str:
 
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.png()).decode()
+    note = f"<p class='note'>{escape(picture.note)}</p>" if picture.note else ""
     return (
-        f"<figure><figcaption>{escape(picture.title)}</figcaption>"
+        f"<figure><figcaption>{escape(picture.title)}</figcaption>{note}"
         f"<img alt='{escape(picture.alt, quote=True)}' src='data:image/png;base64,{data}'></figure>"
     )
 

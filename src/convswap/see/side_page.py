@@ -45,20 +45,18 @@ def comparison(found: SideBySide, colors: Mapping[str, str] | None = None, headi
         shown.append(draw.similarity_side_picture(found.between, found.names[0]))
     again = {name: {pair.first: pair.mean for pair in pairs} for name, pairs in found.duplicates.items() if pairs}
     if again:
-        title = "Maps that come back in the next layer"
-        shown.append(draw.depth_picture(again, paint, title, "mean best |correlation|"))
+        title, y = "Maps that come back in the next layer", "mean best |correlation|"
+        note = "How much like some channel of the next layer a channel is, the mean over a layer's channels."
+        shown.append(draw.depth_picture(again, paint, title, y, note))
     alike = {name: _known(layers) for name, layers in found.redundancy.items()}
     alike = {name: layers for name, layers in alike.items() if layers}
     if alike:
-        shown.append(draw.depth_picture(alike, paint, "Channels that say the same", "mean |cos| between channels"))
+        note = "How alike two channels of a layer are, the mean over pairs."
+        title, y = "Channels that say the same", "mean |cos| between channels"
+        shown.append(draw.depth_picture(alike, paint, title, y, note))
     if found.atlases:
         shown.append(draw.atlases_side_picture(found.atlases))
-    note = (
-        f"The same {found.images} images through every model. Kernels without sign and scale (orange positive, purple "
-        "negative); low-pass: diamonds and other marks are means, strokes single layers, the dotted line the identity; "
-        "receptive fields: solid square 50 %, dashed 99 % of the gradient's magnitude; CKA unbiased, layers of "
-        f"{found.names[0]} down, the other model's across."
-    )
+    note = f"The same {found.images} images through every network."
     return Section(heading, note, tuple(shown), _comparison_table(found))
 
 

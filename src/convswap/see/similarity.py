@@ -75,6 +75,22 @@ def biased_cka(first: Tensor, second: Tensor) -> float:
     return float((k * ell).sum() / (k.norm() * ell.norm()))
 
 
+def mean_cosine(first: Tensor, second: Tensor) -> float:
+    """Mean over samples of the cosine between two representations of it, (n, ..) with equally many numbers each.
+
+    Not centred, and only meaningful where numbers correspond: the same layer of two models, or two forms of one.
+    Samples on which one of the two is zero do not count; NaN if there is no other.
+
+    Raises:
+        ValueError: representations of different shape.
+    """
+    if first.shape != second.shape or first.dim() < 2:
+        raise UsageError(f"features of {tuple(first.shape)} and {tuple(second.shape)}; give two of one shape (n, ..)")
+    x, y = (features.detach().double().flatten(1) for features in (first, second))
+    lengths = x.norm(dim=1) * y.norm(dim=1)
+    return float(((x * y).sum(1) / lengths)[lengths > 0].mean())
+
+
 @dataclass(frozen=True)
 class Similarity:
     """CKA of every pair of layers.

@@ -19,6 +19,7 @@ ul.note { padding-left: 18px; }
   margin-top: 14px; align-items: start; }
 figure { min-width: 0; }
 figcaption { font-size: 13.5px; font-weight: 600; margin-bottom: 4px; }
+figure .note { font-size: 13px; line-height: 1.4; margin: 0 0 6px; max-width: 440px; }
 figure img { display: block; width: 100%; max-width: 440px; height: auto; background: #fff; border-radius: 4px;
   border: 1px solid var(--grid); padding: 4px; }
 details { margin-top: 14px; font-size: 14px; }

@@ -38,12 +38,14 @@ class Picture:
         alt: what is to be seen in it, for those who cannot.
         draw: makes the matplotlib figure.
         photographs: does it hold any? Then its file keeps all colours.
+        note: how to read it, for everybody; may be empty.
     """
 
     title: str
     alt: str
     draw: Callable[[], Figure]
     photographs: bool = False
+    note: str = ""
 
     def png(self, dpi: int = 200) -> bytes:
         """The figure as a PNG file, where it holds no photographs in 255 colours: a third of the size."""

@@ -69,7 +69,9 @@ def classes_side_picture(models: Mapping[str, Sequence[StageClasses]]) -> Pictur
         for name, stages in found.items()
         for place, s in stages.items()
     ]
-    return Picture("Kernel classes by stage", "Shares of kernel classes. " + "; ".join(parts) + ".", draw)
+    note = "Effective kernels without sign and scale, by the nearest family; other: no cosine of at least 0.8."
+    alt = f"Shares of kernel classes. {'; '.join(parts)}."
+    return Picture("Kernel classes by stage", alt, draw, note=note)
 
 
 def low_pass_side_picture(models: Mapping[str, Sequence[LowPass]], colors: Mapping[str, str]) -> Picture:
@@ -103,7 +105,11 @@ def low_pass_side_picture(models: Mapping[str, Sequence[LowPass]], colors: Mappi
         if v
     ]
     alt = f"Mean energy above the new Nyquist frequency (the identity has 0.77) and DC gain. {'; '.join(spoken)}."
-    return Picture("Low-pass filtering", alt, draw)
+    note = (
+        "A layer that smooths before it drops pixels is low at the left and near 1 at the right. Marks: means, "
+        "strokes: layers, dotted: the identity. Layers of stride 1 as if they had stride 2."
+    )
+    return Picture("Low-pass filtering", alt, draw, note=note)
 
 
 def fields_side_picture(fields: Mapping[str, ReceptiveField]) -> Picture:
@@ -115,7 +121,9 @@ def fields_side_picture(fields: Mapping[str, ReceptiveField]) -> Picture:
         ax.set_xlabel(f"50 %: {sides[0]} px, 99 %: {sides[1]}", fontsize=7)
 
     alt = " ".join(describe(name, field) for name, field in fields.items())
-    return Picture("Effective receptive field of the last map", alt, lambda: _tiles(fields, paint, 0.32))
+    note = "Magnitude of the middle unit's gradient, log10(A / max A + 1). Solid: 50 % of it, dashed: 99 %."
+    title = "Effective receptive field of the last map"
+    return Picture(title, alt, lambda: _tiles(fields, paint, 0.32), note=note)
 
 
 def similarity_side_picture(between: Mapping[str, Similarity], first: str) -> Picture:
@@ -144,7 +152,8 @@ def similarity_side_picture(between: Mapping[str, Similarity], first: str) -> Pi
     )
     one = next(iter(between.values()))
     alt = f"CKA (unbiased, minibatches of {one.batch_size}, {one.samples} images) with {first}. {spoken}."
-    return Picture(f"Similarity with {first}, layer by layer (CKA)", alt, draw)
+    note = f"Unbiased linear CKA: layers of {first} from top to bottom, of the other network from left to right."
+    return Picture(f"Similarity with {first}, layer by layer (CKA)", alt, draw, note=note)
 
 
 def atlases_side_picture(models: Mapping[str, Sequence[Atlas]]) -> Picture:
@@ -169,10 +178,14 @@ def atlases_side_picture(models: Mapping[str, Sequence[Atlas]]) -> Picture:
         for name, sheets in models.items()
         for a in sheets
     )
-    return Picture("Kernels of the first and last shrinking or depthwise layer", f"Kernels. {spoken}.", draw)
+    note = "Up to 98 of each, every one in its own scale, sorted by class: orange positive, purple negative."
+    title = "Kernels of the first and last strided or depthwise layer"
+    return Picture(title, f"Kernels. {spoken}.", draw, note=note)
 
 
-def depth_picture(models: Mapping[str, Mapping[str, float]], colors: Mapping[str, str], title: str, y: str) -> Picture:
+def depth_picture(
+    models: Mapping[str, Mapping[str, float]], colors: Mapping[str, str], title: str, y: str, note: str
+) -> Picture:
     """A number of each layer against its depth, a line a model."""
 
     def draw() -> Any:
@@ -190,7 +203,7 @@ def depth_picture(models: Mapping[str, Mapping[str, float]], colors: Mapping[str
         return figure
 
     spoken = ", ".join(f"{name} {sum(v.values()) / len(v):.2f}" for name, v in models.items())
-    return Picture(title, f"{y[0].upper()}{y[1:]} by depth; mean over the layers: {spoken}.", draw)
+    return Picture(title, f"{y[0].upper()}{y[1:]} by depth; mean over the layers: {spoken}.", draw, note=note)
 
 
 def _place(stage: StageClasses) -> str:
