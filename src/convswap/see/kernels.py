@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import unknown_name
+from ..ops.binary_conv import PackedBinaryConv2d
 from ..surgery.modes import evaluating
 from ..surgery.sites import refuse_wrappers
 from ..units.contract import WeightUnit
@@ -139,6 +140,8 @@ def effective_kernel(layer: Layer, inputs: Tensor | None = None) -> tuple[Tensor
     with torch.no_grad():
         if isinstance(module, WeightUnit):
             return module.effective_weight().detach().cpu().double(), "effective weight"
+        if isinstance(module, PackedBinaryConv2d):
+            return module.weight.detach().cpu().double(), "fused weight"
         if isinstance(module, NIFFConv2d | FusedNIFF):
             return _filters(module, inputs), "frequency filter"
         if isinstance(module, nn.Conv2d) and _is_plain(module):

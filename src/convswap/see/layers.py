@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def _pair(value: Any) -> tuple[int, int]:
 def find_layers(model: nn.Module) -> list[Layer]:
     """All convolutions and units in definition order, each object once.
 
-    Block units are looked into; a unit that stands for one convolution is one layer.
+    Block units are looked into; a unit that stands for one convolution is one layer, and so is its fused form.
     """
     found: dict[int, Layer] = {}
     for name, module in _walk(model, ""):
@@ -73,11 +74,23 @@ def find_layers(model: nn.Module) -> list[Layer]:
 
 
 def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    if isinstance(module, nn.Conv2d) or (is_unit(module) and not is_block_unit(module)):
+    if isinstance(module, nn.Conv2d) or (is_unit(module) and not is_block_unit(module)) or _is_fused_form(module):
         yield name, module
         return
     for key, child in module.named_children():
         yield from _walk(child, f"{name}.{key}" if name else key)
+
+
+_GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups")
+
+
+def _is_fused_form(module: nn.Module) -> bool:
+    """Does it say that it stands for a convolution of images? So the fused forms of units do, which are no units."""
+    if isinstance(module, nn.modules.conv._ConvNd) or not all(hasattr(module, name) for name in _GEOMETRY):
+        return False
+    given = inspect.signature(module.forward).parameters.values()
+    needed = [p for p in given if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    return len(needed) == 1 and len(_pair(module.kernel_size)) == 2
 
 
 def get_layer(model: nn.Module, name: str) -> nn.Module:
