@@ -200,28 +200,34 @@ def pass_through(model: nn.Module, images: Tensor) -> dict[str, Passed]:
 
 
 def last_map(model: nn.Module, images: Tensor) -> str:
-    """The module that gives the last feature map (N, C, H, W) of more than one pixel; of nested ones the innermost.
+    """The module that gives the last feature map (N, C, H, W) of more than one pixel.
+
+    Of nested modules that give the very same tensor the innermost; a block that still does something to its last
+    layer's output, such as a functional rectifier, is itself the one.
 
     Raises:
         ValueError: the model makes no feature maps.
     """
-    last: list[str] = []
+    name, last, version = "", None, 0
 
-    def note(name: str) -> Any:
+    def note(here: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
+            nonlocal name, last, version
             if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
-                last[:] = [name]
+                # Hooks of inner modules run first. What works in place returns the same tensor, changed.
+                if output is not last or output._version != version:
+                    name = here
+                last, version = output, output._version
 
         return hook
 
-    modules = [(name, m) for name, m in model.named_modules() if name and not any(True for _ in m.children())]
-    handles = [module.register_forward_hook(note(name)) for name, module in modules]
+    handles = [module.register_forward_hook(note(path)) for path, module in model.named_modules() if path]
     try:
         with evaluating(model), torch.no_grad():
             model(images[:1].clone())
     finally:
         for handle in handles:
             handle.remove()
-    if not last:
+    if not name:
         raise UsageError(f"{type(model).__name__} makes no feature map of more than one pixel; name a layer")
-    return last[0]
+    return name
