@@ -69,23 +69,32 @@ def run(
       convswap see mobilenetv3_small_100 --pretrained
       convswap see cifar_resnet20 --weights resnet20.th --data cifar10
     """
+    from rich.console import Console
+    from rich.markup import escape
+
     from ..see import compare_models, comparison, look, sections, write_page
 
-    given = None if data is None else _load_data(data, data_root)
-    found = [_source(text, weights, pretrained, classes, given, data_root) for text in sources]
-    first = found[0]
-    pictures, normalised, where = _images(first, given or first.data, images)
-    seen = look(first.model, normalised, name=first.name, layers=layer)
-    names = () if (given or first.data) is None else (given or first.data).class_names  # type: ignore[union-attr]
-    parts = sections(seen, pictures, names)
-    if len(found) > 1:
-        beside = compare_models(_by_name(found), normalised)
-        parts.insert(0, comparison(beside))
-        seen.notes.extend(beside.problems)
-    facts: tuple[str, ...] = (f"{seen.images} images: {where}", f"{pictures.shape[-2]}x{pictures.shape[-1]} pixels")
-    if not first.trained:
-        facts = (*facts, "weights drawn at random, not trained")
-    page = write_page(out or first.page, parts, title=f"What {first.name} sees", facts=facts, notes=seen.notes)
+    with Console(stderr=True).status("loading") as status:
+
+        def tell(text: str) -> None:
+            status.update(escape(text))
+
+        given = None if data is None else _load_data(data, data_root)
+        found = [_source(text, weights, pretrained, classes, given, data_root) for text in sources]
+        first = found[0]
+        used = given or first.data
+        pictures, normalised, where = _images(first, used, images)
+        seen = look(first.model, normalised, name=first.name, layers=layer, tell=tell)
+        parts = sections(seen, pictures, () if used is None else used.class_names)
+        if len(found) > 1:
+            beside = compare_models(_by_name(found), normalised, tell=tell)
+            parts.insert(0, comparison(beside))
+            seen.notes.extend(beside.problems)
+        facts: tuple[str, ...] = (f"{seen.images} images: {where}", f"{pictures.shape[-2]}x{pictures.shape[-1]} pixels")
+        if not first.trained:
+            facts = (*facts, "weights drawn at random, not trained")
+        title = f"What {first.name} sees"
+        page = write_page(out or first.page, parts, title=title, facts=facts, notes=seen.notes, tell=tell)
     _print_classes(seen.classes)
     for note in seen.notes:
         print(note)

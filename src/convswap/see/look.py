@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -60,6 +60,7 @@ def look(
     name: str = "model",
     layers: Sequence[str] | None = None,
     limit: int = 2048,
+    tell: Callable[[str], None] | None = None,
 ) -> Seen:
     """All measures of this room on one model, which is left as it was.
 
@@ -69,36 +70,52 @@ def look(
         name: what to call it.
         layers: show the receptive fields of these; default: the last layer of each of the last stages.
         limit: at most so many kernels on a sheet.
+        tell: called with what is about to be measured.
 
     Raises:
         ValueError: images that are no batch; a name that is no layer.
     """
     if images.dim() != 4 or not len(images):
         raise UsageError(f"images must be (N, C, H, W) with N of at least 1, got {tuple(images.shape)}")
+    say = tell or (lambda text: None)
     notes: list[str] = []
+    say("reading kernels")
     kernels = layer_kernels(model, images)
+    say("sorting kernels")
     atlases = [kernel_atlas(layer, limit=limit) for layer in kernels]
+    classes = classes_by_stage(kernels, [atlas.classes for atlas in atlases])
+    say("spectra and size of kernels")
+    low, spectra, masses = low_pass(kernels), _spectra(kernels), mass_by_stage(kernels)
     passed = pass_through(model, images[:1])
+    say("receptive fields")
+    fields = _fields(model, images[:8], layers or _ends_of_stages(passed), notes)
+    say("feature maps")
     mapped = [n for n, p in passed.items() if len(p.output) == 4 and min(p.output[2:]) > 1]
     maps = feature_maps(model, images[:_MAPS], mapped)
+    some = _some(maps, _SIMILAR)
+    map_spectra_, duplicates = map_spectra(some), duplicates_along(maps)
+    redundancy = {n: channel_redundancy(m) for n, m in maps.items() if m.shape[1] > 1}
+    say("similarity of layers")
+    similarity = _similarity(model, images, list(some), notes)
+    say("attributions")
     attributions, cam = _explain(model, images[:_EXPLAINED], notes)
     return Seen(
-        name,
-        len(images),
-        kernels,
-        atlases,
-        classes_by_stage(kernels, [a.classes for a in atlases]),
-        low_pass(kernels),
-        _spectra(kernels),
-        mass_by_stage(kernels),
-        _fields(model, images[:8], layers or _ends_of_stages(passed), notes),
-        map_spectra(_some(maps, _SIMILAR)),
-        duplicates_along(maps),
-        {n: channel_redundancy(m) for n, m in maps.items() if m.shape[1] > 1},
-        _similarity(model, images, list(_some(maps, _SIMILAR)), notes),
-        attributions,
-        cam,
-        notes,
+        name=name,
+        images=len(images),
+        kernels=kernels,
+        atlases=atlases,
+        classes=classes,
+        low_pass=low,
+        spectra=spectra,
+        masses=masses,
+        fields=fields,
+        map_spectra=map_spectra_,
+        duplicates=duplicates,
+        redundancy=redundancy,
+        similarity=similarity,
+        attributions=attributions,
+        cam=cam,
+        notes=notes,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -176,8 +176,20 @@ def _table(rows: tuple[tuple[str, ...], ...]) -> str:
     return f"<details><summary>The numbers</summary><div class='scroll' tabindex='0'>{table}</div></details>"
 
 
+def _told(part: Section, tell: Callable[[str], None] | None) -> str:
+    if tell is not None:
+        tell(f"drawing {part.heading.lower()}")
+    return render_section(part)
+
+
 def write_page(
-    path: str | Path, parts: Sequence[Section], *, title: str, facts: Sequence[str] = (), notes: Sequence[str] = ()
+    path: str | Path,
+    parts: Sequence[Section],
+    *,
+    title: str,
+    facts: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    tell: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a page; it is there whole or not at all.
 
@@ -187,6 +199,7 @@ def write_page(
         title: the heading.
         facts: short facts under it.
         notes: what could not be seen.
+        tell: called with what is about to be drawn.
 
     Raises:
         StoreError: the file cannot be written.
@@ -201,7 +214,7 @@ def write_page(
         f"<style>{STYLE}</style></head><body><main><h1>{escape(title)}</h1>"
         f"<p class='note'>{' · '.join(escape(fact) for fact in facts)}</p>"
         + (f"<ul class='note'>{said}</ul>" if said else "")
-        + "".join(render_section(part) for part in parts)
+        + "".join(_told(part, tell) for part in parts)
         + "</main></body></html>\n"
     )
     target = Path(path).expanduser()
