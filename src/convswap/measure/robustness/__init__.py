@@ -23,8 +23,9 @@ from .scores import (
     pair_consistency,
     relative_corruption_error,
     shift_divergence,
+    stability,
 )
-from .shifts import all_shifts, crop_pairs, enlarged_shifts, shift, shift_line
+from .shifts import all_shifts, crop_diagonal, crop_pairs, enlarged_shifts, shift, shift_line
 from .table import Predictions
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "corrupt",
     "corruption",
     "corruption_set",
+    "crop_diagonal",
     "crop_pairs",
     "enlarged_shifts",
     "flip",
@@ -73,4 +75,5 @@ __all__ = [
     "shift",
     "shift_divergence",
     "shift_line",
+    "stability",
 ]

@@ -85,6 +85,34 @@ def flip_probability(classes_NF: Tensor, against: str = "previous") -> float:
     return float((classes_NF[:, 1:] != reference).double().mean())
 
 
+def stability(logits_FNC: Tensor, labels_N: Tensor) -> tuple[float, float]:
+    """Zhang's stability (arXiv:1904.11486) of the right class's probability over frames, as `crop_diagonal` gives them.
+
+    Args:
+        logits_FNC: of F frames of N images.
+        labels_N: the right classes.
+
+    Returns:
+        The mean over images and frames, and the mean over images of the standard deviation over frames (dividing by F).
+
+    Raises:
+        UsageError: shapes that do not fit.
+
+    >>> import torch
+    >>> logits = torch.tensor([[[0.25, 0.75]], [[0.75, 0.25]]]).log()
+    >>> [round(value, 6) for value in stability(logits, torch.tensor([0]))]
+    [0.5, 0.25]
+    """
+    if logits_FNC.ndim != 3 or not logits_FNC.numel() or labels_N.shape != logits_FNC.shape[1:2]:
+        raise UsageError(
+            f"logits of shape {tuple(logits_FNC.shape)} and labels of shape {tuple(labels_N.shape)} are not allowed; "
+            "give (frames, images, classes) and (images,)"
+        )
+    places = labels_N.expand(len(logits_FNC), -1)[..., None]
+    chances = logits_FNC.double().softmax(2).gather(2, places)[..., 0]
+    return float(chances.mean()), float(chances.std(0, correction=0).mean())
+
+
 def shift_divergence(reference_NC: Tensor, moved_NC: Tensor) -> float:
     """WCNN's divergence: mean over images of sum_c P0 log(P0 / Pv), from logits of the image and of the moved one.
 

@@ -93,6 +93,29 @@ def _random_crop(images: Tensor, crop: int, draws: Draws) -> Tensor:
     return torch.stack([x[:, r : r + crop, c : c + crop] for x, (r, c) in zip(images, where.tolist(), strict=True)])
 
 
+def crop_diagonal(crop: int, count: int = 33) -> list[Perturbation]:
+    """Zhang's diagonal: crops of the side `crop` at (0, 0), (1, 1), ... (count - 1, count - 1).
+
+    On ImageNet the images are 256 pixels and the 33 crops 224. For `scores.stability`, with `logits_of` all of them.
+
+    Raises:
+        UsageError: a number below 1; when applied, images too small for the last crop.
+    """
+    check_whole("crop", crop, 1)
+    check_whole("count", count, 1)
+
+    def one(step: int) -> Perturbation:
+        def apply(images: Tensor, draws: Draws) -> Tensor:
+            height, width = images.shape[-2:]
+            if step + crop > min(height, width):
+                raise UsageError(f"crop={crop} at {step}, {step} is not allowed on images of {height}x{width}")
+            return images[..., step : step + crop, step : step + crop]
+
+        return Perturbation(f"crop_diagonal/{crop},{step}", apply, step)
+
+    return [one(step) for step in range(count)]
+
+
 def enlarged_shifts(size: int, reach: int = 8, divide: int = 1, direction: str = "horizontal") -> list[Perturbation]:
     """WCNN's shifts: real pixels all around, and steps of 1 / divide pixel.
 
