@@ -67,14 +67,12 @@ def jpeg_numbers(minimum: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[s
 
 
 def shift_answers(model: nn.Module, sample: Sample) -> dict[str, Any]:
-    """Clean accuracy, flip rates at 1 to 4 px by direction, and consistency over all shifts by up to a pixel."""
-    directions = ("horizontal", "vertical", "diagonal")
-    lines = {d: enlarged_shifts(sample.images.shape[-1], REACH, direction=d) for d in directions}
-    around = all_shifts(1)
-    table = predict(model, sample, [clean(), *around, *(v for line in lines.values() for v in line)])
+    """Clean accuracy, horizontal flip rates at 1 to 4 px, and consistency over all shifts by up to a pixel."""
+    line, around = enlarged_shifts(sample.images.shape[-1], REACH), all_shifts(1)
+    table = predict(model, sample, [clean(), *around, *line])
     return {
         "accuracy": table.accuracy("clean"),
-        "flips": {d: [flip_rate(_of(table, line), k) for k in range(1, REACH + 1)] for d, line in lines.items()},
+        "flips": [flip_rate(_of(table, line), k) for k in range(1, REACH + 1)],
         "consistency": all_pairs_consistency(_of(table, around)),
     }
 
@@ -87,10 +85,7 @@ def shift_numbers(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[st
     """Flip rate at one pixel, horizontally, of the modulus minus that of each other stem, paired by seed."""
     return {
         f"shift_{other}": over_seeds(
-            [
-                a["flips"]["horizontal"][0] - b["flips"]["horizontal"][0]
-                for a, b in zip(answers["modulus"], answers[other], strict=True)
-            ]
+            [a["flips"][0] - b["flips"][0] for a, b in zip(answers["modulus"], answers[other], strict=True)]
         )
         for other in ("max", "plain", "blur")
     }

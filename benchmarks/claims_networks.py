@@ -64,12 +64,12 @@ GROUPS: dict[str, tuple[Network, ...]] = {
     "shifts": tuple(Network(name, "resnet18", "cmod", stem, SMALL_RESNET) for name, stem in STEMS.items()),
 }
 """The networks behind each kind of claim."""
-MOBILE_WIDTHS = ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (128, 1), (128, 1), (256, 2), (256, 1))
+MOBILE_WIDTHS = ((32, 1), (64, 2), (64, 1), (128, 1), (128, 1), (128, 2), (128, 1), (128, 1))
 """Outputs and stride of each separable block of `small_mobilenet`."""
 
 
 def small_mobilenet(num_classes: int, in_channels: int = 3) -> nn.Module:
-    """A MobileNetV1 for 32 px: a 3x3 stem with 16 maps, then nine separable blocks, three of them strided.
+    """A MobileNetV1 for 32 px: a strided 3x3 stem with 16 maps, then eight separable blocks, two of them strided.
 
     A block is a 3x3 depthwise and a 1x1 convolution, each with BatchNorm and ReLU. Starts as PyTorch draws it.
     """
@@ -78,7 +78,7 @@ def small_mobilenet(num_classes: int, in_channels: int = 3) -> nn.Module:
         conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
         return [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
 
-    layers, width = layer(in_channels, 16, 3), 16
+    layers, width = layer(in_channels, 16, 3, 2), 16
     for outputs, stride in MOBILE_WIDTHS:
         layers += [*layer(width, width, 3, stride, width), *layer(width, outputs, 1)]
         width = outputs
