@@ -258,7 +258,28 @@ def test_paths_of_data_are_made_absolute(folder: Path) -> None:
     assert absolute_data("imagefolder:photos") == f"imagefolder:{folder / 'photos'}"
 
 
-def test_compare_measures_robustness_where_it_is_asked_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_measures_robustness_of_what_is_trained(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["compare", "--units", "conv", "--seeds", "1", "--no-latency", *TINY]
+    assert "robustness, %" not in run(capsys, *argv)
+    (result,) = folder.glob("convswap-lab/trials/*/result.json")
+    trained = result.stat().st_mtime_ns
+    printed = run(capsys, *argv, "--robustness", "quick")
+    assert "robustness, %" in printed
+    assert "profile quick, 359 images" in printed
+    assert result.stat().st_mtime_ns == trained
+    assert "profile quick, 359 images" in run(capsys, "report")
+    page = (folder / "convswap-lab" / "report.html").read_text(encoding="utf-8")
+    assert "359 test images, perturbed with random numbers of seed 0" in page
+    assert "the images are smaller than 16x16" in page
+    result.with_name("robustness-quick.json").write_text("{")
+    assert main(["report"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "robustness-quick.json is damaged" in error
+    assert "delete it: robustness is then measured again" in error
+
+
+def test_an_unknown_profile_is_refused_before_anything_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--robustness", "fast", *TINY]) == 2
     error = capsys.readouterr().err
     assert error == "convswap: error: --robustness='fast' is not allowed; choose one of 'none', 'quick', 'full'\n"

@@ -84,7 +84,9 @@ def test_better_and_worse_are_written_where_the_test_says_so(tmp_path: Path) -> 
     page = write(tmp_path, seeded())
     Page(page)
     found = section(page)
-    assert found.count(f"▲ better</b> {MINUS}5.00") == found.count(f"▼ worse</b> {MINUS}3.00") == 1
+    assert f'{MINUS}5.00 </small><small><b class="better">▲ better</b> <i>p</i> 0.020</small>' in found
+    assert f'{MINUS}3.00 </small><small><b class="worse">▼ worse</b> <i>p</i> 0.010</small>' in found
+    assert (found.count('class="better"'), found.count('class="worse"')) == (1, 1)
     assert "47.00 ± 1.00" in found
     assert f"{MINUS}3.00" in found
     assert "1,000 test images" in found
