@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -115,8 +116,32 @@ def test_a_models_own_failure_is_raised() -> None:
         ({"batches": ()}, r"batches=\(\)"),
         ({"runtimes": ("tpu",)}, "runtimes='tpu'"),
         ({"attempts": 0}, "attempts=0"),
+        ({"threads": 1}, "threads=1 is not allowed; give a list"),
+        ({"runtimes": "eager"}, "runtimes='eager' is not allowed; give a list"),
+        ({"runtimes": ()}, r"runtimes=\(\)"),
+        ({"repeats": 3.5, "runtimes": ("eager",)}, "repeats=3.5"),
+        ({"model": None}, "model=NoneType"),
+        ({"example_input": [1.0]}, "example_input=list"),
     ],
 )
 def test_bad_arguments_are_named(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        latency(network(), torch.randn(1, 3, 8, 8), **wrong)
+        latency(**{"model": network(), "example_input": torch.randn(1, 3, 8, 8)} | wrong)
+
+
+def test_a_model_that_takes_now_long_now_short_gets_no_number() -> None:
+    """A real clock: passes of 2 and 20 ms in turn, so the middle half of them spreads over far more than a fifth."""
+
+    class Uneven(nn.Module):
+        passes = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            Uneven.passes += 1
+            time.sleep(0.02 if Uneven.passes % 2 else 0.002)
+            return x
+
+    options: dict[str, Any] = {"threads": (1,), "runtimes": ("eager",), "fused": False, "repeats": 9, "attempts": 2}
+    (only,) = latency(Uneven(), torch.zeros(1, 3), **options).timings
+    assert only.latency is None
+    assert "too noisy" in str(only.problem)
+    assert "after 2 attempts" in str(only.problem)

@@ -70,8 +70,8 @@ def measure_latency(
     if not models:
         raise UsageError("models={} has nothing to measure; give at least one model by name")
     for name, value, least in (("threads", threads, 1), ("repeats", repeats, 3), ("warmup", warmup, 1)):
-        if value < least:
-            raise UsageError(f"{name}={value!r} is not allowed; give {least} or more")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UsageError(f"{name}={value!r} is not allowed; give a whole number, {least} or more")
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

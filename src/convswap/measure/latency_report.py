@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -121,8 +121,13 @@ def latency(
     Raises:
         UsageError: an argument is not allowed.
     """
+    if isinstance(runtimes, str) or not runtimes:
+        raise UsageError(f"runtimes={runtimes!r} is not allowed; give a list of some of {', '.join(RUNTIMES)}")
     for runtime in runtimes:
         check_choice("runtimes", runtime, RUNTIMES)
+    if not isinstance(model, nn.Module) or not isinstance(example_input, Tensor):
+        found = f"model={type(model).__name__}, example_input={type(example_input).__name__}"
+        raise UsageError(f"{found} is not allowed; give a torch.nn.Module and a tensor")
     if example_input.ndim < 2 or example_input.shape[0] < 1:
         raise UsageError(f"example_input of shape {tuple(example_input.shape)} holds no image; give at least one")
     counts = _distinct("threads", (1,) if example_input.is_cuda else (1, _cores()), threads)
@@ -143,6 +148,8 @@ def _cores() -> int:
 
 
 def _distinct(name: str, default: Sequence[int], given: Sequence[int] | None) -> tuple[int, ...]:
+    if given is not None and (isinstance(given, str) or not isinstance(given, Iterable)):
+        raise UsageError(f"{name}={given!r} is not allowed; give a list of whole numbers")
     values = tuple(dict.fromkeys(default if given is None else given))
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
