@@ -1,4 +1,5 @@
-// How it works. A call publishes its work in one of a few slots. The ranges of a slot are handed out by an atomic
+// How it works. Where the program has an OpenMP team (see convswap_join_openmp), its threads do the work. Else there are
+// workers of our own. A call publishes its work in one of a few slots. The ranges of a slot are handed out by an atomic
 // counter, to workers and to the caller alike, so a worker that is late (asleep, preempted, gone after a fork) costs
 // time but never a deadlock: the caller does what nobody has begun. A worker enters a slot by raising its count of
 // guests while the slot is open; the caller closes the slot when all ranges are handed out and waits until the guests
@@ -66,13 +67,8 @@ int spin_microseconds() {
   return value < 0 ? 0 : (value > 10000 ? 10000 : value);
 }
 
-struct alignas(128) Slot {
-  static constexpr std::uint32_t kOpen = 1u << 31, kCallerSleeps = 1u << 30, kGuests = kCallerSleeps - 1;
-
-  std::atomic<bool> taken{false};
-  std::atomic<std::uint32_t> state{0};  // kOpen | kCallerSleeps | number of workers inside
-
-  // Written by the owner while the slot is closed and empty, read by guests.
+// One call's work: ranges that whoever is free takes one by one.
+struct Ranges {
   RangeBody body = nullptr;
   void* context = nullptr;
   std::int64_t tasks = 0, chunks = 0;
@@ -80,6 +76,34 @@ struct alignas(128) Slot {
 
   alignas(128) std::atomic<std::int64_t> next_chunk{0};
   std::atomic<int> next_thread{0};
+
+  // While nobody works.
+  void set(int threads_, std::int64_t tasks_, std::int64_t chunks_, RangeBody body_, void* context_) {
+    threads = threads_, tasks = tasks_, chunks = chunks_, body = body_, context = context_;
+  }
+
+  void work(int thread) {
+    const std::int64_t each = tasks / chunks, larger = tasks % chunks;
+    for (;;) {
+      const std::int64_t chunk = next_chunk.fetch_add(1, std::memory_order_relaxed);
+      if (chunk >= chunks) return;
+      const std::int64_t begin = chunk * each + (chunk < larger ? chunk : larger);
+      body(context, begin, begin + each + (chunk < larger ? 1 : 0), thread);
+    }
+  }
+
+  // Takes the next thread number and ranges until none is left, or nothing when all numbers are taken.
+  void help() {
+    const int thread = next_thread.fetch_add(1, std::memory_order_relaxed);
+    if (thread < threads) work(thread);
+  }
+};
+
+struct alignas(128) Slot : Ranges {
+  static constexpr std::uint32_t kOpen = 1u << 31, kCallerSleeps = 1u << 30, kGuests = kCallerSleeps - 1;
+
+  std::atomic<bool> taken{false};
+  std::atomic<std::uint32_t> state{0};  // kOpen | kCallerSleeps | number of workers inside
 
   bool enter() {
     std::uint32_t seen = state.load(std::memory_order_relaxed);
@@ -96,23 +120,6 @@ struct alignas(128) Slot {
   }
   std::atomic<std::int64_t> chunks_hint{0};  // copies that may be read from outside the slot
   std::atomic<int> threads_hint{0};
-
-  // A guest takes the next thread number (0 is the caller's) and ranges until none is left, or leaves when all numbers
-  // are taken.
-  void help() {
-    const int thread = next_thread.fetch_add(1, std::memory_order_relaxed);
-    if (thread < threads) work(thread);
-  }
-
-  void work(int thread) {
-    const std::int64_t each = tasks / chunks, larger = tasks % chunks;
-    for (;;) {
-      const std::int64_t chunk = next_chunk.fetch_add(1, std::memory_order_relaxed);
-      if (chunk >= chunks) return;
-      const std::int64_t begin = chunk * each + (chunk < larger ? chunk : larger);
-      body(context, begin, begin + each + (chunk < larger ? 1 : 0), thread);
-    }
-  }
 };
 
 class Pool {
@@ -124,11 +131,7 @@ class Pool {
       return;
     }
     want_workers(threads - 1);
-    slot->body = body;
-    slot->context = context;
-    slot->tasks = tasks;
-    slot->chunks = chunks;
-    slot->threads = threads;
+    slot->set(threads, tasks, chunks, body, context);
     slot->chunks_hint.store(chunks, std::memory_order_relaxed);
     slot->threads_hint.store(threads, std::memory_order_relaxed);
     slot->next_chunk.store(0, std::memory_order_relaxed);
@@ -246,8 +249,27 @@ Pool* pool() {
   return found;
 }
 
-// A child has none of its parent's workers, and locks may have been held: it begins with a pool of its own.
-void forget_pool() { current.store(nullptr, std::memory_order_release); }
+// OpenMP's entry point that compilers call for `#pragma omp parallel` (GNU's; LLVM's and Intel's runtimes have it too),
+// and omp_get_max_threads.
+using Parallel = void (*)(void (*body)(void*), void* context, unsigned threads, unsigned flags);
+using MostThreads = int (*)();
+
+std::atomic<Parallel> openmp_parallel{nullptr};
+std::atomic<MostThreads> openmp_most{nullptr};
+
+// Always the whole team, of whom `threads` work: a smaller team would end the others, and the next larger one start them.
+void run_in_team(Parallel parallel, Ranges& ranges) {
+  const MostThreads most = openmp_most.load(std::memory_order_acquire);
+  const int team = most != nullptr && most() > ranges.threads ? most() : ranges.threads;
+  parallel([](void* given) { static_cast<Ranges*>(given)->help(); }, &ranges, static_cast<unsigned>(team), 0);
+}
+
+// A child has none of its parent's workers, and locks may have been held: it begins with a pool of its own. OpenMP's
+// team is lost as well, and GNU's runtime would wait for it for ever.
+void forget_pool() {
+  current.store(nullptr, std::memory_order_release);
+  openmp_parallel.store(nullptr, std::memory_order_release);
+}
 
 __attribute__((constructor)) void watch_forks() { pthread_atfork(nullptr, nullptr, forget_pool); }
 
@@ -257,15 +279,26 @@ void run_chunks(int threads, std::int64_t tasks, std::int64_t chunks, RangeBody 
   if (tasks <= 0) return;
   chunks = chunks < tasks ? chunks : tasks;
   threads = chunks < threads ? static_cast<int>(chunks) : threads;
-  Pool* const shared = threads > 1 ? pool() : nullptr;
-  if (shared == nullptr) {
-    body(context, 0, tasks, 0);
-  } else {
-    shared->run(threads, tasks, chunks, body, context);
+  if (threads <= 1) return body(context, 0, tasks, 0);
+  if (const Parallel parallel = openmp_parallel.load(std::memory_order_acquire)) {
+    Ranges ranges;
+    ranges.set(threads, tasks, chunks, body, context);
+    return run_in_team(parallel, ranges);
   }
+  Pool* const shared = pool();
+  if (shared == nullptr) return body(context, 0, tasks, 0);
+  shared->run(threads, tasks, chunks, body, context);
 }
 
 }  // namespace convswap
+
+// Let the threads of an OpenMP runtime do the work: `parallel` is its GOMP_parallel, `most` its omp_get_max_threads, both
+// null to go back to workers of our own. Two teams on the same cores wait for one another, as idle threads of both spin.
+// A child after fork() has workers of its own again.
+CONVSWAP_API void convswap_join_openmp(void* parallel, void* most) {
+  convswap::openmp_most.store(reinterpret_cast<convswap::MostThreads>(most), std::memory_order_release);
+  convswap::openmp_parallel.store(reinterpret_cast<convswap::Parallel>(parallel), std::memory_order_release);
+}
 
 // How many workers the pool has started in this process (0 before the first call that needs one, and after a fork).
 CONVSWAP_API int convswap_pool_workers() {
