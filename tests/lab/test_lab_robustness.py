@@ -23,7 +23,7 @@ from convswap.lab import Store, StoredTrial, Trial, run_grid, summarize
 from convswap.lab.publish import publish
 from convswap.lab.robustness import RobustnessFiles, measure_robustness
 from convswap.lab.store import STORE_FILE
-from convswap.measure.robustness import Robustness, robustness
+from convswap.measure.robustness import Robustness, compare_paired, robustness
 from convswap.measure.statistics import compare_to_baseline, holm, mean_interval
 from convswap.models import load
 from convswap.train import digits_recipe
@@ -121,9 +121,20 @@ def test_few_seeds_are_compared_as_two_networks_over_the_same_images(lab: Path) 
     assert circle["scores"]["accuracy"]["p_value"] is None
     assert conv["paired"] is None
     assert circle["paired"]["seed"] == 1
-    found = files.read(rows[4].id, "quick").compare(files.read(rows[1].id, "quick"))
-    assert circle["paired"]["differences"]["clean"] == found["clean"].as_dict()
-    assert circle["paired"]["differences"]["rotations"] == found["rotation_bilinear_black"].as_dict()
+    mine, other = (files.read(stored.id, "quick") for stored in (rows[4], rows[1]))
+    assert circle["paired"]["differences"]["clean"] == mine.compare(other)["clean"].as_dict()
+    angles = [f"rotation_bilinear_black/{angle}" for angle in (-30, -15, 15, 30)]
+    expected = compare_paired(mine.predictions, other.predictions, angles)
+    assert circle["paired"]["differences"]["rotations"] == expected.as_dict()
+    # a difference in the table is that between the points of the chart, for a single seed
+    by_name = [{c["name"]: c["mean"] for c in row["conditions"]} for row in (circle, _single(files, rows[1]))]
+    assert expected.difference == pytest.approx(by_name[0]["rotations"] - by_name[1]["rotations"])
+
+
+def _single(files: RobustnessFiles, stored: StoredTrial) -> dict[str, Any]:
+    (row,) = summarize([stored], None, files)
+    found: dict[str, Any] = row["robustness"]
+    return found
 
 
 def test_what_was_not_measured_has_no_numbers(lab: Path) -> None:
@@ -132,6 +143,17 @@ def test_what_was_not_measured_has_no_numbers(lab: Path) -> None:
     other = replace(rows[5], id="0" * 16)
     _, circle = summarize([*rows[:5], other], None, RobustnessFiles(lab))
     assert (circle["n_seeds"], circle["robustness"]["n"]) == (3, 2)
+
+
+def test_a_lab_with_both_profiles_shows_the_one_measured_of_more_trials(lab: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(lab, both)
+    files, rows = RobustnessFiles(both), rows_of(both)
+    for count, shown in ((1, "quick"), (len(rows), "full")):
+        for stored in rows[:count]:
+            saved = json.loads(files.path(stored.id, "quick").read_text())
+            files.path(stored.id, "full").write_text(json.dumps(saved | {"profile": "full"}))
+        assert [row["robustness"]["profile"] for row in summarize(rows, None, files)] == [shown, shown]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 1}'])

@@ -25,7 +25,6 @@ _FAMILIES = {
     "shear_bilinear_black": "shears",
     "quarter_turns": "quarter turns",
 }
-_PAIRED = ("clean", "corruptions", *_FAMILIES)
 
 
 def add_robustness(rows: Sequence[Row], files: RobustnessFiles, enough_seeds: int) -> None:
@@ -78,17 +77,28 @@ class _Measured:
 
     def paired_with(self, baseline: _Measured) -> Row | None:
         """The networks of the first seed that both have: differences of accuracy by family, paired by image."""
+        from ..measure.robustness import compare_paired
+
         seed = next((seed for seed in self.ids if seed in baseline.ids), None)
         if seed is None:
             return None
         mine, other = (one.files.read(one.ids[seed], one.profile) for one in (self, baseline))
-        found = mine.compare(other)
-        names = {"clean": "clean", "corruptions": "corruptions"} | _FAMILIES
-        return {"seed": seed, "differences": {names[key]: found[key].as_dict() for key in _PAIRED if key in found}}
+        families = {"clean": ["clean"]} | {
+            name: _changing(mine.curves[family])
+            for family, name in {"corruptions": "corruptions", **_FAMILIES}.items()
+            if family in mine.curves
+        }
+        return {
+            "seed": seed,
+            "differences": {
+                name: compare_paired(mine.predictions, other.predictions, variants).as_dict()
+                for name, variants in families.items()
+            },
+        }
 
 
 def _profile(rows: Iterable[Row], files: RobustnessFiles) -> str | None:
-    """The profile measured of most trials; of two the larger, which comes last."""
+    """The profile measured of most trials; the full one where both were measured of equally many."""
     counts: dict[str, int] = {}
     for id in (id for row in rows for id in row["trial_ids"]):
         for profile in files.profiles(id):
@@ -146,11 +156,10 @@ def _accuracies(result: Mapping[str, Any]) -> dict[tuple[str, str], float]:
 
 
 def _mean(curve: Mapping[str, Mapping[str, float]], start: str = "") -> float | None:
-    """Mean accuracy over the variants that change anything: not angle 0, nor a shift by nothing."""
-    unmoved = ("0", "0,0")
-    values = [
-        scores["accuracy"]
-        for name, scores in curve.items()
-        if name.startswith(start) and name.rpartition("/")[2] not in unmoved
-    ]
+    values = [curve[name]["accuracy"] for name in _changing(curve) if name.startswith(start)]
     return fmean(values) if values else None
+
+
+def _changing(curve: Mapping[str, Any]) -> list[str]:
+    """The variants that change anything: not angle 0, nor a shift by nothing, which others are compared with."""
+    return [name for name in curve if name.rpartition("/")[2] not in ("0", "0,0")]
