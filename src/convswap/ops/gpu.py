@@ -1,9 +1,13 @@
-"""Whether the Triton kernels can be used: asked before every call on a GPU, answered without importing triton."""
+"""Whether and where the Triton kernels run: asked before every call on a GPU, answered without importing triton."""
 
 from __future__ import annotations
 
 import importlib.util
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+
+import torch
+from torch import Tensor
 
 
 def why_missing() -> str | None:
@@ -19,3 +23,8 @@ def why_missing() -> str | None:
 @cache
 def _installed() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+def on_device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Make the device of x the current one, for that is where Triton launches."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()

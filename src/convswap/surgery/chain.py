@@ -165,7 +165,7 @@ def join_chain(model: nn.Module, paths: list[str], between: list[list[str]]) -> 
     convs = [cast(PackedBinaryConv2d, model.get_submodule(path)) for path in paths]
     for conv, modules in zip(convs, between, strict=False):
         conv.relu = conv.relu or any(isinstance(model.get_submodule(path), nn.ReLU) for path in modules)
-    chain = PackedBinaryChain.from_convs(convs)
+    chain = PackedBinaryChain(convs)
     # the others leave first: once the chain stands in the model, it holds them too
     model = _take_out(model, [*paths[1:], *(path for modules in between for path in modules)])
     head = model.get_submodule(paths[0])

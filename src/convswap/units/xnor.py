@@ -150,7 +150,7 @@ class XnorConv2d(FeatureUnit):
         With more than one bit: a `FusedLevels`, around a plain convolution. Either takes in a BatchNorm behind it.
 
         Raises:
-            ValueError: the BatchNorm keeps no running statistics.
+            FusionError: the BatchNorm keeps no running statistics.
         """
         train = self.training
         if self.bits > 1:

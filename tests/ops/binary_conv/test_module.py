@@ -265,7 +265,7 @@ def test_chain_equals_the_sequence_to_the_last_bit() -> None:
         PackedBinaryConv2d.from_weight(torch.randn(20, 64, 3, 3), torch.rand(20), None, relu=True),
     ]
     x = torch.randn(3, 70, 13, 12)
-    chain, sequence = PackedBinaryChain.from_convs(convs), nn.Sequential(*convs)
+    chain, sequence = PackedBinaryChain(convs), nn.Sequential(*convs)
     expected = sequence(x)
     assert expected.unique().numel() > 50
     assert torch.equal(chain(x), expected)

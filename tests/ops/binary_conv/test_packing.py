@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from convswap.errors import FusionError
 from convswap.ops import native
 from convswap.ops.binary_conv import (
     batch_norm_threshold,
@@ -153,7 +154,7 @@ def test_thresholds_answer_as_the_batch_norm_does(dtype: torch.dtype) -> None:
 
 
 def test_thresholds_without_statistics_are_refused() -> None:
-    with pytest.raises(ValueError, match="track_running_stats"):
+    with pytest.raises(FusionError, match="running statistics"):
         batch_norm_threshold(nn.BatchNorm2d(4, track_running_stats=False))
 
 

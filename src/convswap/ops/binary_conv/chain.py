@@ -46,11 +46,6 @@ class PackedBinaryChain(nn.Module):
             self.register_buffer(f"flip_{index}", flip)
         self.train(False)
 
-    @classmethod
-    def from_convs(cls, convs: Sequence[PackedBinaryConv2d]) -> Self:
-        """The chain of these convolutions."""
-        return cls(convs)
-
     @staticmethod
     def why_not(first: PackedBinaryConv2d, second: PackedBinaryConv2d) -> str | None:
         """Why no bits can be handed from the first to the second, or None."""

@@ -121,7 +121,8 @@ class PackedBinaryConv2d(nn.Module):
         BatchNorm in less than float32 are kept in float32.
 
         Raises:
-            ValueError: an argument is not allowed, or the norm has no running statistics.
+            ValueError: an argument is not allowed.
+            FusionError: the norm keeps no running statistics.
         """
         out, per_group, *kernel = weight.shape
         module = cls(

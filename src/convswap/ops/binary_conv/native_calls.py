@@ -19,7 +19,6 @@ from .geometry import Geometry, geometry_of
 VARIABLE = "CONVSWAP_BINARY_CONV"
 
 _LEAST_CHANNELS = 16  # of a group; below it most of every word is empty and torch is faster
-_STATUS = {1: "bad argument", 2: "the processor lacks the instructions", 3: "out of memory", 5: "geometry refused"}
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
 
 
@@ -162,11 +161,6 @@ def _panels(way: Plan, panels: Tensor | None) -> int | None:
     return _pointer(panels) if fits else None
 
 
-def _check(status: int, where: str) -> None:
-    if status:
-        raise RuntimeError(f"convswap native {where} failed: {_STATUS.get(status, f'status {status}')}")
-
-
 def conv2d(
     way: Plan,
     words: Tensor,
@@ -184,7 +178,7 @@ def conv2d(
         way.address, way.path, words.data_ptr(), weight.data_ptr(), _pointer(scale), _pointer(bias), _pointer(map_),
         out.data_ptr(), relu, _panels(way, panels), torch.get_num_threads(),
     )  # fmt: skip
-    _check(status, "binary_conv2d")
+    native.check(status, "binary_conv2d")
 
 
 def conv2d_sign(
@@ -196,7 +190,7 @@ def conv2d_sign(
         way.address, way.path, words.data_ptr(), weight.data_ptr(), threshold.data_ptr(), flip.data_ptr(),
         out.data_ptr(), _panels(way, panels), torch.get_num_threads(),
     )  # fmt: skip
-    _check(status, "binary_conv2d_sign")
+    native.check(status, "binary_conv2d_sign")
 
 
 def pack(x: Tensor, threshold: Tensor | None, flip: Tensor | None, groups: int, out: Tensor) -> bool:
@@ -211,19 +205,17 @@ def pack(x: Tensor, threshold: Tensor | None, flip: Tensor | None, groups: int, 
         x.data_ptr(), kind, n, groups, c // groups, h, w, *x.stride(), _pointer(threshold), _pointer(flip),
         out.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
-    _check(status, "binary_pack")
+    native.check(status, "binary_pack")
     return True
 
 
 def expand(way: Plan, weight: Tensor) -> Tensor | None:
     """The weights as this path multiplies them (int8, a tag in front), or None when it reads the bits themselves."""
-    if way.library is None:
-        return None
-    if not way.panel_bytes:
+    if way.library is None or not way.panel_bytes:
         return None
     panels = torch.empty(way.panel_bytes, dtype=torch.int8, device="cpu")
     status = way.library.convswap_binary_expand(
         way.address, way.path, weight.data_ptr(), panels.data_ptr(), torch.get_num_threads()
     )
-    _check(status, "binary_expand")
+    native.check(status, "binary_expand")
     return panels

@@ -10,6 +10,7 @@ import torch
 from .packing import BLOCK, WORD, words_for
 
 _SIGNS = "convswap_signs"
+_FLOAT, _INT64, _DOUBLE = 1, 7, 11  # of onnx.TensorProto, whose import takes long
 
 
 def onnx_translations() -> dict[Any, Callable[..., Any]]:
@@ -40,7 +41,7 @@ def _op() -> Any:
 def _constant(values: Any, dtype: torch.dtype) -> Any:
     import onnx
 
-    kind = {torch.int64: onnx.TensorProto.INT64, torch.float32: onnx.TensorProto.FLOAT}[dtype]
+    kind = {torch.int64: _INT64, torch.float32: _FLOAT}[dtype]
     tensor = torch.tensor(values, dtype=dtype)
     return _op().Constant(value=onnx.helper.make_tensor("", kind, tuple(tensor.shape), tensor.flatten().tolist()))
 
@@ -68,7 +69,7 @@ def _as_signs(op: Any, bits: Any) -> Any:
 def _keep(op: Any, bits: Any, groups: int, channels: int) -> Any:
     """bool (N, C, H, W) -> words, which remember the signs they hold."""
     words = words_for(channels // groups)
-    pixels = op.Cast(op.Transpose(bits, perm=[0, 2, 3, 1]), to=7)
+    pixels = op.Cast(op.Transpose(bits, perm=[0, 2, 3, 1]), to=_INT64)
     images_rows_columns = op.Slice(op.Shape(pixels), _whole([0]), _whole([3]))
     split = op.Reshape(pixels, op.Concat(images_rows_columns, _whole([groups, channels // groups]), axis=0))
     missing = words * WORD - channels // groups
@@ -87,7 +88,7 @@ def _keep(op: Any, bits: Any, groups: int, channels: int) -> Any:
 def _pack(x: Any, threshold: Any, flip: Any, groups: int) -> Any:
     op = _op()
     channels = x.shape[1]
-    wide = x if x.dtype is not None and x.dtype.name == "DOUBLE" else op.Cast(x, to=1)
+    wide = x if x.dtype is not None and x.dtype.name == "DOUBLE" else op.Cast(x, to=_FLOAT)
     bound = _constant(0.0, torch.float32) if threshold is None else _per_channel(op, threshold)
     bits = op.GreaterOrEqual(wide, op.CastLike(bound, wide))
     if flip is not None:
@@ -146,7 +147,7 @@ def _conv2d(words: Any, weight: Any, scale: Any, bias: Any, map: Any, panels: An
     *geometry, relu = call
     double = scale.dtype is not None and scale.dtype.name == "DOUBLE"
     y = _dots(words, weight, *geometry)
-    y = op.Cast(y, to=11) if double else y
+    y = op.Cast(y, to=_DOUBLE) if double else y
     y = op.Mul(y, op.CastLike(_per_channel(op, scale), y))
     if map is not None:
         y = op.Mul(y, op.CastLike(op.Unsqueeze(map, _whole([1])), y))
@@ -157,6 +158,6 @@ def _conv2d(words: Any, weight: Any, scale: Any, bias: Any, map: Any, panels: An
 
 def _conv2d_sign(words: Any, weight: Any, threshold: Any, flip: Any, panels: Any, *geometry: Any) -> Any:
     op = _op()
-    dots = op.Cast(_dots(words, weight, *geometry), to=7)
-    bits = op.GreaterOrEqual(dots, op.Cast(_per_channel(op, threshold), to=7))
+    dots = op.Cast(_dots(words, weight, *geometry), to=_INT64)
+    bits = op.GreaterOrEqual(dots, op.Cast(_per_channel(op, threshold), to=_INT64))
     return _keep(op, op.Xor(bits, _per_channel(op, flip)), 1, geometry[1])

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ..shapes import output_size
 from . import native_calls, triton_kernel
-from .geometry import geometry_of, output_size
+from .geometry import geometry_of
 from .packing import bits_to_words, pack_activations, unpack_activations, unpack_weight, words_for
 from .reference import count_dots, epilogue
 
@@ -52,11 +53,6 @@ def _check_pack(x: Tensor, threshold: Tensor | None, flip: Tensor | None, groups
     for name, given in (("threshold", threshold), ("flip", flip)):
         if given is not None and given.shape != x.shape[1:2]:
             raise UsageError(f"{name} of shape {tuple(given.shape)} is not allowed; give ({x.shape[1]},)")
-
-
-def _pack_torch(x: Tensor, threshold: Tensor | None, flip: Tensor | None, groups: int) -> Tensor:
-    _check_pack(x, threshold, flip, groups)
-    return pack_activations(x, threshold, flip, groups)
 
 
 def _pack_cpu(x: Tensor, threshold: Tensor | None, flip: Tensor | None, groups: int) -> Tensor:
@@ -104,26 +100,6 @@ def _finish(dots: Tensor, scale: Tensor, bias: Tensor | None, map_: Tensor | Non
     return y.contiguous(memory_format=torch.channels_last)
 
 
-def _conv2d_torch(
-    words: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    map: Tensor | None,
-    panels: Tensor | None,
-    in_channels: int,
-    out_channels: int,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    relu: bool,
-) -> Tensor:
-    geometry_of(words.shape, weight.shape, in_channels, out_channels, stride, padding, dilation, groups)
-    dots = _dots_torch(words, weight, in_channels, out_channels, stride, padding, dilation, groups)
-    return _finish(dots, scale, bias, map, relu)
-
-
 def _conv2d_cpu(
     words: Tensor,
     weight: Tensor,
@@ -143,7 +119,7 @@ def _conv2d_cpu(
     _check_bits(words, weight)
     way = native_calls.plan(words.shape, weight.shape, in_channels, out_channels, *where)
     g = way.geometry
-    _check_parameters(out_channels, scale, bias)
+    _check_parameters(out_channels, scale=scale, bias=bias)
     if map is not None and map.shape != (g.images, *g.out_size):
         raise UsageError(f"map of shape {tuple(map.shape)} is not allowed; give {(g.images, *g.out_size)}")
     if g.empty:
@@ -166,10 +142,10 @@ def _check_bits(words: Tensor, weight: Tensor) -> None:
             raise UsageError(f"{name} of {tensor.dtype} is not allowed; give int64, as binary_pack and pack_weight do")
 
 
-def _check_parameters(out_channels: int, *given: Tensor | None) -> None:
-    for tensor in given:
+def _check_parameters(out_channels: int, **given: Tensor | None) -> None:
+    for name, tensor in given.items():
         if tensor is not None and tensor.shape != (out_channels,):
-            raise UsageError(f"a parameter of shape {tuple(tensor.shape)} is not allowed; give ({out_channels},)")
+            raise UsageError(f"{name} of shape {tuple(tensor.shape)} is not allowed; give ({out_channels},)")
 
 
 def _empty(n: int, channels: int, rows: int, columns: int, like: Tensor) -> Tensor:
@@ -178,13 +154,13 @@ def _empty(n: int, channels: int, rows: int, columns: int, like: Tensor) -> Tens
 
 def _conv2d_cuda(words: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, map: Tensor | None,
                  panels: Tensor | None, *rest: Any) -> Tensor:  # fmt: skip
-    in_channels, out_channels, stride, padding, dilation, groups, _ = rest
+    in_channels, out_channels, stride, padding, dilation, groups, relu = rest
     _check_bits(words, weight)
     g = geometry_of(words.shape, weight.shape, in_channels, out_channels, stride, padding, dilation, groups)
     fits = triton_kernel.available() and triton_kernel.supports(in_channels, out_channels, groups, g.kernel) is None
     if fits and not g.empty:
         return triton_kernel.conv2d(words, weight, scale, bias, map, *rest)
-    return _conv2d_torch(words, weight, scale, bias, map, panels, *rest)
+    return _finish(_dots_torch(words, weight, *rest[:-1]), scale, bias, map, relu)
 
 
 def _conv2d_fake(words: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, map: Tensor | None,
@@ -206,7 +182,7 @@ def _sign_cpu(words: Tensor, weight: Tensor, threshold: Tensor, flip: Tensor, pa
     _check_bits(words, weight)
     way = native_calls.plan(words.shape, weight.shape, in_channels, out_channels, *where)
     g = way.geometry
-    _check_parameters(out_channels, threshold, flip)
+    _check_parameters(out_channels, threshold=threshold, flip=flip)
     if threshold.dtype != torch.int32 or flip.dtype != torch.bool:
         raise UsageError(
             f"threshold of {threshold.dtype} and flip of {flip.dtype} are not allowed; give int32 and bool"

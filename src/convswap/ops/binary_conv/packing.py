@@ -22,21 +22,23 @@ def words_for(channels: int) -> int:
     return -(-channels // WORD)
 
 
+def _bits_of_a_byte(device: torch.device) -> Tensor:
+    return torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=device)
+
+
 def bits_to_words(bits: Tensor) -> Tensor:
     """(..., channels) of bool -> (..., words) of int64; missing channels are bit 0."""
     channels = bits.shape[-1]
     count = words_for(channels)
     padded = F.pad(bits.to(torch.uint8), (0, count * WORD - channels))
-    powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=bits.device)
-    octets = (padded.unflatten(-1, (count * 8, 8)) * powers).sum(-1, dtype=torch.uint8)
+    octets = (padded.unflatten(-1, (count * 8, 8)) * _bits_of_a_byte(bits.device)).sum(-1, dtype=torch.uint8)
     return octets.contiguous().view(torch.int64)
 
 
 def words_to_signs(words: Tensor, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """(..., words) of int64 -> (..., channels) of +1 and -1."""
-    powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=words.device)
     octets = words.contiguous().view(torch.uint8)
-    set_ = octets.unsqueeze(-1).bitwise_and(powers).ne(0).flatten(-2)[..., :channels]
+    set_ = octets.unsqueeze(-1).bitwise_and(_bits_of_a_byte(words.device)).ne(0).flatten(-2)[..., :channels]
     return set_.to(dtype).mul_(2).sub_(1)
 
 

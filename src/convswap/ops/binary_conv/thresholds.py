@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...errors import FusionError
+
 #: Thresholds of dots that decide without looking: always below, always above.
 NEVER, ALWAYS = torch.iinfo(torch.int32).max, torch.iinfo(torch.int32).min
 
@@ -73,15 +75,14 @@ def batch_norm_threshold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     those of torch's own BatchNorm on this device, to the last bit. Precision: float64 for a float64 norm, else float32.
 
     Raises:
-        ValueError: the norm keeps no running statistics, so that it has no fixed function.
+        FusionError: the norm keeps no running statistics, so that it has no fixed function.
     """
     mean, var = norm.running_mean, norm.running_var
     if mean is None or var is None:
-        raise ValueError("norm has no running statistics; give one with track_running_stats=True")
-    if mean.is_meta:
-        dtype = torch.float64 if mean.dtype == torch.float64 else torch.float32
-        return torch.empty_like(mean, dtype=dtype), torch.empty_like(mean, dtype=torch.bool)
+        raise FusionError(f"{norm} keeps no running statistics: it normalises by the batch and has no threshold")
     dtype = torch.float64 if mean.dtype == torch.float64 else torch.float32
+    if mean.is_meta:
+        return torch.empty_like(mean, dtype=dtype), torch.empty_like(mean, dtype=torch.bool)
     weight, bias = (None if p is None else p.detach().to(dtype) for p in (norm.weight, norm.bias))
     statistics = mean.to(dtype), var.to(dtype)
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import gpu
+from ..shapes import output_size
 
 
 class Form(NamedTuple):
@@ -126,7 +126,7 @@ def pack(x: Tensor, threshold: Tensor | None, flip: Tensor | None, groups: int) 
     words = torch.empty((images, height, width, groups * halves // 2), dtype=torch.int64, device=x.device)
     pixels, block = images * height * width, 64
     if words.numel():
-        with _device(x):
+        with gpu.on_device_of(x):
             triton_forms.pack_kernel[(math.ceil(pixels / block), groups * halves)](
                 x, words.view(torch.int32), threshold if threshold is not None else x,
                 flip.contiguous().view(torch.uint8) if flip is not None else x,
@@ -166,7 +166,7 @@ def conv2d(
         relu: whether the result is rectified.
         form: of the kernel; `choose` decides where it is None.
     """
-    size = _output_size(words, weight, stride, padding, dilation)
+    size = output_size(words.shape[1:3], weight.shape[2:4], stride, padding, dilation)
     out = torch.empty((words.shape[0], *size, out_channels), dtype=scale.dtype, device=words.device)
     geometry = in_channels, out_channels, stride, padding, dilation, groups
     _launch(
@@ -200,7 +200,7 @@ def conv2d_sign(
         ones = torch.ones(out_channels, device=words.device)
         sums = conv2d(words, weight, ones, None, None, *geometry, False, form)
         return pack(sums, threshold.to(torch.float32), flip, 1)
-    size = _output_size(words, weight, stride, padding, dilation)
+    size = output_size(words.shape[1:3], weight.shape[2:4], stride, padding, dilation)
     count = math.ceil(out_channels / 64)
     make = torch.zeros if out_channels % 64 else torch.empty
     out = make((words.shape[0], *size, count), dtype=torch.int64, device=words.device)
@@ -238,7 +238,7 @@ def _launch(
     kernel: Any = triton_forms.tensor_form if form.name == "tensor" else triton_forms.popcount_form
     grid = math.ceil(pixels / form.pixels), math.ceil(outputs / form.outputs), groups
     spare = words  # stands where a form takes no tensor
-    with _device(words):
+    with gpu.on_device_of(words):
         kernel[grid](
             words.contiguous().view(torch.int32), weight.contiguous().view(torch.int32), out,
             *(t.contiguous() if t is not None else spare for t in (scale, bias, factor, threshold)),
@@ -250,20 +250,3 @@ def _launch(
             BLOCK_P=form.pixels, BLOCK_O=form.outputs, STEP=form.step,
             num_warps=form.warps, num_stages=form.stages, enable_fp_fusion=False,
         )  # fmt: skip
-
-
-def _output_size(
-    words: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
-) -> tuple[int, int]:
-    rows, columns = (
-        (words.shape[1 + a] + sum(padding[2 - 2 * a : 4 - 2 * a]) - dilation[a] * (weight.shape[2 + a] - 1) - 1)
-        // stride[a]
-        + 1
-        for a in (0, 1)
-    )
-    return rows, columns
-
-
-def _device(x: Tensor) -> Any:
-    """Triton launches on the current device; make it that of x."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .tiling import Chunk, Phase, Tap, Tiles, memory_format, output_size, phases
+from ..shapes import output_size
+from .tiling import Chunk, Phase, Tap, Tiles, memory_format, phases
 
 
 class _Buffers:

@@ -24,13 +24,13 @@ from torch import Tensor
 
 from ...errors import ConvswapError, UsageError
 from .. import native as house
-from .tiling import memory_format, output_size
+from ..shapes import output_size
+from .tiling import memory_format
 
 VARIABLE = "CONVSWAP_DENDRITIC_CONV"
 PATHS = {"avx512": 1, "avx2": 2, "portable": 3}
 _BEST, _TORCH = 0, -1
 _CODES = {"": _BEST, "torch": _TORCH, **PATHS}
-_BAD_ARGUMENT, _UNSUPPORTED, _NO_MEMORY = 1, 2, 3
 
 
 def why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
@@ -88,7 +88,7 @@ def forward(
     geometry = _geometry(x, y, x, weight, bias, out, stride, padding, dilation, groups)
     last = None if output_bias is None else output_bias.data_ptr()
     pointers = x.data_ptr(), weight.data_ptr(), bias.data_ptr(), last, y.data_ptr()
-    _check(_loaded().convswap_dendritic_forward(_asked(), geometry, *pointers))
+    house.check(_loaded().convswap_dendritic_forward(_asked(), geometry, *pointers), "dendritic_conv2d")
     return y
 
 
@@ -117,7 +117,8 @@ def backward(
     geometry = _geometry(x, gradient, like, weight, bias, out, stride, padding, dilation, groups)
     pointers = (t.data_ptr() for t in (gradient, x, weight, bias))
     targets = (None if t is None else t.data_ptr() for t in (dx, dw, db))
-    _check(_loaded().convswap_dendritic_backward(_asked(), geometry, *pointers, *targets))
+    status = _loaded().convswap_dendritic_backward(_asked(), geometry, *pointers, *targets)
+    house.check(status, "dendritic_conv2d_backward")
     return dx, dw, db
 
 
@@ -194,12 +195,3 @@ def _declare(library: ctypes.CDLL) -> bool:
     except AttributeError:
         return False
     return True
-
-
-def _check(status: int) -> None:
-    if not status:
-        return
-    if status == _NO_MEMORY:
-        raise MemoryError("no memory for the buffers of a dendritic convolution")
-    words = {_BAD_ARGUMENT: "a size it does not take", _UNSUPPORTED: "instructions that this processor lacks"}
-    raise ConvswapError(f"the native dendritic convolution failed: {words.get(status, f'status {status}')}")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ..shapes import output_size
 from . import chunked, native
-from .tiling import memory_format, output_size
+from .tiling import memory_format
 
 _FORWARD = "convswap::dendritic_conv2d"
 _BACKWARD = "convswap::dendritic_conv2d_backward"

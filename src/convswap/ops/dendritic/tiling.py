@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..shapes import output_size
+
 _LEAST_BYTES = 1 << 20  # of buffers: below this a call costs more than its arithmetic, and nobody misses the memory
 _CPU_BYTES = 4 << 20  # a few times the inner caches: less gives small products, more leaves the caches
 _GPU_BYTES = 256 << 20
@@ -55,19 +57,6 @@ class Chunk(NamedTuple):
     groups: slice
     outputs: slice  # within the group
     channels: slice  # the same, among all output channels
-
-
-def output_size(
-    size: Sequence[int],
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> tuple[int, int]:
-    """(H', W') of a convolution; padding is (left, right, top, bottom)."""
-    height = (size[0] + padding[2] + padding[3] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-    width = (size[1] + padding[0] + padding[1] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-    return height, width
 
 
 def phases(

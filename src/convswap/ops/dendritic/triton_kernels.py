@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import gpu
-from .tiling import Phase, memory_format, output_size, phases
+from ..shapes import output_size
+from .tiling import Phase, memory_format, phases
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PROGRAMS = 1056  # that a gradient of weights is cut into at least: eight for each multiprocessor of an H100
@@ -62,7 +62,7 @@ def dendritic_forward_cuda(
     block_p, most, warps = SHAPES["forward"]
     block_o = _block(outputs, most)
     grid = math.ceil(pixels / block_p), math.ceil(outputs / block_o), groups
-    with _device(x):
+    with gpu.on_device_of(x):
         triton_programs.forward_program[grid](
             x.contiguous(), _ordered(weight, groups, (0, 2, 3, 1)), _ordered(bias, groups, (0, 2, 3, 1)),
             output_bias if output_bias is not None else weight, out,
@@ -170,7 +170,7 @@ def _input_gradient(call: _Call, found: Sequence[Phase]) -> Tensor:
         axes = _axes(phase, call.weight.shape[3])
         pixels = x.shape[0] * phase.size[0] * phase.size[1]
         grid = math.ceil(pixels / block_p), math.ceil(channels / block_c), call.groups
-        with _device(x):
+        with gpu.on_device_of(x):
             triton_programs.input_gradient_program[grid](
                 gradient, whole, weight, bias, dx,
                 pixels, *phase.size, channels, *x.shape[2:], outputs, *call.size, *dx.stride(), *_place(phase, axes),
@@ -203,7 +203,7 @@ def _weight_gradients(
         blocks = math.ceil(outputs / block_o) * math.ceil(channels / block_c) * math.ceil(taps / block_t)
         if not pixels:
             continue
-        with _device(x):
+        with gpu.on_device_of(x):
             triton_programs.weight_gradient_program[(parts, blocks, groups)](
                 gradient, whole, _ordered(call.bias, groups, (0, 1, 3, 2)), total, opened,
                 pixels, math.ceil(pixels / parts), *phase.size, channels, *x.shape[2:], outputs, *call.size,
@@ -246,8 +246,3 @@ def _precision(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Any]:
 
     names = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
     return {"ROUNDED": names.get(weight.dtype, tl.float64), "SUMS": names.get(_sums(x, weight, bias), tl.float64)}
-
-
-def _device(x: Tensor) -> Any:
-    """Triton launches on the current device; make it that of x."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
