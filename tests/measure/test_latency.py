@@ -71,6 +71,30 @@ def test_a_fast_pass_is_timed_in_blocks(monkeypatch):
     assert len(log) == 1 + 1 + 3 * 20  # warm-up, a look at its length, three blocks of 2 ms
 
 
+def test_steady_load_is_seen_though_the_quartiles_are_close():
+    quiet = Latency(10.0, 9.9, 10.1, 30, 1, fastest_ms=9.0, busy=0.98)
+    assert quiet.noise is None
+    assert "10.0 times the fastest" in Latency(10.0, 9.9, 10.1, 30, 1, fastest_ms=1.0, busy=0.98).noise
+    assert "a processor for 40% of the time" in Latency(10.0, 9.9, 10.1, 30, 1, fastest_ms=9.0, busy=0.4).noise
+    assert Latency(10.0, 9.9, 10.1, 30, 1).noise is None  # what is not known says nothing
+
+
+def test_processor_time_is_measured():
+    class Busy(nn.Module):
+        def forward(self, x):
+            end = time.process_time() + 0.004
+            while time.process_time() < end:
+                pass
+            return x
+
+    waiting = measure_latency({"a": Recorder("a", [], 5.0)}, torch.zeros(1), repeats=5, warmup=1)["a"]
+    working = measure_latency({"a": Busy()}, torch.zeros(1), repeats=5, warmup=1)["a"]
+    assert waiting.busy < 0.4
+    assert waiting.noisy
+    assert working.busy > 2 * waiting.busy  # also where other programs have kept it waiting
+    assert working.fastest_ms <= working.median_ms
+
+
 def test_noisy_says_when_quartiles_are_wide():
     assert Latency(10.0, 9.0, 11.1, 30, 1).noisy
     assert not Latency(10.0, 9.0, 11.0, 30, 1).noisy

@@ -12,7 +12,7 @@ import random
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -24,22 +24,50 @@ from ..surgery.modes import evaluating
 # One timed block lasts at least this long: below it, the clock and the scheduler are what is measured.
 _BLOCK_MS = 2.0
 _MOST_CALLS = 100
+# Beyond these a machine is too noisy.
+_SPREAD, _SLOWER, _BUSY = 0.2, 1.5, 0.8
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds per forward pass: the median and quartiles of `repeats` timed blocks."""
+    """Milliseconds per forward pass: the median and quartiles of `repeats` timed blocks.
+
+    Attributes:
+        median_ms, q1_ms, q3_ms: per pass.
+        repeats: blocks.
+        threads: torch's intra-operator threads.
+        fastest_ms: per pass of the fastest block, where it is known.
+        busy: processor time over elapsed time of all blocks, where it is known: far below 1, others had the processor.
+    """
 
     median_ms: float
     q1_ms: float
     q3_ms: float
     repeats: int
     threads: int
+    fastest_ms: float | None = None
+    busy: float | None = None
+
+    @property
+    def noise(self) -> str | None:
+        """What says that the machine was too noisy for the median to mean anything; None if nothing does.
+
+        Steady load leaves the quartiles close together, so they alone do not tell.
+        """
+        spread = (self.q3_ms - self.q1_ms) / self.median_ms
+        if spread > _SPREAD:
+            return f"the middle half of {self.repeats} repetitions spreads over {spread:.0%} of the median"
+        if self.fastest_ms is not None and self.median_ms > _SLOWER * self.fastest_ms:
+            times = self.median_ms / self.fastest_ms
+            return f"the median of {self.repeats} repetitions is {times:.1f} times the fastest"
+        if self.busy is not None and self.busy < _BUSY:
+            return f"this program had a processor for {self.busy:.0%} of the time only"
+        return None
 
     @property
     def noisy(self) -> bool:
-        """Whether the middle half of the repetitions spreads over more than a fifth of the median."""
-        return self.q3_ms - self.q1_ms > 0.2 * self.median_ms
+        """Whether anything says so, see `noise`."""
+        return self.noise is not None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields and `noisy`, for JSON."""
@@ -76,24 +104,32 @@ def measure_latency(
     torch.set_num_threads(threads)
     try:
         with evaluating(*models.values()), torch.inference_mode():
-            times = _interleaved(models, example_input, repeats, warmup)
+            times, busy = _interleaved(models, example_input, repeats, warmup)
     finally:
         torch.set_num_threads(threads_before)
-    return {name: _summary(values, threads) for name, values in times.items()}
+    return {name: _summary(values, threads, busy[name]) for name, values in times.items()}
 
 
-def _interleaved(models: Mapping[str, nn.Module], example: Tensor, repeats: int, warmup: int) -> dict[str, list[float]]:
+def _interleaved(
+    models: Mapping[str, nn.Module], example: Tensor, repeats: int, warmup: int
+) -> tuple[dict[str, list[float]], dict[str, float | None]]:
+    """Milliseconds per pass of each block, and processor time over elapsed time of all of them (None elsewhere than on the CPU)."""
     calls: dict[str, int] = {}
     for name, model in models.items():
         _block_ms(model, example, warmup)
         calls[name] = min(_MOST_CALLS, max(1, math.ceil(_BLOCK_MS / max(_block_ms(model, example, 1), 1e-6))))
     names = list(models)
     times: dict[str, list[float]] = {name: [] for name in names}
+    worked, elapsed = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     order = random.Random(0)  # drawn anew each time: in a fixed round a model always finds the same other's cache
     for _ in range(repeats):
         for name in order.sample(names, len(names)):
+            before = process_time()
             times[name].append(_block_ms(models[name], example, calls[name]))
-    return times
+            worked[name] += process_time() - before
+            elapsed[name] += times[name][-1] * calls[name] / 1e3
+    on_cpu = example.device.type == "cpu"
+    return times, {name: worked[name] / max(elapsed[name], 1e-9) if on_cpu else None for name in names}
 
 
 def _block_ms(model: nn.Module, example: Tensor, calls: int) -> float:
@@ -112,6 +148,6 @@ def _wait(example: Tensor) -> None:
         torch.cuda.synchronize(example.device)
 
 
-def _summary(values: list[float], threads: int) -> Latency:
+def _summary(values: list[float], threads: int, busy: float | None) -> Latency:
     q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
-    return Latency(median, q1, q3, len(values), threads)
+    return Latency(median, q1, q3, len(values), threads, min(values), busy)

@@ -104,9 +104,10 @@ def latency(
 ) -> LatencyReport:
     """Time the forward pass of a model in every way asked for, in eval and inference mode.
 
-    A timing whose middle half spreads over more than a fifth of its median is measured again, up to `attempts` times,
-    and then refused. Run this alone on the machine. The model is left as it was; device, precision and memory format
-    are those it has and those of the example. Timing compiled code makes torch forget what it has compiled before.
+    A timing that noise has spoilt (`Latency.noise`: its middle half spreads over more than a fifth of its median, or
+    other programs had the processor) is measured again, up to `attempts` times, and then refused. Run this alone on the
+    machine. The model is left as it was; device, precision and memory format are those it has and those of the example.
+    Timing compiled code makes torch forget what it has compiled before.
 
     Args:
         model: any module that takes one tensor.
@@ -220,11 +221,8 @@ def _quiet(
         if not left:
             return found
     for name in left:
-        value = timed[name]
-        spread = (value.q3_ms - value.q1_ms) / value.median_ms
         problems[name] = (
-            f"the machine is too noisy: the middle half of {value.repeats} repetitions spreads over {spread:.0%} of "
-            f"the median after {attempts} attempts{_load()}; run it alone"
+            f"the machine is too noisy: {timed[name].noise}, after {attempts} attempts{_load()}; run it alone"
         )
     return found
 
