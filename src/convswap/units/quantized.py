@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError, check_choice
+from ..errors import check_choice
 from ..ops.binary_conv import PackedBinaryConv2d
 from .contract import FeatureUnit, Geometry, WeightUnit, compute_dtype, plain_conv
 from .draws import Draws, mix
 from .ic_sum import GroupSum
-from .quantizers import FULL, SCHEMES, check_bits, nearest_power_of_two, quantize_gradient, quantize_ste
+from .quantizers import FULL, SCHEMES, check_bits, check_dropout, nearest_power_of_two, quantize_gradient, quantize_ste
 from .registry import register_unit
 
 ROUNDINGS = ("nearest", "stochastic")
@@ -115,8 +115,7 @@ class QuantizedConv2d(Draws, WeightUnit):
         check_choice("activation_rounding", activation_rounding, ROUNDINGS)
         check_choice("estimator", estimator, ("clipped", "identity"))
         check_choice("learning_rate", learning_rate, RATES)
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise UsageError(f"dropout={dropout!r} is not allowed; give a number from 0 to below 1")
+        check_dropout(dropout)
         super().__init__(
             in_channels,
             out_channels,
@@ -157,13 +156,7 @@ class QuantizedConv2d(Draws, WeightUnit):
         return self._weight(self.draw_key() if self.training and self.weight_rounding == "stochastic" else None)
 
     def _weight(self, key: Tensor | None) -> Tensor:
-        weight = self.weight.to(compute_dtype(self.weight.dtype))
-        if self.weight_bits == 1 or self.weight_range == "unit":
-            return quantize_ste(weight, self.weight_bits, self.scheme, key=key, clipped=False)
-        if self.weight_bits == FULL:
-            return weight
-        scale = weight_scale(weight.detach(), self.scheme)
-        return quantize_ste(weight / scale, self.weight_bits, self.scheme, key=key, clipped=False) * scale
+        return quantized_weight(self.weight, self.weight_bits, self.scheme, self.weight_range, key)
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, in, H, W), or (in, H, W), -> (N, out, H', W')."""
@@ -338,7 +331,16 @@ class FusedQuantized(nn.Module):
         return f"bits={self.bits}, scheme={self.scheme!r}, signed={self.signed}"
 
 
-def weight_scale(weight: Tensor, scheme: str) -> Tensor:
+def quantized_weight(latent: Tensor, bits: int, scheme: str, weight_range: str, key: Tensor | None = None) -> Tensor:
+    """`s q(W / s)` in at least float32, the gradient straight through; s is 1 for one bit and for the range "unit"."""
+    weight = latent.to(compute_dtype(latent.dtype))
+    if bits in (1, FULL) or weight_range == "unit":
+        return quantize_ste(weight, bits, scheme, key=key, clipped=False)
+    scale = _weight_scale(weight.detach(), scheme)
+    return quantize_ste(weight / scale, bits, scheme, key=key, clipped=False) * scale
+
+
+def _weight_scale(weight: Tensor, scheme: str) -> Tensor:
     """The range s of a weight tensor: max |W|, for logarithmic levels as the nearest power of two; 1 for all zeros."""
     scale = weight.abs().amax()
     if scheme == "log":

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import UsageError, check_choice
-from .contract import compute_dtype
-from .quantized import weight_scale
+from .quantized import quantized_weight
 from .quantizers import FULL, SCHEMES, check_bits, quantize_ste
 
 State = tuple[Tensor, ...]
@@ -75,11 +74,7 @@ class _QuantizedRecurrence(nn.RNNBase):
     def quantized_weight(self, name: str) -> Tensor:
         """The weight that is multiplied with, e.g. of `"weight_hh_l0"`; differentiable, straight through."""
         latent = cast(Tensor, getattr(self, name))
-        weight = latent.to(compute_dtype(latent.dtype))
-        if self.weight_bits in (1, FULL) or self.weight_range == "unit":
-            return quantize_ste(weight, self.weight_bits, self.scheme, clipped=False).to(latent.dtype)
-        scale = weight_scale(weight.detach(), self.scheme)
-        return (quantize_ste(weight / scale, self.weight_bits, self.scheme, clipped=False) * scale).to(latent.dtype)
+        return quantized_weight(latent, self.weight_bits, self.scheme, self.weight_range).to(latent.dtype)
 
     def _cell(self, gates: Tensor, state: State) -> State:
         """One step: the sum of both products and the last state -> the new state, hidden vector first."""

@@ -23,6 +23,12 @@ def check_bits(name: str, bits: object, least: int = 1) -> None:
         raise UsageError(f"{name}={bits!r} is not allowed; give {least} to 16 bits, or {FULL} for full precision")
 
 
+def check_dropout(value: object) -> None:
+    """Raise a `UsageError` unless `value` is a number from 0 to below 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise UsageError(f"dropout={value!r} is not allowed; give a number from 0 to below 1")
+
+
 def nearest_power_of_two(x: Tensor) -> Tensor:
     """AP2(x) = sign(x) 2^round(log2 |x|), element by element: the nearest power of two in the exponent; AP2(0) = 0.
 
@@ -32,7 +38,7 @@ def nearest_power_of_two(x: Tensor) -> Tensor:
     >>> nearest_power_of_two(torch.tensor([0.0, 3.0, -2.8, -0.1])).tolist()
     [0.0, 4.0, -2.0, -0.125]
     """
-    exact = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    exact = x.to(compute_dtype(x.dtype))
     return (torch.exp2(torch.log2(exact.abs()).round()) * exact.sign()).to(x.dtype)
 
 
@@ -116,19 +122,6 @@ def quantize_gradient(x: Tensor, bits: int) -> Tensor:
     if bits == FULL or not (x.requires_grad and torch.is_grad_enabled()):
         return x
     return cast(Tensor, _Gradient.apply(x, bits))
-
-
-def range_levels(x: Tensor, bits: int) -> Tensor:
-    """The levels of BinaryNet.pytorch's `Quantize`: `round(clamp(a x, 1 - 2^(b-1), 2^(b-1))) / a`.
-
-    With a = (2^b - 1)/(max - min). The range is that of the tensor, per call, without a zero point: an asymmetric range
-    is cut. A constant tensor is returned as it is. No gradient.
-    """
-    wide = x.to(compute_dtype(x.dtype))
-    width = wide.amax() - wide.amin()
-    scale = (2**bits - 1) / torch.where(width > 0, width, torch.ones_like(width))
-    levels = (wide * scale).clamp(1 - 2 ** (bits - 1), 2 ** (bits - 1)).round() / scale
-    return torch.where(width > 0, levels, wide).to(x.dtype)
 
 
 class _Quantize(torch.autograd.Function):

@@ -14,6 +14,7 @@ from ..ops.signs import levels, levels_ste
 from .binary_weight import BinaryWeightConv2d, filter_scale
 from .contract import FeatureUnit, Geometry
 from .ic_sum import GroupSum
+from .quantizers import check_dropout
 from .registry import register_unit
 
 ORDERS = ("norm_first", "host")
@@ -92,7 +93,7 @@ class XnorConv2d(FeatureUnit):
         check_choice("input_scale", input_scale, ("none", "K"))
         if isinstance(bits, bool) or bits not in range(1, 9):
             raise UsageError(f"bits={bits!r} is not allowed; give a whole number from 1 to 8")
-        _check_dropout(dropout)
+        check_dropout(dropout)
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.order, self.input_scale, self.bits, self.dropout = order, input_scale, bits, dropout
@@ -205,9 +206,3 @@ def _scaled_by_input(window_sum: GroupSum, x: Tensor, s: Tensor, weight: Tensor,
         scale = scale.repeat_interleave(y.shape[1] // scale.shape[1], 1)
     y = y * scale.to(y.dtype)
     return y if bias is None else y + bias.to(y.dtype)[:, None, None]
-
-
-def _check_dropout(value: object) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= cast(float, value) < 1:
-        raise UsageError(f"dropout={value!r} is not allowed; give a number from 0 to below 1")
