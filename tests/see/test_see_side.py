@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convswap.see import SideBySide, Similarity, compare_models, comparison, photographs
+from convswap.units.niff import NIFFConv2d
 
 COLORS = 3
 
@@ -96,6 +97,21 @@ def test_what_is_wrong_from_the_start_is_an_error() -> None:
         compare_models({}, photographs(8, (14, 12)))
     with pytest.raises(ValueError, match="images must be"):
         compare_models({"conv": net()}, torch.zeros(3, 8, 8))
+
+
+def test_filters_of_a_map_of_one_pixel_are_not_shown() -> None:
+    shrink = {"stride": 2, "padding": 1}
+    model = nn.Sequential(
+        nn.Conv2d(COLORS, 8, 3, **shrink),
+        NIFFConv2d(8, 8, 3, padding=1),
+        nn.Conv2d(8, 8, 3, **shrink),
+        NIFFConv2d(8, 8, 3, padding=1),
+    )
+    found = compare_models({"niff": model}, photographs(4, (4, 4)))
+    assert [(atlas.layer.name, tuple(atlas.layer.weight.shape[-2:])) for atlas in found.atlases["niff"]] == [
+        ("0", (3, 3)),
+        ("2", (3, 3)),
+    ]
 
 
 def test_progress_is_told() -> None:

@@ -29,12 +29,14 @@ class Section:
         note: plain text.
         pictures: in order.
         table: rows of cells, the first the head; None without.
+        rows: are the pictures of one kind, to be read row by row? Others are packed into columns.
     """
 
     heading: str
     note: str
     pictures: tuple[Picture, ...]
     table: tuple[tuple[str, ...], ...] | None = None
+    rows: bool = False
 
 
 def sections(seen: Seen, pictures: Tensor | None = None, class_names: Sequence[str] = ()) -> list[Section]:
@@ -82,7 +84,7 @@ def _kernels(seen: Seen) -> Section:
 
 def _atlas(seen: Seen) -> Section:
     note = "Every kernel in its own scale, sum of weights made positive: orange positive, purple negative."
-    return Section("Kernel atlas", note, tuple(draw.atlas_picture(atlas) for atlas in seen.atlases))
+    return Section("Kernel atlas", note, tuple(draw.atlas_picture(atlas) for atlas in seen.atlases), rows=True)
 
 
 def _spectra(seen: Seen) -> Section:
@@ -110,7 +112,7 @@ def _fields(fields: Mapping[str, ReceptiveField]) -> Section:
         "that holds 50 %, dashed: 99 %. Raw values and log10(A / max A + 1) do not depend on the gradients' scale."
     )
     shown = tuple(draw.field_picture(field) for field in fields.values())
-    return Section("Effective receptive fields", note, shown, _field_table(fields))
+    return Section("Effective receptive fields", note, shown, _field_table(fields), rows=True)
 
 
 def _field_table(fields: Mapping[str, ReceptiveField]) -> tuple[tuple[str, ...], ...]:
@@ -144,7 +146,8 @@ def _attributions(seen: Seen, pictures: Tensor, class_names: Sequence[str]) -> S
         draw.attribution_picture(pictures[i], seen.attributions, seen.cam, i, name) for i, name in enumerate(names)
     )
     where = f" Grad-CAM of {seen.cam.layer}." if seen.cam else ""
-    return Section("What speaks for the predicted class", f"Orange speaks for it, purple against it.{where}", shown)
+    note = f"Orange speaks for it, purple against it.{where}"
+    return Section("What speaks for the predicted class", note, shown, rows=True)
 
 
 def render_section(section: Section) -> str:
@@ -153,7 +156,7 @@ def render_section(section: Section) -> str:
     table = "" if section.table is None else _table(section.table)
     return (
         f"<section><h2>{escape(section.heading)}</h2><p class='note'>{escape(section.note)}</p>"
-        f"<div class='panels'>{figures}</div>{table}</section>"
+        f"<div class='panels{' rows' if section.rows else ''}'>{figures}</div>{table}</section>"
     )
 
 

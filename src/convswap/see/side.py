@@ -122,7 +122,9 @@ def _put(found: SideBySide, where: dict[str, T], name: str, what: str, measure: 
 
 
 def _ends(kernels: list[LayerKernels]) -> list[LayerKernels]:
-    chosen = [layer for layer in kernels if layer.depthwise or layer.strided] or kernels
+    # Filters of a map of one pixel are numbers, with nothing to see.
+    wide = [layer for layer in kernels if max(layer.weight.shape[-2:]) > 1]
+    chosen = [layer for layer in wide if layer.depthwise or layer.strided] or wide
     return [chosen[0], chosen[-1]] if len(chosen) > 1 else chosen
 
 

@@ -15,8 +15,10 @@ h2 { font-size: 20px; }
 section { margin-top: 44px; }
 .note { color: var(--muted); font-size: 14px; max-width: 84ch; margin-top: 6px; }
 ul.note { padding-left: 18px; }
-.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 20px 24px;
-  margin-top: 14px; align-items: start; }
+.panels { columns: 3 340px; column-gap: 24px; }
+.panels figure { break-inside: avoid; padding-top: 16px; }
+.panels.rows { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); column-gap: 24px;
+  align-items: start; }
 figure { min-width: 0; }
 figcaption { font-size: 13.5px; font-weight: 600; margin-bottom: 4px; }
 figure .note { font-size: 13px; line-height: 1.4; margin: 0 0 6px; max-width: 440px; }
