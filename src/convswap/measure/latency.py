@@ -113,7 +113,7 @@ def measure_latency(
 def _interleaved(
     models: Mapping[str, nn.Module], example: Tensor, repeats: int, warmup: int
 ) -> tuple[dict[str, list[float]], dict[str, float | None]]:
-    """Milliseconds per pass of each block, and processor time over elapsed time of all of them (None elsewhere than on the CPU)."""
+    """Milliseconds per pass of each block; on the CPU, processor time over elapsed time of all of them."""
     calls: dict[str, int] = {}
     for name, model in models.items():
         _block_ms(model, example, warmup)

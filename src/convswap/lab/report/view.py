@@ -22,11 +22,14 @@ class Timing:
     median_ms: float
     q1_ms: float | None = None
     q3_ms: float | None = None
+    spoilt: bool = False
 
     @property
     def noisy(self) -> bool:
-        """Whether the quartiles are more than a fifth of the median apart."""
-        return self.q1_ms is not None and self.q3_ms is not None and self.q3_ms - self.q1_ms > 0.2 * self.median_ms
+        """Whether the quartiles are more than a fifth of the median apart, or `Latency.noise` had another reason."""
+        if self.spoilt or self.q1_ms is None or self.q3_ms is None:
+            return self.spoilt
+        return self.q3_ms - self.q1_ms > 0.2 * self.median_ms
 
     @classmethod
     def of(cls, value: Any) -> Timing | None:
@@ -36,8 +39,8 @@ class Timing:
         if isinstance(value, int | float):
             return cls(float(value))
         if isinstance(value, Mapping):
-            return cls(value["median_ms"], value.get("q1_ms"), value.get("q3_ms"))
-        return cls(value.median_ms, value.q1_ms, value.q3_ms)
+            return cls(value["median_ms"], value.get("q1_ms"), value.get("q3_ms"), bool(value.get("noisy")))
+        return cls(value.median_ms, value.q1_ms, value.q3_ms, value.noisy)
 
 
 @dataclass(frozen=True)
