@@ -118,7 +118,7 @@ def _says_how_to_go_on(lab: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         error.add_note(
-            f"all trainings are finished and in {lab}; run the same command again to go on measuring robustness, or "
+            f"everything so far is in {lab}; run the same command again to go on measuring robustness, or "
             f"convswap report {lab} to see what there is"
         )
         raise
