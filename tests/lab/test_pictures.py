@@ -77,6 +77,14 @@ def lab(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "lab"))
 
 
+@pytest.fixture(scope="module")
+def pictured(trained: Path, tmp_path_factory: pytest.TempPathFactory, data: Data) -> Path:
+    """The same with its pictures."""
+    lab = Path(shutil.copytree(trained, tmp_path_factory.mktemp("pictured") / "lab"))
+    make_pictures(lab, rows_of(lab), data, progress=False)
+    return lab
+
+
 def rows_of(lab: Path) -> list[StoredTrial]:
     with Store(lab / STORE_FILE, write=False) as store:
         return store.rows()
@@ -141,8 +149,21 @@ def test_what_fails_is_said_in_the_report(lab: Path, data: Data, monkeypatch: py
     assert publish(lab)[1].read_text(encoding="utf-8").count("could not be drawn") == 7 + len(titles)
 
 
-def test_new_networks_take_the_place_of_the_old_picture(lab: Path, data: Data) -> None:
-    make_pictures(lab, rows_of(lab), data, progress=False)
+def test_stopped_by_hand(lab: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("convswap.see.compare_models", stop)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            make_pictures(lab, rows_of(lab), data)
+    assert "all trainings are finished" in caught.value.__notes__[0]
+    assert not (lab / PICTURES_FILE).exists()
+    assert len(make_pictures(lab, rows_of(lab), data, progress=False)) == 2
+
+
+def test_new_networks_take_the_place_of_the_old_picture(pictured: Path, tmp_path: Path, data: Data) -> None:
+    lab = Path(shutil.copytree(pictured, tmp_path / "lab"))
     run_grid(trials_of(data, "small", ("ic", 0)), lab, progress=False)
     grid = [row for row in rows_of(lab) if row.trial.unit == "ic"]
     groups = make_pictures(lab, grid, data, progress=False)
@@ -154,22 +175,21 @@ def test_new_networks_take_the_place_of_the_old_picture(lab: Path, data: Data) -
     assert [list(group["trials"]) for group in report_pictures(lab, gone)] == [["conv"]]
 
 
-def test_the_page_stays_small(lab: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = rows_of(lab)
-    whole = make_pictures(lab, rows, data, progress=False)
+def test_the_page_stays_small(pictured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = read_pictures(pictured)
     monkeypatch.setattr(module, "_MOST", 1000)
-    first, second = report_pictures(lab, rows)
+    first, second = report_pictures(pictured, rows_of(pictured))
     assert (first["figures"], first["left_out"]) == (whole[0]["figures"], "")
     assert second["figures"] == []
     assert PICTURES_FILE in second["left_out"]
-    assert second["left_out"] in publish(lab)[1].read_text(encoding="utf-8")
+    assert second["left_out"] in publish(pictured)[1].read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"groups": 3}', '{"groups": [{"model": "a"}]}'])
-def test_a_damaged_file_is_named(lab: Path, text: str) -> None:
-    (lab / PICTURES_FILE).write_text(text)
+def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / PICTURES_FILE).write_text(text)
     with pytest.raises(StoreError, match=f"{PICTURES_FILE} is damaged.*delete it"):
-        read_pictures(lab)
+        read_pictures(tmp_path)
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,7 +110,7 @@ def make_pictures(
         ids = {name: one.id for name, one in chosen.items()}
         if not chosen or any(g["trials"] == ids and g["version"] == __version__ and g["figures"] for g in groups):
             continue
-        with _telling(f"pictures of {model}", progress) as tell:
+        with _telling(f"pictures of {model}", lab, progress) as tell:
             group = _group(lab, model, rows, chosen, data, tell)
         groups = [g for g in groups if not set(g["trials"].values()) & set(ids.values())] + [group]
         write_atomic(lab / PICTURES_FILE, json.dumps({"groups": groups}, indent=1))
@@ -203,15 +203,19 @@ def _said(error: Exception) -> str:
 
 
 @contextmanager
-def _telling(what: str, progress: bool) -> Iterator[Callable[[str], None]]:
-    """Show on stderr what is being done, and in the end how long it took."""
+def _telling(what: str, lab: Path, progress: bool) -> Iterator[Callable[[str], None]]:
+    """Show on stderr what is being done, in the end how long it took, and how to go on if it was stopped."""
     from rich.console import Console
     from rich.markup import escape
 
-    if not progress:
-        yield lambda text: None
-        return
-    console, begun = Console(stderr=True, highlight=False, soft_wrap=True), time.perf_counter()
-    with console.status(escape(what)) as status:
-        yield lambda text: status.update(escape(f"{what}: {text}"))
+    console, begun = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not progress), time.perf_counter()
+    try:
+        with console.status(escape(what)) as status:
+            yield lambda text: status.update(escape(f"{what}: {text}"))
+    except KeyboardInterrupt as error:
+        error.add_note(
+            f"all trainings are finished and in {lab}; run the same command again to go on with the pictures, or "
+            f"convswap report {lab} to see what there is"
+        )
+        raise
     console.print(escape(f"{what} made in {time.perf_counter() - begun:.0f} s"))
