@@ -177,3 +177,39 @@ def test_transforms_of_niff_by_hand() -> None:
     assert found.fused is None
     step = cost(unit, x, mode="training", input_gradient=True).counts
     assert step.fft == 2 * found.counts.fft
+
+
+# Comparisons of a forward pass, where what a unit compares is what it is about: rectifiers and minima.
+COMPARED: dict[str, int] = {
+    "conv": 0,
+    "ghost": 0,  # by itself it has no rectifier
+    "half_identity": PIXELS * 8,  # only the half of the channels that is computed is rectified
+    "hamiltonian": 2 * PIXELS * 8,  # K' relu(K y) for each half of the channels
+    "minimum": PIXELS * 12 + 2 * IMAGES * 4 * 4 * 12,  # relu(u); the minimum of two maps, then one relu for both
+    "vgnet_downsampling": IMAGES * 4 * 4 * 16,  # half of 32 outputs are the smoothed input
+}
+# Parameters: weights, biases, two for each map of a BatchNorm.
+HELD: dict[str, int] = {
+    "conv": 6 * 4 * 9 + 6,
+    "binary_weight": 6 * 4 * 9 + 6,
+    "circle": 6 * 4 * 9 + 6,
+    "circle_square": 2 * 6 * 4 * 9 + 2 * 2 * 6,
+    "dendritic": 6 * 4 * 9 + 6 * 4 + 6,  # and one bias for each pair of maps
+    "ghost": 3 * 4 * 9 + 2 * 3 + 3 * 9 + 2 * 3,
+    "half_identity": 8 * 9 + 8 * 16 + 2 * 8,
+    "hamiltonian": 2 * (8 * 8 * 9 + 8 + 2 * 8),  # K with a bias and a BatchNorm, for each half
+    "minimum": 12 * 4 + 2 * 12 + 2 * 12 * 9 + 6 * 12 + 6,
+    "vgnet_downsampling": 16 * 16 + 2 * 16,  # the Gaussian is constant
+}
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_comparisons_by_hand(name: str) -> None:
+    unit, x, _ = build(name)
+    assert cost(unit, x, fused=False).counts.comparisons == COMPARED[name]
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_parameters_by_hand(name: str) -> None:
+    unit, x, _ = build(name)
+    assert cost(unit, x, fused=False).parameters.total == HELD[name]
