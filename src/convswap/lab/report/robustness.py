@@ -67,6 +67,8 @@ class Section:
     images: int
     seed: int
     left_out: dict[str, str]
+    unmeasured: list[str]
+    """Units that are trained, but not measured."""
     compared: bool
     """Whether any unit has the seeds to be compared with conv."""
     hopeless: bool
@@ -81,7 +83,8 @@ def sections(rows: Sequence[RowView]) -> list[Section]:
     for index, (model, group) in enumerate(by_model(rows).items()):
         shown = [row for row in group if row.robustness is not None]
         if shown:
-            found.append(_section(model, shown, f"robust{index}"))
+            missing = [row.label for row in group if row.n and row.robustness is None]
+            found.append(_section(model, shown, missing, f"robust{index}"))
     return found
 
 
@@ -114,7 +117,7 @@ def _of(row: RowView) -> Mapping[str, Any]:
     return row.robustness
 
 
-def _section(model: str, rows: list[RowView], name: str) -> Section:
+def _section(model: str, rows: list[RowView], unmeasured: list[str], name: str) -> Section:
     first = _of(rows[0])
     scores = present(rows)
     names = [condition["name"] for condition in first["conditions"]]
@@ -134,6 +137,7 @@ def _section(model: str, rows: list[RowView], name: str) -> Section:
             for row, found in paired
         ],
         **{key: first[key] for key in ("profile", "images", "seed", "left_out")},
+        unmeasured=unmeasured,
         compared=bool(compared),
         hopeless=bool(compared) and all(lowest > LEVEL for lowest in _smallest_p(rows, compared)),
         wide=chart(rows, name=f"{name}w", width=WIDE),
