@@ -111,7 +111,7 @@ for _table, _rule in ((_EACH, _each), (_EACH_READ, _each_read), (_REDUCE, _reduc
         register_cost(*_names(_text))(partial(_rule, _weights))
 
 
-@register_cost(*_names(_MOVES), *NOTHING)
+@register_cost(*_names(_MOVES), *NOTHING, "convswap::binary_to_nchw")
 def _moves(call: Call) -> Counts:
     # A copy between types converts.
     types = {tensor.dtype for tensor in (*call.inputs[:2], *call.outputs[:1])}

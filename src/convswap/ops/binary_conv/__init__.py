@@ -1,7 +1,7 @@
 """Convolution of +-1 with +-1 on bits: operators, packing, thresholds, and the packed modules.
 
-`reference.py` says what must come out; `operator.py` registers `convswap::binary_pack`, `binary_conv2d` and
-`binary_conv2d_sign`; `csrc/` has the C++ kernels (one header says what all of them share).
+`reference.py` says what must come out; `operator.py` registers `convswap::binary_pack`, `binary_conv2d`,
+`binary_conv2d_sign` and `binary_to_nchw`; `csrc/` has the C++ kernels (one header says what all of them share).
 """
 
 from ..signs import signs
@@ -9,7 +9,7 @@ from .chain import PackedBinaryChain
 from .module import PackedBinaryConv2d
 from .native_calls import path_names
 from .onnx_translation import onnx_translations
-from .operator import binary_conv2d, binary_conv2d_sign, binary_pack, register_flops
+from .operator import binary_conv2d, binary_conv2d_sign, binary_pack, binary_to_nchw, register_flops
 from .packing import pack_activations, pack_weight, unpack_activations, unpack_weight
 from .reference import binary_conv2d_reference
 from .thresholds import batch_norm_threshold, dot_thresholds
@@ -22,6 +22,7 @@ __all__ = [
     "binary_conv2d_reference",
     "binary_conv2d_sign",
     "binary_pack",
+    "binary_to_nchw",
     "dot_thresholds",
     "onnx_translations",
     "pack_activations",

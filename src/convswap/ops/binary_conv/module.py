@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ...errors import FusionError, check_choice
 from . import native_calls
 from .layer_geometry import LayerGeometry
-from .operator import binary_conv2d, binary_pack, register_flops
+from .operator import binary_conv2d, binary_pack, binary_to_nchw, register_flops
 from .packing import pack_weight, unpack_weight, weight_shape, words_for
 from .thresholds import batch_norm_threshold
 
@@ -320,4 +320,8 @@ def _as_input(y: Tensor, x: Tensor) -> Tensor:
         y = y.to(torch.get_autocast_dtype(device))
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     one = x.shape[1] == 1 or (x.shape[2] == 1 and x.shape[3] == 1)
-    return y if last or (one and x.stride(1) == 1) else y.contiguous()
+    if last or (one and x.stride(1) == 1) or y.is_contiguous():
+        return y
+    # compilers write their own copy, and may merge it with what follows
+    own = y.device.type == "cpu" and y.dtype == torch.float32 and not torch.compiler.is_compiling()
+    return binary_to_nchw(y) if own else y.contiguous()

@@ -55,6 +55,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.convswap_binary_panel_bytes.argtypes = [pointer, number]
     library.convswap_binary_expand.argtypes = [pointer, number, pointer, pointer, number]
     library.convswap_binary_pack.argtypes = [pointer, number, *[whole] * 9, pointer, pointer, pointer, number]
+    library.convswap_binary_to_nchw.argtypes = [pointer, whole, whole, whole, pointer, number]
     return library
 
 
@@ -207,6 +208,19 @@ def pack(x: Tensor, threshold: Tensor | None, flip: Tensor | None, groups: int, 
     )  # fmt: skip
     native.check(status, "binary_pack")
     return True
+
+
+def to_nchw(y: Tensor) -> Tensor:
+    """A float32 map (N, C, H, W) with the channels last, copied with the channels first; by torch without a library."""
+    library = native.library()
+    if library is None or os.environ.get(VARIABLE, "") == "torch" or not y.numel():
+        return y.clone(memory_format=torch.contiguous_format)
+    _paths(library)  # declares the functions
+    n, c, h, w = y.shape
+    out = torch.empty((n, c, h, w), dtype=torch.float32, device="cpu")
+    status = library.convswap_binary_to_nchw(y.data_ptr(), n, h * w, c, out.data_ptr(), torch.get_num_threads())
+    native.check(status, "binary_to_nchw")
+    return out
 
 
 def expand(way: Plan, weight: Tensor) -> Tensor | None:

@@ -1,4 +1,5 @@
-"""The operators `convswap::binary_pack`, `binary_conv2d` and `binary_conv2d_sign`: kernels, shapes, gradient, cost.
+"""The operators `convswap::binary_pack`, `binary_conv2d`, `binary_conv2d_sign` and `binary_to_nchw`: kernels, shapes,
+gradient, cost.
 
 On a CPU the C++ kernels compute them where they can, else torch with the same numbers; on a GPU the Triton kernels,
 else torch. Layouts: `csrc/binary_conv.h`.
@@ -36,10 +37,12 @@ _library.define(
     + ") -> Tensor",
     tags=_TAGS,
 )
+_library.define("binary_to_nchw(Tensor y) -> Tensor", tags=_TAGS)
 
 binary_pack = torch.ops.convswap.binary_pack.default
 binary_conv2d = torch.ops.convswap.binary_conv2d.default
 binary_conv2d_sign = torch.ops.convswap.binary_conv2d_sign.default
+binary_to_nchw = torch.ops.convswap.binary_to_nchw.default
 
 
 def _whole(tensor: Tensor | None) -> Tensor | None:
@@ -220,6 +223,22 @@ def _sign_fake(words: Tensor, weight: Tensor, threshold: Tensor, flip: Tensor, p
     return words.new_empty((words.shape[0], *size, words_for(out_channels)))
 
 
+def _to_nchw_torch(y: Tensor) -> Tensor:
+    return y.clone(memory_format=torch.contiguous_format)
+
+
+def _to_nchw_cpu(y: Tensor) -> Tensor:
+    """Torch copies from one layout to the other number by number, which can take longer than the convolution."""
+    last = y.dim() == 4 and y.is_contiguous(memory_format=torch.channels_last)
+    if y.dtype != torch.float32 or not last or y.is_neg():
+        return _to_nchw_torch(y)
+    return native_calls.to_nchw(y)
+
+
+def _to_nchw_fake(y: Tensor) -> Tensor:
+    return torch.empty_like(y, memory_format=torch.contiguous_format)
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     words, weight, scale, bias, map_, panels, *ctx.geometry, ctx.relu = inputs
     ctx.bias_dtype = None if bias is None else bias.dtype
@@ -250,11 +269,13 @@ for _name, _cpu, _cuda, _fake in (
     ("binary_pack", _pack_cpu, _pack_cuda, _pack_fake),
     ("binary_conv2d", _conv2d_cpu, _conv2d_cuda, _conv2d_fake),
     ("binary_conv2d_sign", _sign_cpu, _sign_cuda, _sign_fake),
+    ("binary_to_nchw", _to_nchw_cpu, _to_nchw_torch, _to_nchw_fake),
 ):
     _library.impl(_name, _cpu, "CPU")
     _library.impl(_name, _cuda, "CUDA")
     torch.library.register_fake(f"convswap::{_name}", _fake, lib=_library)
 torch.library.register_autograd("convswap::binary_conv2d", _gradients, setup_context=_save, lib=_library)
+torch.library.register_autograd("convswap::binary_to_nchw", lambda _, gradient: gradient, lib=_library)
 
 
 @cache
