@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from filelock import FileLock
 
 TESTS = Path(__file__).resolve().parent
+COMPILER = "CXX" in os.environ or any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 # A shell that starts the tests in the background makes them, and all they start, deaf to Ctrl-C, which some test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -22,6 +24,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers run side by side, one a core: more threads would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Skip what cannot be: without a C++ compiler `torch.compile` has no code for the processor."""
+    try:
+        return (yield)
+    except RuntimeError as error:
+        if not COMPILER and "InvalidCxxCompiler" in str(error):
+            pytest.skip("no C++ compiler, which torch.compile needs")
+        raise
 
 
 def shared_folder() -> Path | None:
