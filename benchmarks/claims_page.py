@@ -136,7 +136,7 @@ def _trained(found: dict[str, Any]) -> str:
     for name, row in found["networks"].items():
         accuracies = ", ".join(f"{100 * value:.1f}" for value in row["test_accuracy"])
         options = ", ".join(f"{key}={value!r}" for key, value in row["unit_options"].items())
-        unit = "" if row["unit"] == "conv" else f" with `{row['unit']}({options})`"
+        unit = "" if row["unit"] == "conv" else f" with `{row['unit']}{f'({options})' if options else ''}`"
         model = f"`{row['model'].partition(':')[2] or row['model']}`{unit}"
         rows.append([name_of(name), model, f"{row['parameters']:,}", str(row["epochs"]), accuracies])
     head = ["name here", "network", "parameters", "epochs", "test accuracy of each seed, %"]

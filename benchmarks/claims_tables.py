@@ -16,6 +16,7 @@ LONG = {
     "mobilenet_v1_0.5_160_qat_u8": "MobileNetV1 0.5, ImageNet at 160 px, uint8 weights",
     "mobilenet_v2_1.0_224_ptq_i8": "MobileNetV2 1.0, ImageNet at 224 px, int8 weights",
     "mobilenet_v2_1.0_224_qat_u8": "MobileNetV2 1.0, ImageNet at 224 px, uint8 weights",
+    "plain and max and blur and modulus": "small `resnet18`, by stem",
 }
 
 
@@ -148,7 +149,8 @@ def _shifts(found: dict[str, Any]) -> list[str]:
     head = ["stem", "accuracy", "flips at 1 px", "2 px", "3 px", "4 px", "consistency"]
     return [
         "Means over seeds: flip rate at horizontal shifts, with real pixels all around; consistency over "
-        "the nine shifts by up to a pixel with a mirrored border. Features of untrained stems, and answers of networks "
+        "the nine shifts by up to a pixel with a mirrored border. The verdicts are about "
+        "1 px. Features of untrained stems, and answers of networks "
         "trained from one seed on fewer images: [shift_stability](../benchmarks/results/shift_stability.json).",
         "",
         *table(head, rows),
