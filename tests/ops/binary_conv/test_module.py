@@ -331,3 +331,13 @@ def test_reference_is_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(2, 70, 6, 5)
     expected = binary_conv2d_reference(norm(x), weight, scale, bias, None, (1, 1), (1, 1, 1, 1), relu=True)
     assert torch.equal(packed(x), expected)
+
+
+def test_nan_behind_a_folded_batch_norm_is_as_documented() -> None:
+    norm = nn.BatchNorm2d(3).eval()
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, -1.0, 1.0]))
+    layer = PackedBinaryConv2d.from_weight(torch.eye(3)[:, :, None, None] * 2 - 1, norm=norm)
+    x = torch.tensor([float("nan"), float("nan"), float("inf")]).reshape(1, 3, 1, 1)
+    s = torch.tensor([-1.0, 1.0, 1.0])  # the second is turned
+    assert torch.equal(layer(x).flatten(), (torch.eye(3) * 2 - 1) @ s)

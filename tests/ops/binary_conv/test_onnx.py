@@ -69,3 +69,19 @@ def test_runs_elsewhere(kind: str, tmp_path: Path) -> None:
     x = torch.randn(3, 70, 9, 8)
     (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     torch.testing.assert_close(torch.from_numpy(y), module(x), rtol=1e-5, atol=1e-4)
+
+
+def test_one_bit_a_weight_in_the_file(tmp_path: Path) -> None:
+    conv = PackedBinaryConv2d.from_weight(torch.randn(64, 64, 3, 3), padding=1)
+    program = torch.onnx.export(
+        conv,
+        (torch.randn(1, 64, 5, 5),),
+        dynamo=True,
+        optimize=False,
+        custom_translation_table=onnx_translations(),
+        verbose=False,
+    )
+    assert program is not None
+    program.save(tmp_path / "model.onnx")
+    bits = 64 * 64 * 9 // 8
+    assert bits < (tmp_path / "model.onnx").stat().st_size < bits + 40_000  # and the graph; float32 is 147,456

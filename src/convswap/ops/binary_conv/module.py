@@ -22,6 +22,9 @@ class PackedBinaryConv2d(nn.Module):
 
     sign is +1 from 0 on (-0 too), -1 below and for NaN; the signs' sum is an exact integer, scale and bias are applied
     in float32 (float64 in a float64 module). Zero padding pads the signs: outside of the image nothing is added.
+    With a folded BatchNorm NaN counts as a number below the threshold: -1, or +1 in the channels that `flip` turns
+    (where the BatchNorm's own NaN would have the sign -1). Infinities compare as numbers. K spreads NaN and infinity
+    over the windows that see them.
 
     The parameters, which do not train, are `scale` (out,) and `bias` (out,) if there is one. The buffers are
     `weight_bits` (int64, 64 channels a word, layout in `csrc/binary_conv.h`: one bit a weight, plus what rounding the

@@ -17,7 +17,9 @@ def onnx_translations() -> dict[Any, Callable[..., Any]]:
     """What `torch.onnx.export` needs to write packed modules: its `custom_translation_table`.
 
     Signs become a comparison (`GreaterOrEqual`, `Where`: unlike `Sign` it has no 0) and the sum a `Conv`. The weights
-    are written as bits, 1 each, and unpacked in the graph, which runtimes do once when they load it. Between packing
+    are written as bits, 1 each, and unpacked in the graph, which runtimes do once when they load it. That holds with
+    `optimize=False`: torch's own optimisation of the graph, its default, unpacks layers of less than some 260,000
+    weights, and writes 64 bits for each. Between packing
     and convolution the numbers +-1 are passed; words are formed only where something else reads them.
 
     Raises:
