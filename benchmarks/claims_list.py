@@ -189,7 +189,7 @@ CLAIMS = (
         Claim(
             f"jpeg_{score}_{order}",
             JPEG,
-            words,
+            f"{words} ({codec})",
             MINNET,
             f"{what} over JPEG quality 90, 80, 70, 60, 50 ({codec}), minimum minus pyramid blocks, paired by seed",
             "below",

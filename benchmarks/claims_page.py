@@ -24,8 +24,9 @@ in [claims_list.py](../benchmarks/claims_list.py) and committed before the first
 has a bootstrap interval over its kernels (95 %) or, where layers are compared, a permutation test over layers (5 %). Of
 networks trained here it has Student's 95 % interval over training seeds, of differences paired by seed where two
 networks are compared. The claim **holds** if the interval lies wholly on the claimed side of the bound, **does not
-hold** if it lies wholly on the other, and is **not decided** otherwise; several networks decide a claim only if they
-agree. There is no correction for the number of claims.
+hold** if it lies wholly on the other, and is **not decided** otherwise; one seed, or equal numbers from all seeds, give
+no interval and decide nothing. Several networks decide a claim only if they agree. There is no correction for the
+number of claims.
 
 Two things were not blind. An earlier [run](../benchmarks/results/niff_kernels.json) had shown that frequency filters
 are local before and after training; and the claims on the energy of the centre tap were added after a first look,

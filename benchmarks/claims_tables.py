@@ -80,6 +80,12 @@ def _layers(found: dict[str, Any]) -> list[str]:
             "</details>",
             "",
         ]
+    if any(name.endswith("before training") for name in details["layers"]):
+        lines += [
+            "The small MobileNet was trained for one epoch and is still near its random start (compare its two tables, "
+            "of seed 0): it can show what training begins to change, and hardly what trained kernels look like.",
+            "",
+        ]
     lines += ["The pretrained CIFAR ResNets have no depthwise layers. Their dense 3x3 layers, without the stem:", ""]
     dense = [
         [name, str(row["stride"]), str(row["layers"]), _percent(row["aliasing"]), f"{row['dc_gain']:.2f}"]
