@@ -18,6 +18,7 @@ from .geometry import Geometry, geometry_of
 #: Forces one path: a name of `path_names()`, or "torch".
 VARIABLE = "CONVSWAP_BINARY_CONV"
 
+_FARTHEST = 1 << 24  # pixels of a stride, dilation or padding; `sound` in csrc/dispatch.cpp says why
 _LEAST_CHANNELS = 16  # of a group; below it most of every word is empty and torch is faster
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
 
@@ -127,6 +128,8 @@ def _plan(
         return Plan(g, None, -1, "torch", None, 0, reason)
     if g.empty:
         return Plan(g, None, -1, "torch", None, 0, "there is nothing to compute")
+    if max(*stride, *padding, *dilation) > _FARTHEST:
+        return Plan(g, None, -1, "torch", None, 0, f"a stride, padding or dilation is beyond {_FARTHEST}")
     c_geometry = _CGeometry(
         g.images, *g.size, groups, in_channels // groups, out_channels // groups, *g.kernel, *stride, *dilation,
         padding[2], padding[0], *g.out_size,

@@ -92,6 +92,11 @@ bool sound(const Geometry& g) {
     const int64_t positive[] = {g.n, g.h, g.w, g.groups, g.c, g.o, g.kh, g.kw, g.sh, g.sw, g.dh, g.dw, g.oh, g.ow};
     for (int64_t value : positive)
         if (value <= 0) return false;
+    // Beyond it, distances times the size of a row would no longer fit in 64 bits; Python leaves such to torch.
+    constexpr int64_t farthest = int64_t{1} << 24;
+    const int64_t distances[] = {g.sh, g.sw, g.dh, g.dw, g.pad_top, g.pad_left};
+    for (int64_t distance : distances)
+        if (distance > farthest) return false;
     return g.pad_top >= 0 && g.pad_left >= 0 && g.c <= INT32_MAX / g.kh / g.kw;
 }
 
