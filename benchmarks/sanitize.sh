@@ -65,7 +65,7 @@ under() { # sanitizers, folder for reports, command ...: run it with the runtime
   mkdir -p "$folder"
   shift 2
   LD_PRELOAD=$libraries \
-    ASAN_OPTIONS="detect_leaks=0:log_path=$folder/report" \
+    ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1:log_path=$folder/report" \
     UBSAN_OPTIONS="print_stacktrace=1:log_path=$folder/report" "$@"
 }
 
@@ -129,7 +129,9 @@ for set in $sets; do
   status=0
   # Libraries that tests build for themselves (emulated tiles) are instrumented, too.
   CONVSWAP_NATIVE=1 CONVSWAP_NATIVE_BUILD=$library CONVSWAP_NATIVE_SANITIZE=$set under "$set" "$folder" \
-    "$python" -m pytest -n 0 -q -p no:cacheprovider --no-header "${tests[@]}" > "$work/out" 2>&1 || status=1
+    "$python" -m pytest -n 0 -v --capture=no -p no:cacheprovider --no-header "${tests[@]}" > "$work/out" 2>&1 || status=1
+  # A sanitizer that ends the process inside a test speaks there, not in its file.
+  grep -a -m 5 -E 'runtime error|ERROR: [A-Za-z]+Sanitizer' "$work/out" | tee -a "$work/log" || true
   if ((status)); then tail -n 60 "$work/out" | tee -a "$work/log"; else tail -n 1 "$work/out" | tee -a "$work/log"; fi
   if spoken "$folder"; then status=1; fi
   verdict $status "${tests[*]}"
