@@ -55,6 +55,8 @@ def measure_lab(
     present = read_latency(lab)
     key = "latency_ms" if latency else "fused"
     known = {id for id, found in present["trials"].items() if key in found}
+    if not chosen:
+        return present
     if {stored.id for stored in chosen} <= known and (not latency or present["conditions"].get("input") == shape):
         return present
     measured = _measure(lab, chosen, example, latency)
