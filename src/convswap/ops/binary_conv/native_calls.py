@@ -19,6 +19,7 @@ from .geometry import Geometry, geometry_of
 VARIABLE = "CONVSWAP_BINARY_CONV"
 
 _FARTHEST = 1 << 24  # pixels of a stride, dilation or padding; `sound` in csrc/dispatch.cpp says why
+_NUMBERS_PER_THREAD = 32768  # that a copy must hold; below it waking another thread takes longer, as in torch
 _LEAST_CHANNELS = 16  # of a group; below it most of every word is empty and torch is faster
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
 
@@ -221,7 +222,8 @@ def to_nchw(y: Tensor) -> Tensor:
     _paths(library)  # declares the functions
     n, c, h, w = y.shape
     out = torch.empty((n, c, h, w), dtype=torch.float32, device="cpu")
-    status = library.convswap_binary_to_nchw(y.data_ptr(), n, h * w, c, out.data_ptr(), torch.get_num_threads())
+    threads = min(torch.get_num_threads(), 1 + y.numel() // _NUMBERS_PER_THREAD)
+    status = library.convswap_binary_to_nchw(y.data_ptr(), n, h * w, c, out.data_ptr(), threads)
     native.check(status, "binary_to_nchw")
     return out
 
