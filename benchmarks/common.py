@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).resolve().parent / "results"
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RESULTS = HERE / "results"
 
 
 def cpu_model() -> str:
@@ -47,12 +49,11 @@ def machine() -> dict[str, Any]:
 
 def git_commit() -> str | None:
     """The commit of this checkout, marked if tracked files have changed since; None outside a repository."""
-    here = Path(__file__).resolve().parent
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True)
         changes = subprocess.run(
             ["git", "status", "--porcelain", "--untracked-files=no", "--", ":/src"],
-            cwd=here,
+            cwd=HERE,
             capture_output=True,
             text=True,
             check=True,
@@ -67,19 +68,27 @@ def without_folder(argument: str) -> str:
     return Path(argument).name if Path(argument).is_absolute() else argument
 
 
+def module_name() -> str:
+    """What `python -m` was given: `benchmarks.units.overhead`; the program's file name where it is none of ours."""
+    script = Path(sys.argv[0]).resolve()
+    if not script.is_relative_to(HERE):
+        return script.name
+    return ".".join(script.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+
+
 def write_result(name: str, payload: dict[str, Any]) -> Path:
-    """Write `benchmarks/results/<name>.json`, at once or not at all; returns its path and prints it."""
+    """Write `benchmarks/results/FOLDER/NAME.json`, at once or not at all; returns its path and prints it."""
     result = {
         "benchmark": name,
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(without_folder, sys.argv[1:])]),
+        "command": " ".join(["python", "-m", module_name(), *map(without_folder, sys.argv[1:])]),
         "commit": git_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         **payload,
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    handle, temporary = tempfile.mkstemp(dir=RESULTS, prefix=f".{name}.", suffix=".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(result, file, indent=2, allow_nan=False)
@@ -89,5 +98,5 @@ def write_result(name: str, payload: dict[str, Any]) -> Path:
     except BaseException:
         os.unlink(temporary)
         raise
-    print(f"wrote {path.relative_to(RESULTS.parent.parent)}")
+    print(f"wrote {path.relative_to(ROOT)}")
     return path

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from convswap.measure.kernel_mass import kernel_components, kernel_mass, niff_kernel_mass
-from convswap.units.niff import NIFFConv2d
+from convswap.units.niff.niff import NIFFConv2d
 
 Golden = Callable[[str], dict[str, Any]]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from convswap.errors import ConvswapError, UsageError
-from convswap.measure.memory import memory, peak_memory
+from convswap.measure.peak import memory, peak_memory
 
 MB = 1 << 20
 

@@ -7,7 +7,8 @@ import torchvision
 from torch import nn
 
 import convswap
-from convswap.units import FixedConv2d, fixed_banks
+from convswap.units import FixedConv2d
+from convswap.units.vgnet import banks as fixed_banks
 
 HOSTS = {  # the network, its 3x3 depthwise convolutions, those of them that stride
     "torchvision mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=5), 17, 4),

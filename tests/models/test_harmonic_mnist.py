@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 import timm
@@ -13,11 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convswap
+from benchmarks.studies import rotated_digits
 from convswap.models.harmonic_mnist import HarmonicMnist, PlainMnist
-from convswap.units.harmonic_basis import ring_basis
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import rotated_digits
+from convswap.units.harmonic.basis import ring_basis
 
 DOUBLE = {"dtype": torch.float64}
 CHANNELS = (1, 8, 8, 16, 16, 32, 32, 10)
@@ -191,7 +187,7 @@ def test_logits_hardly_move_when_real_digits_are_turned_by_15_degrees(digits):
 
 
 def test_learns_real_digits_at_any_angle(digits, data_root, tmp_path):
-    """A cheap form of benchmarks/rotated_digits.py; broken off and taken up again it trains nothing twice."""
+    """A cheap form of benchmarks/studies/rotated_digits.py; broken off and taken up again it trains nothing twice."""
     arguments = ["--folder", str(tmp_path), "--seeds", "1", "--epochs", "2", "--train", "240", "--test", "40"]
     arguments += [
         "--data-root",

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from convswap.measure.memory import peak_memory
+from convswap.measure.peak import peak_memory
 from convswap.ops import native as house
 from convswap.ops.dendritic import dendritic_conv2d, dendritic_conv2d_reference, native, why_torch
 from convswap.units import DendriticConv2d

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convswap.see import SideBySide, Similarity, compare_models, comparison, photographs
-from convswap.units.niff import NIFFConv2d
+from convswap.units.niff.niff import NIFFConv2d
 
 COLORS = 3
 

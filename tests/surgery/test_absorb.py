@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import convswap
 from convswap.surgery.neighbours import read_neighbourhood
 from convswap.train.parameters import parameter_groups
-from convswap.units import FeatureUnit, register_unit, registry
+from convswap.units import FeatureUnit, register_unit
+from convswap.units.contract import registry
 
 
 class Own(FeatureUnit):

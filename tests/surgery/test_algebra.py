@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import convswap
 from convswap.errors import FusionError
 from convswap.surgery import algebra
-from convswap.units.folding import batch_norm_affine
+from convswap.units.support.folding import batch_norm_affine
 
 Golden = Callable[[str], dict[str, Any]]
 

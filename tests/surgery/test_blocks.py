@@ -11,8 +11,9 @@ from torch import Tensor, nn
 import convswap
 from convswap.errors import SurgeryError, UsageError
 from convswap.surgery.blocks import find_blocks, find_stages
-from convswap.surgery.select import select_blocks
-from convswap.units import BlockUnit, Place, register_unit, registry
+from convswap.surgery.selection import select_blocks
+from convswap.units import BlockUnit, Place, register_unit
+from convswap.units.contract import registry
 
 
 class Halving(BlockUnit):

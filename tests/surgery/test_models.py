@@ -1,4 +1,4 @@
-"""Surgery on real networks: a spread of families; `benchmarks/sweep_models.py` runs them all.
+"""Surgery on real networks: a spread of families; `benchmarks/studies/sweep_models.py` runs them all.
 
 Random weights, random batch-norm statistics (some gammas negative), float64. nf_resnet50 holds no plain convolution
 (its 53 are weight-standardised subclasses), so a swap refuses it by name.
@@ -6,13 +6,9 @@ Random weights, random batch-norm statistics (some gammas negative), float64. nf
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from sweep_models import examine
+from benchmarks.studies.sweep_models import examine
 
 REFUSED = {"nf_resnet50": "subclass of nn.Conv2d"}
 

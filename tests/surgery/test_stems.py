@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import convswap
 from convswap.errors import UsageError
 from convswap.surgery.stems import find_stem
-from convswap.units import BlockUnit, register_unit, registry
+from convswap.units import BlockUnit, register_unit
+from convswap.units.contract import registry
 
 
 class Pooled(BlockUnit):

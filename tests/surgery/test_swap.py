@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 import convswap
 from convswap.errors import SurgeryError, UsageError
 from convswap.units import PlainConv2d
-from convswap.units.circle import CircleConv2d
+from convswap.units.circle.circle import CircleConv2d
 
 
 def image(*shape: int) -> torch.Tensor:

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from convswap.train import parameter_groups, undecayed_names
-from convswap.units import registry
-from convswap.units.conv import PlainConv2d
+from convswap.units.contract import registry
+from convswap.units.plain import PlainConv2d
 
 
 class Gated(nn.Module):

@@ -104,7 +104,7 @@ def run(
     from ..lab import BASELINE, run_grid
     from ..lab.pictures import make_pictures
     from ..lab.publish import note_command, publish
-    from ..lab.robustness import CHOICES, NONE, measure_robustness
+    from ..lab.robustness.files import CHOICES, NONE, measure_robustness
     from ..lab.run import example_of
     from ..lab.timing import measure_lab
 

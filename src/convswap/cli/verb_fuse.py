@@ -123,7 +123,7 @@ def _some_images(data: Data, count: int = 2048) -> Iterator[Tensor]:
 
 
 def _print_latency(model: nn.Module, fused: nn.Module, example: Tensor) -> None:
-    from ..measure.latency import measure_latency
+    from ..measure.latencies.timing import measure_latency
 
     found = measure_latency({"before": model, "after": fused}, example)
     before, after = found["before"], found["after"]

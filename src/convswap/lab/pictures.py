@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from .._version import __version__
 from ..errors import StoreError
 from .files import read_object, write_atomic
+from .progress import says_how_to_go_on
 from .report.svg import color
 from .report.view import RowView, by_model, view_rows
-from .run import MODEL, trial_data
-from .runner import TRIALS
+from .run import trial_data
+from .runner import load_trained
 from .store import STORE_FILE, Store, StoredTrial
 from .summary import summarize
 from .trial import Trial
@@ -172,14 +173,12 @@ def _section(
 ) -> Section:
     import torch
 
-    from ..models import load
     from ..see import compare_models, comparison, sample_images
 
     networks: dict[str, nn.Module] = {}
     for name, one in chosen.items():
         tell(f"loading {name}")
-        # the person who filled this lab named the model, also where it is a function of their own
-        networks[name] = load(lab / TRIALS / one.id / MODEL, constructor=one.trial.model).eval()
+        networks[name] = load_trained(lab, one)
     twins = {name: networks.pop(name) for row in rows if row.is_baseline and (name := _twin(row)) in networks}
     own = trial_data(next(iter(chosen.values())).trial, data)
     mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (own.mean, own.std))
@@ -209,13 +208,6 @@ def _telling(what: str, lab: Path, progress: bool) -> Iterator[Callable[[str], N
     from rich.markup import escape
 
     console, begun = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not progress), time.perf_counter()
-    try:
-        with console.status(escape(what)) as status:
-            yield lambda text: status.update(escape(f"{what}: {text}"))
-    except KeyboardInterrupt as error:
-        error.add_note(
-            f"all trainings are finished and in {lab}; run the same command again to go on with the pictures, or "
-            f"convswap report {lab} to see what there is"
-        )
-        raise
+    with says_how_to_go_on(lab, "with the pictures"), console.status(escape(what)) as status:
+        yield lambda text: status.update(escape(f"{what}: {text}"))
     console.print(escape(f"{what} made in {time.perf_counter() - begun:.0f} s"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from .trial import Trial
 
@@ -57,6 +59,19 @@ class GridProgress:
             from rich.console import Console
 
             Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(text)
+
+
+@contextmanager
+def says_how_to_go_on(lab: Path, work: str) -> Iterator[None]:
+    """A person who stops `work`, which follows the trainings (`"with the pictures"`), hears how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.add_note(
+            f"all trainings are finished and in {lab}; run the same command again to go on {work}, or "
+            f"convswap report {lab} to see what there is"
+        )
+        raise
 
 
 def _kind(trial: Trial) -> tuple[str, str]:

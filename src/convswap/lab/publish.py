@@ -7,7 +7,7 @@ from typing import Any
 
 from .files import write_atomic
 from .pictures import report_pictures
-from .robustness import RobustnessFiles
+from .robustness.files import RobustnessFiles
 from .run import installed_versions
 from .store import STORE_FILE, Store
 from .summary import Row, summarize

@@ -101,7 +101,7 @@ def count_costs(model: nn.Module, example: torch.Tensor) -> dict[str, Any]:
     An operator without a formula, as a model of the user's own may hold, leaves no vector (None) but its reason in
     `cost_problem`; the multiply-accumulates are then those that torch knows of.
     """
-    from ..measure.cost import CostError, cost, count_macs, count_parameters
+    from ..measure.costs.model import CostError, cost, count_macs, count_parameters
 
     parameters = count_parameters(model)
     try:

@@ -20,11 +20,13 @@ import torch
 from ..errors import check_choice
 from .files import disk_is_full, full_disk_error
 from .progress import GridProgress
-from .run import run_trial
+from .run import MODEL, run_trial
 from .store import STORE_FILE, Store, StoredTrial
 from .trial import Trial
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..data import Data
 
 TRIALS = "trials"
@@ -189,6 +191,18 @@ class _Attempt:
             )
             self.loaded = (key, data)
         return self.loaded[1]
+
+
+def load_trained(lab: Path, stored: StoredTrial) -> nn.Module:
+    """The network of a finished trial, in eval mode.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    from ..models import load
+
+    # the person who filled this lab named the model, also where it is a function of their own
+    return load(lab / TRIALS / stored.id / MODEL, constructor=stored.trial.model).eval()
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..measure.statistics import Comparison, Interval, compare_to_baseline, holm, mean_interval
-from .robustness import RobustnessFiles
-from .robustness_summary import add_robustness
+from .robustness.files import RobustnessFiles
+from .robustness.summary import add_robustness
 from .store import StoredTrial
 from .trial import BASELINE, Trial, canonical_json
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import FusionError
 from .files import read_object, write_atomic
-from .run import MODEL, count_costs
-from .runner import TRIALS
+from .run import count_costs
+from .runner import load_trained
 from .store import StoredTrial
 from .trial import Trial, canonical_json
 
@@ -50,13 +50,12 @@ def measure_lab(
         As `read_latency`.
     """
     lab = Path(lab_dir)
-    chosen = _one_of_each(trials)
-    shape = "x".join(map(str, example.shape))
-    present = read_latency(lab)
-    key = "latency_ms" if latency else "fused"
-    known = {id for id, found in present["trials"].items() if key in found}
+    chosen, present = _one_of_each(trials), read_latency(lab)
     if not chosen:
         return present
+    shape = "x".join(map(str, example.shape))
+    key = "latency_ms" if latency else "fused"
+    known = {id for id, found in present["trials"].items() if key in found}
     if {stored.id for stored in chosen} <= known and (not latency or present["conditions"].get("input") == shape):
         return present
     measured = _measure(lab, chosen, example, latency)
@@ -70,14 +69,12 @@ def measure_lab(
 
 
 def _measure(lab: Path, chosen: Sequence[StoredTrial], example: Tensor, latency: bool) -> dict[str, Any]:
-    from ..measure.latency import measure_latency
-    from ..models import load
+    from ..measure.latencies.timing import measure_latency
 
     networks: dict[str, nn.Module] = {}
     found: dict[str, Any] = {stored.id: {} for stored in chosen}
     for stored in chosen:
-        # the person who filled this lab named the model, also where it is a function of their own
-        network = load(lab / TRIALS / stored.id / MODEL, constructor=stored.trial.model).eval()
+        network = load_trained(lab, stored)
         networks[f"{stored.id} latency_ms"] = network
         try:
             fused = _fused(network, example)

@@ -1,8 +1,8 @@
 """What a model is worth and what it costs: statistics over seeds, parameters, multiply-accumulates, latency."""
 
-from .cost import Cost, CostError, Counts, Parameters, cost, register_cost, unregister_cost
-from .latency_report import LatencyReport, Timing, latency
-from .memory import Memory, memory, peak_memory
+from .costs.model import Cost, CostError, Counts, Parameters, cost, register_cost, unregister_cost
+from .latencies.report import LatencyReport, Timing, latency
+from .peak import Memory, memory, peak_memory
 
 __all__ = [
     "Cost",

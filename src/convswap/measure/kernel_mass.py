@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..surgery.modes import evaluating
-from ..units.niff import FusedNIFF, NIFFConv2d
+from ..units.niff.niff import FusedNIFF, NIFFConv2d
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import UsageError, check_choice
 from ..units import QuantizedConv2d, ShiftBatchNorm2d
-from ..units.quantizers import FULL
+from ..units.binary.quantizers import FULL
 
 _EPS = 1e-4
 

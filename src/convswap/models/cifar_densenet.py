@@ -20,7 +20,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
-from ..units.minimum_block import MinimumBlock
+from ..units.minimum.block import MinimumBlock
 from .classifier import Classifier, cifar_cfg
 
 

@@ -16,7 +16,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..units.g_ghost import FEWEST_BLOCKS, GGhostStage, RegNetXBlock
+from ..units.ghost.g_ghost import FEWEST_BLOCKS, GGhostStage, RegNetXBlock
 from .classifier import Classifier, imagenet_cfg
 from .state import unwrap_state_dict
 

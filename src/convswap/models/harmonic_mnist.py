@@ -21,7 +21,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
-from ..units.harmonic_layers import ComplexBatchNorm, ComplexReLU, HarmonicConv2d, HarmonicMeanPool, magnitude_sum
+from ..units.harmonic.layers import ComplexBatchNorm, ComplexReLU, HarmonicConv2d, HarmonicMeanPool, magnitude_sum
 from .classifier import Classifier, cifar_cfg
 
 MAX_ORDER = 1

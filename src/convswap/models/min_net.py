@@ -15,7 +15,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
-from ..units.minimum_block import MinimumBlock, ResidualAdapter
+from ..units.minimum.block import MinimumBlock, ResidualAdapter
 from .classifier import Classifier, cifar_cfg
 
 

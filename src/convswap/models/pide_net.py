@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UsageError
-from ..units.hamiltonian import KERAS_NORM, HamiltonianBlock, draw_conv
-from ..units.pide import PIDEBlock
+from ..units.pide.hamiltonian import KERAS_NORM, HamiltonianBlock, draw_conv
+from ..units.pide.pide import PIDEBlock
 from .classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, cifar_cfg
 
 _FEW_BLOCKS = 6  # so many or fewer: the nonlocal block stands behind the second; else before the last

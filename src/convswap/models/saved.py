@@ -20,7 +20,7 @@ from ..errors import StoreError, UsageError
 from ..files import write_atomically
 from ..surgery.history import append_history, constructor_of, history_of
 from ..surgery.steps import apply_step
-from ..surgery.swap import perform_swap
+from ..surgery.swapping import perform_swap
 from .factory import call_own_function, create_model
 
 _KEY = "convswap"

@@ -29,10 +29,10 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
-from ..units.contract import WeightUnit
-from ..units.half_identity import HalfIdentityBlock
-from ..units.vgnet_downsampling import DownsamplingBlock
-from ..units.vgnet_parts import ConvActNorm, make_depthwise
+from ..units.contract.bases import WeightUnit
+from ..units.vgnet.downsampling import DownsamplingBlock
+from ..units.vgnet.half_identity import HalfIdentityBlock
+from ..units.vgnet.parts import ConvActNorm, make_depthwise
 from .classifier import Classifier, imagenet_cfg
 from .state import unwrap_state_dict
 

@@ -6,11 +6,11 @@ from .classes import CLASSES, KernelClasses, StageClasses, classes_by_stage, cla
 from .field import ReceptiveField, Square, receptive_field, receptive_fields
 from .kernels import LayerKernels, effective_kernel, layer_kernels, linearised_kernel
 from .layers import Layer, feature_maps, find_layers, last_map
-from .look import Seen, look
 from .lowpass import LowPass, aliasing_energy, dc_gain, low_pass
 from .mass import StageMass, mass_by_stage
+from .overview import Seen, look
 from .page import sections, write_page
-from .photographs import photographs, sample_images
+from .photos import photographs, sample_images
 from .reuse import Duplicates, Redundancy, channel_redundancy, duplicate_maps, duplicates_along
 from .side import SideBySide, compare_models
 from .side_page import comparison

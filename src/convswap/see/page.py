@@ -16,7 +16,7 @@ from . import draw
 from .classes import CLASSES
 from .draw.picture import Picture, percent
 from .field import PARTS, ReceptiveField
-from .look import Seen
+from .overview import Seen
 from .style import STYLE
 
 

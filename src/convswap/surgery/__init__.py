@@ -1,10 +1,10 @@
 """Surgery: model -> model. `swap` puts units in, `fuse` turns a trained network into plain convolutions."""
 
-from .fuse import FusePlan, fuse, plan_fuse
+from .fusing import FusePlan, fuse, plan_fuse
 from .plan import Replacement, Skip
 from .recalibrate import recalibrate_batch_norm
-from .select import select
-from .swap import SwapPlan, plan_swap, swap
+from .selection import select
+from .swapping import SwapPlan, plan_swap, swap
 
 __all__ = [
     "FusePlan",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import FusionError
-from ..units.registry import UnitSpec
+from ..units.contract.registry import UnitSpec
 from .graph import after_norm
 from .neighbours import Neighbourhood, Neighbours, read_neighbourhood
 from .sites import Site, all_paths, carry_hooks, held_elsewhere, replace

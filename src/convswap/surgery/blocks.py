@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import UsageError
-from ..units.block import BlockUnit, Place
+from ..units.contract.block import BlockUnit, Place
 from .observe import run_watched
 from .sites import Site, is_unit
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..units.block import BlockUnit, Place
-from ..units.contract import FeatureUnit, Geometry, WeightUnit
-from ..units.registry import UnitSpec, spec_of
+from ..units.contract.bases import FeatureUnit, Geometry, WeightUnit
+from ..units.contract.block import BlockUnit, Place
+from ..units.contract.registry import UnitSpec, spec_of
 from .absorb import Absorption
 from .blocks import BlockSite
 from .macs import count_macs

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from ..units.registry import spec_of
+from ..units.contract.registry import spec_of
 from .graph import BATCH_NORM, Reader, after_norm, module_of, source_of
 from .sites import replace, sites
 

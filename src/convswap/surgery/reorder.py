@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from ..errors import FusionError
-from ..units.registry import UnitSpec
+from ..units.contract.registry import UnitSpec
 from .absorb import Absorption
 from .graph import BATCH_NORM, Reader, source_of
 from .neighbours import RELUS, _with_plain_convolutions

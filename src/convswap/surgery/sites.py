@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ..errors import SurgeryError
-from ..units.block import BlockUnit
-from ..units.contract import FeatureUnit, WeightUnit
-from ..units.registry import spec_of
+from ..units.contract.bases import FeatureUnit, WeightUnit
+from ..units.contract.block import BlockUnit
+from ..units.contract.registry import spec_of
 
 _WRAPPERS = {
     "DistributedDataParallel": "swap first, then wrap in DistributedDataParallel",

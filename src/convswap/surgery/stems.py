@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from ..errors import FusionError, UsageError
-from ..units.block import Place
+from ..units.contract.block import Place
 from .blocks import BlockSite
 from .graph import BATCH_NORM, Reader, calls_of, module_of
 from .neighbours import RELUS

@@ -1,6 +1,6 @@
 """Training and evaluation: one loop, described by a recipe, the same for every unit."""
 
-from .evaluate import Evaluation, evaluate
+from .evaluation import Evaluation, evaluate
 from .loop import FitResult, fit
 from .losses import squared_hinge
 from .optimizers import build_optimizer, set_learning_rate

@@ -19,7 +19,7 @@ from ..files import remove_unfinished
 from .augment import Normalize
 from .batches import Augmentation, Share, TrainBatches, evaluation_batches
 from .checkpoint import Identity, describe_model, load_checkpoint, restore_random_state, save_checkpoint
-from .evaluate import check_logits, evaluation_batch_size, sum_up
+from .evaluation import check_logits, evaluation_batch_size, sum_up
 from .interrupts import deferred_interrupt
 from .losses import training_loss
 from .metrics import append_metrics, rewrite_metrics

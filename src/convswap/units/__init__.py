@@ -3,24 +3,26 @@
 Importing this package registers every unit of convswap; a new unit adds one file and one line here.
 """
 
-from .binary_weight import BinaryWeightConv2d
-from .block import BlockUnit, Place
-from .circle import CircleConv2d
-from .circle_mix import CircleMixConv2d
-from .circle_square import CircleSquareConv2d
-from .cmod import FusedModulusStem, ModulusStem
-from .cmod_wavelets import DtCwpt2d
-from .contract import FeatureUnit, Geometry, Unit, WeightUnit, plain_conv
-from .conv import PlainConv2d
-from .dendritic import DendriticConv2d, DendriticLinear
-from .dendritic_levels import LevelConv2d
-from .fixed import FixedConv2d
-from .g_ghost import FusedGGhostStage, GGhostStage
-from .ghost import FusedGhost, GhostConv2d
-from .half_identity import HalfIdentityBlock
-from .hamiltonian import FusedHamiltonian, HamiltonianBlock
-from .harmonic import FusedHarmonicBlock, HarmonicBlock
-from .harmonic_layers import (
+from .binary.binary_weight import BinaryWeightConv2d
+from .binary.quantized import FusedQuantized, FusedSigns, QuantizedConv2d, StochasticQuantizedConv2d
+from .binary.quantized_rnn import QuantizedLSTM, QuantizedRNN
+from .binary.quantizers import nearest_power_of_two
+from .binary.shift_norm import ShiftBatchNorm1d, ShiftBatchNorm2d
+from .binary.xnor import FusedLevels, XnorConv2d
+from .circle.circle import CircleConv2d
+from .circle.mix import CircleMixConv2d
+from .circle.square import CircleSquareConv2d
+from .cmod.stem import FusedModulusStem, ModulusStem
+from .cmod.wavelets import DtCwpt2d
+from .contract.bases import FeatureUnit, Geometry, Unit, WeightUnit, plain_conv
+from .contract.block import BlockUnit, Place
+from .contract.registry import UnitSpec, get_unit, list_units, register_unit, spec_of
+from .dendritic.dendritic import DendriticConv2d, DendriticLinear
+from .dendritic.levels import LevelConv2d
+from .ghost.g_ghost import FusedGGhostStage, GGhostStage
+from .ghost.ghost import FusedGhost, GhostConv2d
+from .harmonic.block import FusedHarmonicBlock, HarmonicBlock
+from .harmonic.layers import (
     ComplexBatchNorm,
     ComplexReLU,
     HarmonicConv2d,
@@ -28,23 +30,21 @@ from .harmonic_layers import (
     MagnitudeAffine,
     magnitude_sum,
 )
-from .ic import FusedIC, ICConv2d
-from .mgic import FusedMGIC, MGICBlock, mgic_parameters
-from .minimum import MinimumConv2d
-from .minimum_block import FusedMinimumBlock, MinimumBlock, ResidualAdapter
-from .minimum_core import FusedMinimum
-from .niff import FusedNIFF, NIFFConv2d
-from .niff_spatial import load_official_niff, resampling_error
-from .pide import FusedPIDE, PIDEBlock
-from .quantized import FusedQuantized, FusedSigns, QuantizedConv2d, StochasticQuantizedConv2d
-from .quantized_rnn import QuantizedLSTM, QuantizedRNN
-from .quantizers import nearest_power_of_two
-from .registry import UnitSpec, get_unit, list_units, register_unit, spec_of
-from .shift_norm import ShiftBatchNorm1d, ShiftBatchNorm2d
-from .sk import SelectiveKernelConv2d
-from .sk_attention import FusedSelectiveKernel
-from .vgnet_downsampling import DownsamplingBlock
-from .xnor import FusedLevels, XnorConv2d
+from .ic.ic import FusedIC, ICConv2d
+from .mgic.block import FusedMGIC, MGICBlock, mgic_parameters
+from .minimum.block import FusedMinimumBlock, MinimumBlock, ResidualAdapter
+from .minimum.core import FusedMinimum
+from .minimum.minimum import MinimumConv2d
+from .niff.niff import FusedNIFF, NIFFConv2d
+from .niff.spatial import load_official_niff, resampling_error
+from .pide.hamiltonian import FusedHamiltonian, HamiltonianBlock
+from .pide.pide import FusedPIDE, PIDEBlock
+from .plain import PlainConv2d
+from .sk.attention import FusedSelectiveKernel
+from .sk.sk import SelectiveKernelConv2d
+from .vgnet.downsampling import DownsamplingBlock
+from .vgnet.fixed import FixedConv2d
+from .vgnet.half_identity import HalfIdentityBlock
 
 __all__ = [
     "BinaryWeightConv2d",

@@ -203,7 +203,7 @@ def test_signals_stay_with_the_program(folder: Path) -> None:
 
 @needs_compiler
 def test_the_stress_program(tmp_path: Path) -> None:
-    """Calls in calls, more callers than slots, forks; benchmarks/sanitize.sh runs it under sanitizers."""
+    """Calls in calls, more callers than slots, forks; benchmarks/kernels/sanitize.sh runs it under sanitizers."""
     program = tmp_path / "pool_stress"
     sources = [HERE / "pool_stress.cpp", build.OPS / "native" / "csrc" / "threads.cpp"]
     options = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]

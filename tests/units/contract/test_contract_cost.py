@@ -10,7 +10,7 @@ import pytest
 from contract_cases import Case, assert_untouched, each_unit, image, snapshot
 from torch import nn
 
-from convswap.measure.cost import Cost, cost
+from convswap.measure.costs.model import Cost, cost
 
 
 def _cost(case: Case, module: nn.Module, **options: Any) -> Cost:

@@ -12,9 +12,9 @@ import torch
 from contract_cases import Case
 from torch import Tensor, nn
 
-from convswap.measure.cost import CostError, Counts, register_cost, unregister_cost
+from convswap.measure.costs.model import CostError, Counts, register_cost, unregister_cost
 from convswap.units import get_unit
-from convswap.units.ghost import GhostConv2d
+from convswap.units.ghost.ghost import GhostConv2d
 
 
 @torch.library.custom_op("convswap_contract::riddle", mutates_args=())

@@ -7,17 +7,10 @@ import re
 from html import escape
 from typing import Any
 
-# Okabe and Ito's colours for colour-blind readers, each with a lighter one for dark pages. The first is the
-# baseline's: a grey that steps back. Their yellow is left out: it vanishes on white.
-LOOKS = (
-    ("#6b6f76", "#a5a9b0"),
-    ("#0072b2", "#4aa8e0"),
-    ("#d55e00", "#f08a4b"),
-    ("#009e73", "#2cc79a"),
-    ("#b3568f", "#e29ac7"),
-    ("#c28100", "#e8b04a"),
-    ("#56b4e9", "#8fd0f5"),
-)
+from ...palette import SERIES, series_color
+
+# Each with a lighter one for dark pages.
+LOOKS = tuple(zip(SERIES, ("#a5a9b0", "#4aa8e0", "#f08a4b", "#2cc79a", "#e29ac7", "#e8b04a", "#8fd0f5"), strict=True))
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 
 INK, MUTED, GRID, PAPER = "#1a1c20", "#5c6169", "#e2e4e8", "#fdfdfe"
@@ -27,7 +20,7 @@ FONT = "Helvetica, Arial, sans-serif"
 
 def color(look: int) -> str:
     """The chart colour of a look; looks beyond the palette start over, with another shape."""
-    return LOOKS[0][0] if look == 0 else LOOKS[1 + (look - 1) % (len(LOOKS) - 1)][0]
+    return series_color(look)
 
 
 def color_name(look: int) -> str:

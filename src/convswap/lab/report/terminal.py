@@ -27,20 +27,14 @@ def terminal_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = Non
         rows: summary rows, as made by `convswap.lab.summary`.
         width: columns of the terminal; by default the width rich finds. A narrow one gets fewer columns.
     """
-    from rich import box
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     views = view_rows(rows)
     several_models = len({view.model for view in views}) > 1
     cells = [_cells(view) for view in views]
-    columns = _columns(views, cells, NEEDED, width if width is not None else Console().width)
-    title = None if several_models or not views else escape(views[0].model)
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("unit", overflow="fold", min_width=NAME_WIDTH[0])
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+    fitting = _fitting(views, cells, NEEDED, width)
+    columns = [name for name in COLUMNS if name in fitting]
+    table = _table(None if several_models or not views else views[0].model, columns, _notes(views, columns))
     model = None
     for view, texts in zip(views, cells, strict=True):
         if several_models and view.model != model:
@@ -48,9 +42,6 @@ def terminal_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = Non
             table.add_row(f"[bold]{escape(view.model)}[/]")
             model = view.model
         table.add_row(_name(view), *(texts[name] for name in columns))
-    notes = _notes(views, columns)
-    table.caption = escape(notes) if notes else None
-    table.caption_justify = "left"
     return table
 
 
@@ -61,29 +52,40 @@ def robustness_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = N
         rows: summary rows, as made by `convswap.lab.summary`.
         width: as in `terminal_table`.
     """
-    from rich import box
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     views = [view for view in view_rows(rows) if view.robustness is not None]
     if not views:
         return None
     scores = present(views)
     cells = [{score.short: _score(view, score) for score in scores} for view in views]
-    columns = _columns(views, cells, [score.short for score in scores], width if width is not None else Console().width)
+    columns = _fitting(views, cells, [score.short for score in scores], width)
     several_models = len({view.model for view in views}) > 1
+    table = _table("robustness, %", columns, _robustness_notes(views, cells))
+    for view, texts in zip(views, cells, strict=True):
+        name = f"{escape(view.model)} {_name(view)}" if several_models else _name(view)
+        table.add_row(name, *(texts[name] for name in columns))
+    return table
+
+
+def _table(title: str | None, columns: Sequence[str], notes: str) -> Table:
+    """A table of units without rows; the notes stand under it."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(
-        box=box.SIMPLE_HEAD, title="robustness, %", title_justify="left", show_edge=False, padding=(0, 1, 0, 0)
+        box=box.SIMPLE_HEAD,
+        title=None if title is None else escape(title),
+        title_justify="left",
+        caption=escape(notes) or None,
+        caption_justify="left",
+        show_edge=False,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("unit", overflow="fold", min_width=NAME_WIDTH[0])
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    for view, texts in zip(views, cells, strict=True):
-        name = f"{escape(view.model)} {_name(view)}" if several_models else _name(view)
-        table.add_row(name, *(texts[name] for name in columns))
-    table.caption = escape(_robustness_notes(views, cells))
-    table.caption_justify = "left"
     return table
 
 
@@ -101,10 +103,13 @@ def _robustness_notes(views: Sequence[RowView], cells: Sequence[Mapping[str, str
     return "\n".join([*(["▲▼ better, worse than conv at 95 %"] if marked else []), *notes])
 
 
-def _columns(
-    views: Sequence[RowView], cells: Sequence[Mapping[str, str]], needed: Sequence[str], width: int
+def _fitting(
+    views: Sequence[RowView], cells: Sequence[Mapping[str, str]], needed: Sequence[str], width: int | None
 ) -> list[str]:
     """The columns that fit beside the units' names; names get room before the least needed columns do."""
+    from rich.console import Console
+
+    width = Console().width if width is None else width
     longest = max((len(word) for view in views for word in (view.unit, *view.detail.split())), default=0)
     left = width - max(NAME_WIDTH[0], min(NAME_WIDTH[1], longest)) - _GAP
     chosen = list(needed[:_ALWAYS])
@@ -113,7 +118,7 @@ def _columns(
         if left < 0:
             break
         chosen.append(name)
-    return [name for name in (COLUMNS if needed is NEEDED else needed) if name in chosen]
+    return [name for name in needed if name in chosen]
 
 
 def _cells(view: RowView) -> dict[str, str]:
@@ -148,7 +153,7 @@ def _notes(views: Iterable[RowView], columns: Sequence[str]) -> str:
         notes.append("* fewer than three seeds: not ranked")
     shown = {"ms": [view.latency for view in views], "ms fused": [view.latency_fused for view in views]}
     if any(timing is not None and timing.noisy for name in shown if name in columns for timing in shown[name]):
-        notes.append("~ noisy: the quartiles are over 20 % of the median apart")
+        notes.append(f"~ {text.NOISY}")
     failed = sum(view.failed for view in views)
     if failed:
         notes.append(f"{failed} trial{'s' if failed > 1 else ''} failed: see the report")

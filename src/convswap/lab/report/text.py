@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NONE = "–"
+NOISY = "noisy: the quartiles are over 20 % of the median apart, or other programs had the processor"
 _MINUS = "\N{MINUS SIGN}"
 
 

@@ -3,15 +3,15 @@
 `robustness(model, dataset)` runs a whole profile; the pieces are public for other protocols.
 """
 
-from .calibration import Calibration, calibration
-from .cifar_c import cifar_c, cifar_c_names, load_cifar_c
+from .calibration_error import Calibration, calibration
+from .cifar_c_files import cifar_c, cifar_c_names, load_cifar_c
 from .corruptions import COMMON, GROUPS, HELD_OUT, corrupt, corruption, corruption_set
 from .draws import Draws
 from .geometry import flip, quarter_turn, random_rotation, random_shear, rotation, shear
-from .jpeg import compress, jpeg, jpeg_sweep
+from .jpeg_quality import compress, jpeg, jpeg_sweep
 from .paired import PairedDifference, compare_paired, mcnemar
 from .perturbation import Perturbation, clean
-from .predict import Sample, predict, sample_of
+from .predictions import Sample, predict, sample_of
 from .profile import robustness
 from .result import Robustness
 from .scores import (

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...errors import UsageError
 from .draws import Draws
 from .filters import box_resize, gaussian, hsv_to_rgb, rgb_to_hsv, sample_bilinear, to_bytes, to_unit
-from .jpeg import compress
+from .jpeg_quality import compress
 
 Level = tuple[float, ...]
 

@@ -8,10 +8,10 @@ from statistics import fmean
 from torch import nn
 
 from ...data import Data
-from .calibration import calibration
+from .calibration_error import calibration
 from .corruptions import GROUPS
 from .perturbation import Perturbation, check_whole, clean
-from .predict import Sample, predict, sample_of
+from .predictions import Sample, predict, sample_of
 from .result import Robustness
 from .scores import all_pairs_consistency, flip_probability, flip_rate, shift_divergence
 from .table import Predictions

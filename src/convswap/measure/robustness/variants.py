@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...errors import check_choice
 from .corruptions import COMMON, HELD_OUT, PARAMETER_SETS, SMALLEST, corruption_set
 from .geometry import flip, quarter_turn, rotation, shear
-from .jpeg import QUALITIES, jpeg_sweep
+from .jpeg_quality import QUALITIES, jpeg_sweep
 from .perturbation import Perturbation
 from .shifts import all_shifts, enlarged_shifts, shift_line
 

@@ -214,18 +214,17 @@ def pack(x: Tensor, threshold: Tensor | None, flip: Tensor | None, groups: int, 
     return True
 
 
-def to_nchw(y: Tensor) -> Tensor:
-    """A float32 map (N, C, H, W) with the channels last, copied with the channels first; by torch without a library."""
+def to_nchw(y: Tensor, out: Tensor) -> bool:
+    """A float32 map (N, C, H, W) with the channels last into `out`, channels first; False when there is no library."""
     library = native.library()
-    if library is None or os.environ.get(VARIABLE, "") == "torch" or not y.numel():
-        return y.clone(memory_format=torch.contiguous_format)
+    if library is None or os.environ.get(VARIABLE, "") == "torch":
+        return False
     _paths(library)  # declares the functions
     n, c, h, w = y.shape
-    out = torch.empty((n, c, h, w), dtype=torch.float32, device="cpu")
     threads = min(torch.get_num_threads(), 1 + y.numel() // _NUMBERS_PER_THREAD)
     status = library.convswap_binary_to_nchw(y.data_ptr(), n, h * w, c, out.data_ptr(), threads)
     native.check(status, "binary_to_nchw")
-    return out
+    return True
 
 
 def expand(way: Plan, weight: Tensor) -> Tensor | None:

@@ -230,9 +230,11 @@ def _to_nchw_torch(y: Tensor) -> Tensor:
 def _to_nchw_cpu(y: Tensor) -> Tensor:
     """Torch copies from one layout to the other number by number, which can take longer than the convolution."""
     last = y.dim() == 4 and y.is_contiguous(memory_format=torch.channels_last)
-    if y.dtype != torch.float32 or not last or y.is_neg():
-        return _to_nchw_torch(y)
-    return native_calls.to_nchw(y)
+    if y.dtype == torch.float32 and last and y.numel() and not y.is_neg():
+        out = torch.empty(y.shape, dtype=torch.float32, device="cpu")
+        if native_calls.to_nchw(y, out):
+            return out
+    return _to_nchw_torch(y)
 
 
 def _to_nchw_fake(y: Tensor) -> Tensor:

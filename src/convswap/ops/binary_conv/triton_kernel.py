@@ -100,7 +100,8 @@ def choose(pixels: int, channels: int, outputs: int, taps: int, groups: int) -> 
 
     In words: tensor cores wherever a tile of them is filled, since their peak is 16 times that of counting bits (8 once
     expanding is paid); counting for narrow outputs, and for so few pixels that its small tiles use more
-    multiprocessors. The estimate has not been compared with measurements: `benchmarks/binary_conv_gpu.py` does that.
+    multiprocessors. The estimate has not been compared with measurements: `benchmarks/kernels/binary_conv_gpu.py`
+    does that.
     """
     halves = 2 * math.ceil(channels / 64)
     fitting = [form for form in FORMS if halves % form.step == 0]

@@ -25,7 +25,7 @@ ROLE_LOOKS = {
     "strided": ("#cc79a7", "s"),
     "dense": ("#5c6169", "^"),
 }
-SERIES = ("#6b6f76", "#0072b2", "#d55e00", "#009e73", "#b3568f", "#c28100", "#56b4e9")
+MARKERS = "osD^vP*X"
 SIGNED, MAGNITUDE = "PuOr", "viridis"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ...palette import series_color
 from ..atlas import Atlas
 from ..classes import CLASSES, StageClasses
 from ..field import ReceptiveField
@@ -18,9 +19,9 @@ from .picture import (
     GRID,
     INK,
     MAGNITUDE,
+    MARKERS,
     MUTED,
     ROLE_LOOKS,
-    SERIES,
     SIGNED,
     WIDTH,
     Picture,
@@ -31,15 +32,13 @@ from .picture import (
     percent,
 )
 
-_MARKERS = "osD^vP*X"
 Row = tuple[str, bool]
 """A label, and whether it heads the rows that follow."""
 
 
 def colors_of(names: Sequence[str]) -> dict[str, str]:
     """A colour for each model, the first one's a grey that steps back."""
-    rest = SERIES[1:]
-    return {name: SERIES[0] if i == 0 else rest[(i - 1) % len(rest)] for i, name in enumerate(names)}
+    return {name: series_color(index) for index, name in enumerate(names)}
 
 
 def classes_side_picture(models: Mapping[str, Sequence[StageClasses]]) -> Picture:
@@ -193,7 +192,7 @@ def depth_picture(
         ax = axes[0, 0]
         for index, (name, layers) in enumerate(models.items()):
             at = torch.linspace(0, 1, len(layers)).tolist() if len(layers) > 1 else [0.5]
-            look = {"color": colors[name], "marker": _MARKERS[index % len(_MARKERS)], "ms": 3.5, "lw": 1.2}
+            look = {"color": colors[name], "marker": MARKERS[index % len(MARKERS)], "ms": 3.5, "lw": 1.2}
             ax.plot(at, list(layers.values()), label=cut(name, 16), **look)
         ax.set(xlim=(-0.02, 1.02), ylim=(0, 1.02), xticks=(0, 0.5, 1), ylabel=y)
         ax.set_xticklabels(["first", "depth", "last layer"], ha="center")

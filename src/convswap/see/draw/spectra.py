@@ -9,7 +9,20 @@ import torch
 
 from ..mass import StageMass
 from ..spectra import KernelSpectrum
-from .picture import GRID, MAGNITUDE, ROLE_LOOKS, SIGNED, WIDTH, Picture, bare, cut, legend, new_figure, percent
+from .picture import (
+    GRID,
+    MAGNITUDE,
+    MARKERS,
+    ROLE_LOOKS,
+    SIGNED,
+    WIDTH,
+    Picture,
+    bare,
+    cut,
+    legend,
+    new_figure,
+    percent,
+)
 
 
 def radial_picture(spectra: Mapping[str, KernelSpectrum], roles: Mapping[str, str]) -> Picture:
@@ -72,7 +85,7 @@ def mass_picture(stages: Sequence[StageMass]) -> Picture:
             std = (s.mass.mass - mean).square().nanmean(0).sqrt()
             low, high = (mean - std).numpy(), (mean + std).numpy()
             ax.fill_between(s.mass.sizes, low, high, color=colors[index], alpha=0.15, lw=0)
-            look = {"color": colors[index], "marker": "osD^vP*X"[index % 8], "ms": 4, "lw": 1.5}
+            look = {"color": colors[index], "marker": MARKERS[index % len(MARKERS)], "ms": 4, "lw": 1.5}
             ax.plot(s.mass.sizes, mean.numpy(), label=label, **look)
         ax.set(ylim=(0, 1.05), xlabel="side of the window, pixels", ylabel="part of the magnitude")
         ax.set_xticks(max((s.mass.sizes for s in wide), key=len)[:8])

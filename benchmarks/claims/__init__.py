@@ -1,0 +1,1 @@
+"""Do claims of the papers hold?"""

@@ -1,0 +1,1 @@
+"""The straightforward forms that units are compared with."""

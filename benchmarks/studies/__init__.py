@@ -1,0 +1,1 @@
+"""What units and networks do on real data."""

@@ -1,0 +1,1 @@
+"""What convswap itself costs."""

@@ -1,0 +1,1 @@
+"""Parameters, multiply-accumulates and OPs of a model, counted."""

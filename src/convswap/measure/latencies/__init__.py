@@ -1,0 +1,1 @@
+"""How long a forward pass takes, and when a machine is too busy to say."""

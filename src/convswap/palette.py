@@ -1,0 +1,16 @@
+"""The colours that stand for units and models, in the report and in pictures of networks alike."""
+
+from __future__ import annotations
+
+#: Okabe and Ito's for colour-blind readers. The first is the baseline's: a grey that steps back. Their yellow is left
+#: out: it vanishes on white.
+SERIES = ("#6b6f76", "#0072b2", "#d55e00", "#009e73", "#b3568f", "#c28100", "#56b4e9")
+
+
+def series_color(index: int) -> str:
+    """The colour of a series; beyond the palette they start over, and only the first is grey.
+
+    >>> series_color(0), series_color(1) == series_color(7)
+    ('#6b6f76', True)
+    """
+    return SERIES[0] if index == 0 else SERIES[1 + (index - 1) % (len(SERIES) - 1)]

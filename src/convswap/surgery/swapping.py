@@ -1,0 +1,333 @@
+"""Swap: put a unit in the place of convolutions, residual blocks or stages, in any model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SurgeryError, UsageError, check_choice
+from ..units.contract.block import Place
+from ..units.contract.registry import UnitSpec, get_unit
+from .absorb import Absorption, plan_absorption, take_out
+from .blocks import BlockSite, find_blocks, find_stages
+from .build import build_unit, check_options, replacement_row, tied_parameters, why_not
+from .history import append_history, carry_history
+from .observe import Observation, check_example, example_input_of, observe
+from .optimizer import check_optimizer, update_optimizer
+from .plan import Skip, SwapReport
+from .reorder import plan_reorder, takes_signs
+from .selection import Where, select_blocks, select_sites
+from .sites import Site, carry_hooks, held_elsewhere, refuse_wrappers, replace
+from .stems import StemSite, find_stem
+
+Start = Literal["warm", "fresh"]
+Pairs = list[tuple[nn.Module, nn.Module]]
+
+_FINDERS: dict[str, Callable[[nn.Module, Tensor], Sequence[BlockSite]]] = {
+    "block": find_blocks,
+    "stage": find_stages,
+    "stem": find_stem,
+}
+_WHAT = {
+    "block": "residual block",
+    "stage": "stage (a module of nothing but residual blocks)",
+    "stem": "stem (first convolution, BatchNorm or not, ReLU, max-pool: modules that only the next one reads)",
+}
+
+
+@dataclass(frozen=True)
+class SwapPlan(SwapReport):
+    """What a swap would do. Nothing is changed until `apply()`; `str(plan)` is a table.
+
+    Attributes:
+        replacements: the convolutions, blocks or stages that would be replaced.
+        skipped: selected places that stay, with the reason.
+        functional_convolutions: convolutions outside of any module, None without an example input.
+        notes: what else a reader should know.
+        start: `"warm"` or `"fresh"`.
+    """
+
+    start: Start = "warm"
+    model: nn.Module = field(repr=False, default_factory=nn.Identity)
+    example_input: Tensor | None = field(repr=False, default=None)
+    output_shapes: dict[str, list[tuple[int, ...]]] = field(repr=False, default_factory=dict)
+    modules: tuple[nn.Module, ...] = field(repr=False, default=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as plain lists and dictionaries."""
+        names = ("unit", "options", "where", "replacements", "skipped", "functional_convolutions", "notes")
+        return SwapReport(*(getattr(self, n) for n in names)).as_dict() | {"start": self.start}
+
+    __str__ = SwapReport.__str__
+
+    def apply(self, *, inplace: bool = False, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
+        """Carry the plan out.
+
+        Args:
+            inplace: edit the given model instead of a copy. A model that is itself a convolution cannot be.
+            optimizer: with `inplace`, the optimizer that already holds the model's parameters: each new
+                parameter takes the place of the old one of its name (its state starts anew); others join the
+                group of an old one of their kind (weight or vector), or one without weight decay where the unit
+                wants that.
+
+        Returns:
+            The model with units. Hooks, names, train/eval flags, device, dtype, memory format and
+            `requires_grad` are kept.
+
+        Raises:
+            SurgeryError: a replaced layer's output shape differs, or the arguments contradict each other.
+        """
+        if optimizer is not None and not inplace:
+            raise SurgeryError("optimizer= was given without inplace=True: a copy's parameters are not the optimizer's")
+        root = any(r.path == "" for r in self.replacements)
+        if inplace and root:
+            raise SurgeryError("the model is itself a convolution and cannot be replaced in place; use apply()")
+        for replacement, module in zip(self.replacements, self.modules, strict=True):
+            if self.model.get_submodule(replacement.path) is not module:
+                raise SurgeryError(f"{replacement.path} changed since the plan was made; call plan_swap again")
+        if optimizer is not None:
+            check_optimizer(optimizer, self.modules)
+        record = self._record()
+        model, pairs = perform_swap(self.model if inplace else _copy(self.model), record)
+        if root:
+            carry_history(self.model, model)
+        append_history(model, record)
+        if optimizer is not None:
+            update_optimizer(optimizer, pairs, get_unit(self.unit).no_weight_decay)
+        if self.example_input is not None:
+            self._check_shapes(model)
+        return model
+
+    def _record(self) -> dict[str, Any]:
+        """The swap as data that `perform_swap` can repeat, also on a freshly built model."""
+        record: dict[str, Any] = {"kind": "swap", "unit": self.unit, "options": self.options, "start": self.start}
+        record["paths"] = [[r.path, *r.other_paths] for r in self.replacements]
+        extra: dict[str, list[Any]] = {
+            "site_options": [r.site_options for r in self.replacements],
+            "places": [r.place for r in self.replacements],
+            "absorbed": [list(r.absorbed) for r in self.replacements],
+        }
+        return record | {key: value for key, value in extra.items() if any(value)}
+
+    def _check_shapes(self, model: nn.Module) -> None:
+        """Compare every replaced layer's output shapes in one forward pass with those seen when planning."""
+        assert self.example_input is not None
+        watched = [Site((r.path,), model.get_submodule(r.path)) for r in self.replacements]
+        after = observe(model, self.example_input, watched).outputs
+        for site in watched:
+            shapes, new_shapes = self.output_shapes.get(site.path), after.get(id(site.module))
+            if shapes != new_shapes:
+                raise SurgeryError(
+                    f"{site.path or 'the model'}: {self.unit} gives output shapes {new_shapes}, not {shapes}"
+                )
+
+
+def perform_swap(model: nn.Module, record: dict[str, Any]) -> tuple[nn.Module, Pairs]:
+    """Carry out a recorded swap in place; returns the model and the exchanged modules, old and new."""
+    spec = get_unit(record["unit"])
+    none: list[Any] = [None] * len(record["paths"])
+    columns = (record.get(name, none) for name in ("site_options", "places", "absorbed"))
+    pairs: Pairs = []
+    for paths, extra, where, absorbed in zip(record["paths"], *columns, strict=True):
+        old = model.get_submodule(paths[0])
+        place = None if where is None else _place(old, where)
+        new = build_unit(spec, old, record["start"], record["options"] | (extra or {}), place)
+        carry_hooks(old, new)
+        model = replace(model, tuple(paths), new)
+        pairs.append((old, new))
+        pairs += [take_out(model, path, new, warm=record["start"] == "warm") for path in absorbed or ()]
+    return model, pairs
+
+
+def _place(module: nn.Module, numbers: dict[str, Any]) -> Place:
+    like = next(module.parameters())
+    return Place(**numbers, device=like.device, dtype=like.dtype, training=module.training)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise SurgeryError(f"the model cannot be copied ({error}); use apply(inplace=True)") from error
+
+
+def plan_swap(
+    model: nn.Module,
+    unit: str,
+    *,
+    where: Where | None = None,
+    start: Start = "warm",
+    example_input: Tensor | None = None,
+    **options: Any,
+) -> SwapPlan:
+    """Work out what `swap` would do, without changing anything.
+
+    Args:
+        model: any `nn.Module`.
+        unit: registry name, see `list_units()`.
+        where: which convolutions (for a block unit: which residual blocks or stages): a selection string
+            (`"3x3 & !first & layer[34].*"`), a predicate `(path, module) -> bool`, or None for the unit's own
+            placement (`default_where`).
+        start: `"warm"` starts each unit from its convolution's function (as far as its `warm_start` declares);
+            `"fresh"` starts it as for training from scratch, with the weights the host drew.
+        example_input: (N, C, H, W); adds MACs to the plan and a shape check to `apply()`. For a timm model
+            its declared input size is used. A block unit needs one: blocks are found by watching a forward pass.
+        options: the unit's options.
+
+    Raises:
+        UsageError: unknown unit or option, an option value that is not allowed, a `where` that is malformed or
+            matches nothing, no example input where one is needed.
+        SurgeryError: everything matched was skipped, or the model is wrapped (DDP, compile, ...).
+    """
+    spec = get_unit(unit)
+    check_options(spec, options)
+    check_choice("start", start, ("warm", "fresh"))
+    refuse_wrappers(model)
+    check_example(example_input)
+    selection = spec.default_where if where is None else where
+    described = selection if isinstance(selection, str) else getattr(selection, "__name__", "a predicate")
+    guess = example_input_of(model) if example_input is None else example_input
+    chosen = _choose(spec, model, selection, described, guess)
+    stems = [site for site in chosen if isinstance(site, StemSite)]
+    watched = [*chosen, *(Site((path,), model.get_submodule(path)) for site in stems for path in site.others)]
+    example, seen = _observe(model, guess, watched, given=example_input is not None)
+    places, skipped = _sort_out(spec, model, chosen, options, seen, example)
+    absorb = plan_reorder if takes_signs(spec) else plan_absorption
+    absorbed, notes = absorb(spec, model, places, options, example)
+    images = None if example is None else example.shape[0]
+    replacements = tuple(
+        replacement_row(spec, site, start, options, absorbed.get(site.path, Absorption()), seen, images)
+        for site in places
+    )
+    return SwapPlan(
+        unit,
+        dict(options),
+        described,
+        replacements,
+        tuple(skipped),
+        None if example is None else seen.functional,
+        notes,
+        start,
+        model,
+        example,
+        _output_shapes(model, chosen, seen),
+        tuple(site.module for site in places),
+    )
+
+
+def _choose(spec: UnitSpec, model: nn.Module, where: Where, described: str, example: Tensor | None) -> Sequence[Site]:
+    """The sites that `where` means: convolutions, or for a block unit residual blocks or stages."""
+    if spec.replaces == "convolution":
+        chosen: Sequence[Site] = select_sites(model, where)
+        if not chosen:
+            total = len(select_sites(model, "all"))
+            default = f", the places {spec.name!r} takes by default," if where is spec.default_where else ""
+            raise UsageError(f"where={described!r}{default} matches none of the model's {total} convolutions")
+        return chosen
+    if example is None:
+        raise UsageError(
+            f"unit {spec.name!r} replaces {spec.replaces}s, which are found in a forward pass: pass example_input=, "
+            "a tensor (N, C, H, W)"
+        )
+    found = _FINDERS[spec.replaces](model, example)
+    if not found:
+        raise UsageError(f"unit {spec.name!r} replaces {spec.replaces}s, but the model has no {_WHAT[spec.replaces]}")
+    blocks = select_blocks(found, where)
+    if not blocks:
+        paths = ", ".join(f"{site.path} ({site.place.describe()})" for site in found[:4])
+        default = f", the places {spec.name!r} takes by default," if where is spec.default_where else ""
+        raise UsageError(
+            f"where={described!r}{default} matches none of the model's {len(found)} {spec.replaces}s: {paths}, ...; "
+            "choose among them by where="
+        )
+    return blocks
+
+
+def _end(model: nn.Module, site: Site) -> Site:
+    """The site of the module whose output the unit's output must equal in shape: for a stem its pool."""
+    path = site.others[0] if isinstance(site, StemSite) else site.path
+    return Site((path,), model.get_submodule(path))
+
+
+def _output_shapes(model: nn.Module, chosen: Sequence[Site], seen: Observation) -> dict[str, list[tuple[int, ...]]]:
+    ends = {site.path: id(_end(model, site).module) for site in chosen}
+    return {path: seen.outputs[key] for path, key in ends.items() if key in seen.outputs}
+
+
+def _observe(
+    model: nn.Module, example: Tensor | None, watched: list[Site], *, given: bool
+) -> tuple[Tensor | None, Observation]:
+    """A pass over the example; one that was not given but guessed, and is not accepted, counts as none."""
+    if example is None:
+        return None, Observation()
+    try:
+        return example, observe(model, example, watched)
+    except SurgeryError:
+        if given:
+            raise
+        return None, Observation()
+
+
+def _sort_out(
+    spec: UnitSpec,
+    model: nn.Module,
+    chosen: Sequence[Site],
+    options: dict[str, Any],
+    seen: Observation,
+    example: Tensor | None,
+) -> tuple[list[Site], list[Skip]]:
+    """The sites that can take the unit, and the others with the reason.
+
+    Raises:
+        SurgeryError: none can.
+    """
+    tied, held = tied_parameters(model), held_elsewhere(model)
+    places: list[Site] = []
+    skipped: list[Skip] = []
+    for site in chosen:
+        reason = why_not(spec, site, options, tied, held)
+        if reason is None and example is not None and id(site.module) not in seen.inputs:
+            reason = "a pass over the example does not call it; its weight may be read directly"
+        if reason is None and getattr(spec.cls, "absorbs_batch_norm", False):
+            reason = _why_not_pooled(site, seen)
+        if reason is None:
+            places.append(site)
+        else:
+            skipped.append(Skip(site.path, reason))
+    if not places:
+        reasons = "; ".join(f"{s.path or 'the model'}: {s.reason}" for s in skipped[:3])
+        raise SurgeryError(f"none of the {len(skipped)} selected places can take {spec.name!r}: {reasons}")
+    return places, skipped
+
+
+def _why_not_pooled(site: Site, seen: Observation) -> str | None:
+    """Why a unit with a BatchNorm cannot stand at a squeeze-excite or head convolution of one pixel, or None."""
+    conv, outputs = site.module, seen.outputs.get(id(site.module), [])
+    pooled = bool(outputs) and all(tuple(shape[2:]) == (1, 1) for shape in outputs)
+    if pooled and tuple(cast(Any, conv).kernel_size) == (1, 1) and cast(Any, conv).bias is not None:
+        return "it reads a pooled vector (squeeze-excite, head): the unit's BatchNorm would see one pixel an image"
+    return None
+
+
+def swap(
+    model: nn.Module,
+    unit: str,
+    *,
+    where: Where | None = None,
+    start: Start = "warm",
+    example_input: Tensor | None = None,
+    **options: Any,
+) -> nn.Module:
+    """A copy of the model with `unit` in the place of its convolutions: `plan_swap(...).apply()`.
+
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+    >>> type(swap(net, "circle")[2]).__name__
+    'CircleConv2d'
+    """
+    return plan_swap(model, unit, where=where, start=start, example_input=example_input, **options).apply()

@@ -1,0 +1,1 @@
+"""Weights and activations of one to sixteen bits."""

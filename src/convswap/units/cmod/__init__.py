@@ -1,0 +1,1 @@
+"""The modulus of complex wavelets, in the stem."""

@@ -1,0 +1,1 @@
+"""The unit contract: the bases, their hooks, and the registry."""

@@ -1,0 +1,1 @@
+"""Ghost features: a convolution, and a whole stage."""

@@ -1,0 +1,1 @@
+"""Harmonic networks: rotation equivariant blocks."""

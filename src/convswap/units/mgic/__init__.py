@@ -1,0 +1,1 @@
+"""Multigrid in channels."""

@@ -1,0 +1,1 @@
+"""Minimum units: the smaller of two filters."""

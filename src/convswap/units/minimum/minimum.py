@@ -1,0 +1,144 @@
+"""The minimum unit in the place of one convolution: the body of a Min-Net's block (arXiv:2201.02149)."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UsageError
+from ..contract.bases import FeatureUnit, Geometry
+from ..contract.registry import register_unit
+from .core import FusedMinimum, MinimumCore, count_maps
+
+
+@register_unit(
+    "minimum",
+    kind="feature",
+    paper="arXiv:2201.02149",
+    year=2021,
+    summary="1x1, two depthwise filters joined by an AND (the minimum or the product of both), 1x1",
+    warm_start="none",
+    fusion="cheaper",
+    default_where="spatial & strided & !first",
+    placement="inferred",
+    train_eval="batch_norm",
+    variants=(
+        {"combine": "product"},
+        {"combine": "abs_relu"},
+        {"combine": "log"},
+        {"norm": "batch"},
+        {"combine": "log", "norm": "batch", "expansion": 1},
+    ),
+)
+class MinimumConv2d(FeatureUnit):
+    """The body of a Min-Net's block as a convolution: `y = conv1x1(combine(a, b))`.
+
+    `u = relu(BN(conv1x1(x)))` has F = expansion * out maps; `a = norm(dw_left(u))` and `b = norm(dw_right(u))` are
+    depthwise convolutions of it with the replaced convolution's kernel size, stride, padding, dilation and padding
+    mode. Parameters: `F in + 2 F + 2 kH kW F + F out`, and out for the bias.
+
+    **The paper's** are this sequence, its combinations and norms, and the start (that of `nn.Conv2d`). **Ours** is to
+    put it in the place of one convolution: the paper replaces a whole residual block, with a shortcut of its own,
+    which is the unit `minimum_block`. Here the block's last BatchNorm and rectifier are left to the host, whose own
+    follow the convolution. The default placement, spatial convolutions with a stride, is where stages start, as far
+    as single convolutions can tell; the first stage, which starts without a stride, is not reached.
+
+    `groups` divides both 1x1 convolutions (ours). Not supported are 1x1 kernels (two filters of one pixel differ in
+    scale alone, which the norm takes away) and depthwise convolutions (nothing is mixed before the filters).
+
+    Nothing of a convolution's function can be kept: `from_conv` and `fresh_like` take over its bias only. `fuse()`
+    folds every BatchNorm, also the host's that follows; instance norm stays. Maps of one pixel are not
+    instance-normalised (the value could only be 0).
+
+    Args:
+        combine: how the rectified responses are joined: `"min"`, `"product"`, `"abs_relu"` (twice the minimum) or
+            `"log"`, see `MinimumBlock`.
+        norm: `"instance"`, or, ours, `"batch"`.
+        expansion: maps per output channel (q).
+
+    The other arguments are those of `nn.Conv2d`.
+
+    Raises:
+        ValueError: an option is not allowed, or the geometry is not supported.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        combine: str = "min",
+        norm: str = "instance",
+        expansion: float = 2,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        reason = _refusal(in_channels, self.kernel_size, groups)
+        if reason is not None:
+            raise UsageError(reason)
+        shape = cast(Any, self)  # its tuples are pairs by now
+        sides = (shape.kernel_size, shape.stride, shape.padding, shape.dilation)
+        geometry = Geometry(in_channels, out_channels, *sides, groups, bias, padding_mode)
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.core = MinimumCore(geometry, combine=combine, norm=norm, expansion=expansion, **place)
+        self.options = {"combine": combine, "norm": norm, "expansion": expansion}
+
+    @classmethod
+    def supports(cls, conv: nn.Conv2d, **options: Any) -> str | None:
+        """Refuses pointwise and depthwise convolutions, and groups that `expansion` leaves without a map."""
+        try:
+            count_maps(conv.out_channels, conv.groups, options.get("expansion", 2))
+        except UsageError as error:
+            return str(error)
+        return _refusal(conv.in_channels, conv.kernel_size, conv.groups)
+
+    @property
+    def weight(self) -> Tensor:
+        """The left filters, (F, 1, kH, kW): for those who read a convolution's kernel size, device or dtype off it."""
+        return self.core.left.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the last 1x1 convolution, (out,), or None."""
+        return self.core.project.bias
+
+    def copy_initial(self, conv: nn.Conv2d) -> None:
+        """Take over the bias; no other parameter has a counterpart in a convolution."""
+        if conv.bias is not None and self.bias is not None:
+            self.bias.copy_(conv.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, in, H, W), or (in, H, W), -> (N, out, H', W')."""
+        return self.core(input) if input.dim() == 4 else self.core(input.unsqueeze(0)).squeeze(0)
+
+    def fuse(self) -> FusedMinimum:
+        """The inference form: all BatchNorms folded, in float64.
+
+        Raises:
+            FusionError: a BatchNorm keeps no running statistics.
+        """
+        return self.core.fuse()
+
+    def extra_repr(self) -> str:
+        """The geometry, as `nn.Conv2d` prints it, and the options."""
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"{super().extra_repr()}, bias={self.bias is not None}, {options}"
+
+
+def _refusal(in_channels: int, kernel_size: tuple[int, ...], groups: int) -> str | None:
+    """Why the unit cannot have this geometry, or None."""
+    if max(kernel_size) == 1:
+        return "kernel_size=1 is not allowed: its two filters need more than one pixel, so give a larger kernel"
+    if 1 < groups == in_channels:
+        return f"groups={groups} is not allowed: a depthwise convolution mixes no channels; take minimum_block instead"
+    return None

@@ -1,0 +1,1 @@
+"""Neural implicit frequency filters."""

@@ -1,0 +1,1 @@
+"""Nonlocal integral operators and Hamiltonian blocks."""

@@ -1,0 +1,27 @@
+"""The plain convolution as a unit: the baseline every other unit is compared with."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .contract.bases import WeightUnit
+from .contract.registry import register_unit
+
+
+@register_unit(
+    "conv",
+    kind="weight",
+    paper="LeCun et al. 1989",
+    year=1989,
+    summary="the plain convolution, the baseline of every comparison",
+    warm_start="exact",
+    fusion="conv",
+    default_where="all",
+    placement="paper",
+)
+class PlainConv2d(WeightUnit):
+    """The plain convolution: `effective_weight() = weight`. Same arguments as `nn.Conv2d`, no options."""
+
+    def effective_weight(self) -> Tensor:
+        """The weight itself, (out_channels, in_channels/groups, kH, kW)."""
+        return self.weight

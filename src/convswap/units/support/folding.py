@@ -1,0 +1,71 @@
+"""BatchNorm as a fixed affine map, and folded into the convolution before it, for the units that hold such pairs."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import FusionError
+from ..contract.bases import Geometry, plain_conv
+
+M = TypeVar("M", bound=nn.Module)
+
+# `convert_sync_batchnorm` makes the one of the other, which is no subclass of it.
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+def batch_norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """The per-channel `(scale, shift)` of a BatchNorm in eval mode, each (C,), in float64.
+
+    `scale = gamma / sqrt(running_var + eps)`, `shift = beta - running_mean * scale`; gamma = 1 and beta = 0 for
+    `affine=False`.
+
+    Raises:
+        FusionError: it keeps no running statistics, so it is not a fixed affine map.
+    """
+    mean, variance = norm.running_mean, norm.running_var
+    if not isinstance(mean, Tensor) or not isinstance(variance, Tensor):
+        raise FusionError(f"{norm} keeps no running statistics: it normalises by the batch and cannot be folded")
+    scale = torch.rsqrt(variance.double() + float(norm.eps))  # type: ignore[arg-type]
+    if isinstance(norm.weight, Tensor):
+        scale = scale * norm.weight.double()
+    shift = -mean.double() * scale
+    if isinstance(norm.bias, Tensor):
+        shift = shift + norm.bias.double()
+    return scale, shift
+
+
+@torch.no_grad()
+def fold_conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> nn.Conv2d:
+    """One convolution that equals `norm(conv(x))` in eval mode: formed in float64, cast last, a new module.
+
+    Device, dtype, trainability and mode are those of `conv`.
+
+    Raises:
+        FusionError: the BatchNorm keeps no running statistics.
+    """
+    scale, shift = batch_norm_affine(norm)
+    weight = conv.weight.double() * scale[:, None, None, None]
+    bias = shift if conv.bias is None else shift + conv.bias.double() * scale
+    return plain_conv(Geometry.of(conv), weight, bias, like=conv.weight, train=conv.training)
+
+
+def fold_pairs(module: M) -> M:
+    """A copy in which every convolution takes in the BatchNorm registered right after it; an identity stays there.
+
+    For modules that call their children in the order of definition, as the units that use this do.
+
+    Raises:
+        FusionError: a BatchNorm keeps no running statistics.
+    """
+    copied = copy.deepcopy(module)
+    for parent in list(copied.modules()):
+        for (first, conv), (second, norm) in pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, BATCH_NORMS):
+                parent._modules[first] = fold_conv_norm(conv, norm)
+                parent._modules[second] = nn.Identity().train(norm.training)
+    return copied

@@ -1,0 +1,1 @@
+"""Fixed kernels, half-identity and downsampling blocks of VGNets."""

@@ -1,0 +1,200 @@
+"""Depthwise convolutions with constant kernels: Gaussians and edge detectors (VGNet, arXiv:2207.10318)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UsageError, check_choice
+from ..contract.bases import WeightUnit, compute_dtype
+from ..contract.registry import register_unit
+from . import banks
+
+# Two constants that stand in a checkpoint are the same kernel even after a detour through bfloat16.
+_SAME = 1e-2
+
+
+@register_unit(
+    "fixed",
+    kind="weight",
+    paper="arXiv:2207.10318",
+    year=2022,
+    summary="depthwise convolution with constant Gaussian or edge-detecting kernels",
+    warm_start="none",
+    fusion="conv",
+    default_where="depthwise & 3x3",
+    placement="inferred",
+    constant_weight=True,
+    variants=(
+        {"bank": "gaussian"},
+        {"bank": "gaussian_signed", "sigma": 0.8},
+        {"bank": "edge"},
+        {"bank": "edge_gaussian", "scale": "learnable"},
+    ),
+    no_weight_decay=("channel_scale",),
+)
+class FixedConv2d(WeightUnit):
+    """A depthwise convolution whose kernels are constants: `y_c = k_(c mod n) * x_c` for a bank of n kernels.
+
+    The paper observes that trained depthwise kernels look like Gaussians where the map is sub-sampled and like
+    edge detectors elsewhere, and puts such constants in their place; only the pointwise convolutions around them
+    train. The bank is repeated along the output channels, so any number of channels will do.
+
+    `weight`, (out_channels, 1, kH, kW), is a buffer, not a parameter: no optimizer sees it, unfreezing a model does not
+    train it, and casting it down and back gives it back exactly. It stands in the state dictionary; loading
+    other values into it (the trained kernels of a plain model, another bank) is an error, because they would not be
+    used: load the plain model first, then swap. Without bias and learnable scale the layer has no parameters at all.
+
+    The BatchNorm that the authors' VGNetF has behind every constant kernel is not part of a convolution: a host that
+    has one keeps it, and `HalfIdentityBlock` and the VGNetF networks bring it themselves.
+
+    Inferred by us: the placement (every 3x3 depthwise convolution) and `scale`.
+
+    Args:
+        bank: `"gaussian"`; `"gaussian_signed"`, the Gaussian and its negative in turn (the code at the time of the
+            paper); `"edge"`, Sobel down and right, 8- and 4-neighbour Laplacian; `"edge_gaussian"`, these, two
+            embosses and Gaussians of sigma 1.1 and 0.6; or `"auto"`, the paper's use: `"gaussian"` where the stride is
+            larger than 1, `"edge_gaussian"` elsewhere.
+        sigma: standard deviation of the Gaussian banks in pixels. None is 1.0; for `"gaussian_signed"` it is 1.1, at
+            3x3 in the authors' four decimals (as in `"edge_gaussian"`), which differ from the formula by 2e-5.
+        scale: `"none"`, or (ours) `"learnable"`: one factor per output channel, starting at 1, not weight decayed.
+
+    The other arguments are those of `nn.Conv2d`; `groups` must be `in_channels`, the edge kernels are 3x3, a Gaussian
+    takes any odd size.
+
+    Raises:
+        ValueError: an option, the groups or the kernel size is not allowed.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        *,
+        bank: str = "auto",
+        sigma: float | None = None,
+        scale: str = "none",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_choice("bank", bank, banks.BANKS)
+        checked = banks.check_sigma(sigma, bank)
+        check_choice("scale", scale, ("none", "learnable"))
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device=device,
+            dtype=dtype,
+        )
+        reason = _refused(self, bank)
+        if reason is not None:
+            raise UsageError(f"groups={groups}, kernel_size={self.kernel_size} is not allowed: {reason}")
+        self.bank, self.sigma, self.scale = bank, checked, scale
+        drawn = self.weight
+        del self.weight
+        self.register_buffer("weight", self.constants()["weight"].to(drawn.device, drawn.dtype))
+        self.register_parameter("channel_scale", None)
+        if scale == "learnable":
+            self.channel_scale = nn.Parameter(torch.ones(out_channels, device=device, dtype=dtype))
+
+    @classmethod
+    def supports(cls, conv: nn.Conv2d, **options: Any) -> str | None:
+        """Why constant kernels cannot stand there (it is not depthwise, or the bank lacks that size), or None."""
+        return _refused(conv, options.get("bank", "auto"))
+
+    def constants(self) -> dict[str, Tensor]:
+        """The kernels as they stand, `weight` (out_channels, 1, kH, kW), in float64."""
+        size = (self.kernel_size[0], self.kernel_size[1])
+        own = banks.resolve(self.bank, self.stride)
+        sigma = self.sigma if own in ("gaussian", "gaussian_signed") else None
+        return {"weight": banks.tiled(own, size, self.out_channels, sigma)}
+
+    def _placed(self, value: Tensor) -> Tensor:
+        return value.to(self.weight.device, self.weight.dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw the bias as `nn.Conv2d` does; a learnable scale returns to 1."""
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.kernel_size[0] * self.kernel_size[1])
+            nn.init.uniform_(self.bias, -bound, bound)
+        if self._parameters.get("channel_scale") is not None:
+            nn.init.ones_(self.channel_scale)
+
+    def effective_weight(self) -> Tensor:
+        """The kernels, each times its channel's learnable scale: (out_channels, 1, kH, kW)."""
+        if self.channel_scale is None:
+            return self.weight
+        dtype = compute_dtype(self.weight.dtype)
+        return self.weight.to(dtype) * self.channel_scale.to(dtype)[:, None, None, None]
+
+    def copy_initial(self, conv: nn.Conv2d) -> None:
+        """Copy the host's bias; its kernels are what this unit does without."""
+        if conv.bias is not None and self.bias is not None:
+            self.bias.copy_(conv.bias)
+
+    def fuse(self) -> nn.Conv2d:
+        """A plain `nn.Conv2d`. Its weight is frozen unless a trainable scale was folded into it."""
+        conv = super().fuse()
+        conv.weight.requires_grad_(self.channel_scale is not None and self.channel_scale.requires_grad)
+        if conv.bias is not None:
+            conv.bias.requires_grad_(self.bias is not None and self.bias.requires_grad)
+        return conv
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Load, refusing other kernels than the bank's; what is kept are the exact constants."""
+        given = state_dict.get(prefix + "weight")
+        if isinstance(given, Tensor) and given.shape == self.weight.shape and not given.is_meta:
+            exact = self.constants()["weight"]
+            if (given.to("cpu", torch.float64) - exact).abs().max() > _SAME * exact.abs().max():
+                error_msgs.append(
+                    f"{prefix}weight holds other kernels than bank={self.bank!r} with sigma={self.sigma!r}, which are "
+                    "constant; to start from a plain model, load its weights before the swap"
+                )
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        plain = prefix + "weight" in state_dict and prefix + "channel_scale" in missing_keys
+        if plain and self.channel_scale is not None and not self.channel_scale.is_meta:
+            missing_keys.remove(prefix + "channel_scale")  # the authors' layers have no scale: it stays as it is
+        self._replace_constants()
+
+    def extra_repr(self) -> str:
+        """The geometry, as `nn.Conv2d` prints it, and the options."""
+        return f"{super().extra_repr()}, bank={self.bank!r}, sigma={self.sigma!r}, scale={self.scale!r}"
+
+
+def _refused(conv: nn.Conv2d, bank: str) -> str | None:
+    """Why a bank cannot stand for this convolution, or None."""
+    own = banks.resolve(bank, conv.stride)
+    if conv.groups != conv.in_channels:
+        return f"constant kernels are depthwise: groups={conv.groups} must be in_channels={conv.in_channels}"
+    reason = banks.refused_size(own, conv.kernel_size)
+    if reason is not None and bank == "auto" and own == "edge_gaussian":
+        reason += "; bank='gaussian' takes any odd size"
+    return reason
