@@ -67,7 +67,7 @@ struct Job {
   void* scratch;       // Path::scratch_bytes(job), 64-byte aligned, uninitialised, owned by the calling thread
 };
 
-// One way to compute a Job. A path defines one `extern const Path name_path;` in its own file (plain data: no static
+// One way to compute a Job. A path defines one `extern const Path kNamePath;` in its own file (plain data: no static
 // constructors), under its architecture's #if; dispatch.cpp lists them best first.
 struct Path {
   const char* name;                         // "amx", "vpopcntdq", "vnni", "avx2", "neon", "portable"
