@@ -11,7 +11,7 @@ from .packing import weight_shape, words_for
 
 
 class CallGeometry(NamedTuple):
-    """What the shapes of one call of an operator say; a layer, whose inputs may have any size, has a `LayerGeometry`."""
+    """What the shapes of one call say; a layer, whose inputs may have any size, has a `LayerGeometry`."""
 
     images: int
     size: tuple[int, int]
