@@ -8,7 +8,7 @@ expanding the bits at every call (paths that multiply). All are called as a user
 Correctness first: a path must equal the reference bit for bit at the size that is timed, and oneDNN be close to it; of
 one that does not no time is shown, and the script ends with status 1. Repetitions are interleaved; the least and the
 median are given, ratios are of the least. Beside each rate stands its part of what one core of this machine can do with
-those instructions (`convswap.ops.native.probes`, measured in the same run), times the threads.
+those instructions (`benchmarks.kernels.probes`, measured in the same run), times the threads.
 
     python -m benchmarks.kernels.binary_conv [--threads 1 2] [--batches 1 16] [--repetitions 100]
         [--sections layers network]
@@ -29,9 +29,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import write_result
+from benchmarks.kernels import probes
 from convswap.ops.binary_conv import binary_conv2d, binary_conv2d_reference, binary_pack, pack_weight
 from convswap.ops.binary_conv.native_calls import VARIABLE, expand, path_names, plan
-from convswap.ops.native import probes, why_missing
+from convswap.ops.native import why_missing
 
 SHAPES = {"64@56": (64, 56), "128@28": (128, 28), "256@14": (256, 14), "512@7": (512, 7)}
 #: path -> how many times fp32 at 256@14, batch 1, one thread: from bits, with packing

@@ -26,9 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import write_result
+from benchmarks.kernels import probes
 from convswap.measure.peak import Mode, peak_memory
 from convswap.ops.dendritic import dendritic_conv2d, dendritic_conv2d_reference, native
-from convswap.ops.native import probes, why_missing
+from convswap.ops.native import why_missing
 from convswap.units import DendriticConv2d
 
 GOAL_SHAPE, SPEED_GOAL, MEMORY_GOAL = "64 at 32", 8.0, 10.0

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from functools import cache
 
+from benchmarks.kernels.probes import PROBES, describe
+from benchmarks.kernels.probes import peaks as measure
 from convswap.ops import native
-from convswap.ops.native.probes import PROBES, describe
-from convswap.ops.native.probes import peaks as measure
 
 
 @cache

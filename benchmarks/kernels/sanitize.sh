@@ -4,8 +4,7 @@
 #   benchmarks/kernels/sanitize.sh [--sanitizers "address,undefined"] [--log FILE] [TESTS OR OPTIONS OF PYTEST ...]
 #
 # 1. A planted out-of-bounds read and a planted overflow must be reported: else the sanitizers are deaf and nothing counts.
-# 2. The thread pool alone, by its stress program, under ThreadSanitizer, and under AddressSanitizer with UBSan.
-# 3. The whole library, built with --sanitizers (several sets can be given, separated by spaces; default
+# 2. The whole library, built with --sanitizers (several sets can be given, separated by spaces; default
 #    "address,undefined"), under the tests of ops. Leaks are not looked for: Python leaks by design.
 #
 # Ends with 0 only if every test passed and no sanitizer spoke. PYTHON and CXX choose the interpreter and the compiler;
@@ -27,9 +26,8 @@ while (($#)); do
   esac
 done
 if ((${#tests[@]} == 0)); then
-  # The tests of the builder and loader compile and run no kernel; Triton's programs are not in the library.
-  tests=(tests/ops --ignore=tests/ops/native/test_native_build.py --ignore=tests/ops/native/test_native_loader.py
-    --ignore=tests/ops/test_triton_interpreted.py)
+  # The tests of the builder, loader and threads run no kernel; Triton's programs are not in the library.
+  tests=(tests/ops --ignore=tests/ops/native --ignore=tests/ops/test_triton_interpreted.py)
 fi
 
 work=$(mktemp -d)
@@ -98,26 +96,6 @@ for name in address undefined; do
     cat "$work/stderr"
     verdict 1 "$name: no report"
   fi
-done
-say ""
-
-say "== thread pool: tests/ops/native/pool_stress.cpp"
-for set in thread address,undefined; do
-  "$cxx" -std=c++17 -O1 -g -fsanitize=$set -pthread tests/ops/native/pool_stress.cpp src/convswap/ops/native/csrc/threads.cpp \
-    -o "$work/pool-$set"
-  for spin in 0 50; do # workers that sleep at once, and workers that spin
-    folder=$work/pool-${set/,/+}-$spin # a comma would end an option of the sanitizers
-    mkdir -p "$folder"
-    status=0
-    # ThreadSanitizer follows threads or forks, not both: the second word leaves the forks out.
-    CONVSWAP_SPIN_US=$spin TSAN_OPTIONS="halt_on_error=1:log_path=$folder/report" \
-      ASAN_OPTIONS="detect_leaks=0:log_path=$folder/report" \
-      UBSAN_OPTIONS="halt_on_error=1:log_path=$folder/report" \
-      "$work/pool-$set" 400 $([[ $set != thread ]] || echo without-forks) > "$work/out" 2>&1 || status=1
-    if spoken "$folder"; then status=1; fi
-    ((status == 0)) || tee -a "$work/log" < "$work/out"
-    verdict $status "$set, spinning $spin microseconds"
-  done
 done
 say ""
 

@@ -15,7 +15,6 @@ from convswap.errors import ConvswapError
 from convswap.ops import native as house
 from convswap.ops.dendritic import dendritic_conv2d, dendritic_conv2d_reference, native, why_torch
 
-_BAD_ARGUMENT, _UNSUPPORTED = 1, 2  # of `Status` in csrc/api.h
 GEOMETRY = (1, 1), (1, 1, 1, 1), (1, 1), 1
 
 
@@ -106,18 +105,9 @@ def test_the_library_itself_refuses_a_path_it_does_not_know(present: None) -> No
     library = native._loaded()
     assert library.convswap_dendritic_path(9) == 0
     geometry = native._Geometry(*[1] * 30)
-    assert library.convswap_dendritic_forward(9, geometry, *[None] * 5) == _UNSUPPORTED
-    assert library.convswap_dendritic_forward(0, native._Geometry(), *[None] * 5) == _BAD_ARGUMENT
-    assert library.convswap_dendritic_backward(9, geometry, *[None] * 7) == _UNSUPPORTED
-
-
-def test_a_failed_kernel_is_named() -> None:
-    house.check(0, "kernel")
-    with pytest.raises(MemoryError, match="kernel"):
-        house.check(3, "kernel")
-    for status, words in ((_BAD_ARGUMENT, "sizes"), (_UNSUPPORTED, "instructions"), (9, "status 9")):
-        with pytest.raises(ConvswapError, match=f"kernel failed: .*{words}"):
-            house.check(status, "kernel")
+    assert library.convswap_dendritic_forward(9, geometry, *[None] * 5) == house.Status.UNSUPPORTED
+    assert library.convswap_dendritic_forward(0, native._Geometry(), *[None] * 5) == house.Status.BAD_ARGUMENT
+    assert library.convswap_dendritic_backward(9, geometry, *[None] * 7) == house.Status.UNSUPPORTED
 
 
 @pytest.mark.parametrize("name", ["avx", "AVX2", "0"])

@@ -137,6 +137,7 @@ def example(batch: int = 3, size: int = 12, channels: int = 20) -> list[Tensor]:
     return [torch.randn(batch, 6, size, size), torch.randn(channels, 6, 3, 3), torch.randn(channels, 6)]
 
 
+NAMES = ("stride", "padding", "dilation", "groups")
 GEOMETRY = (1, 1), (1, 1, 1, 1), (1, 1), 1
 ALL = (True, True, True)
 
@@ -177,13 +178,46 @@ def test_several_python_threads_at_once(path: str) -> None:
             assert all(torch.equal(a, b) for a, b in zip(found, alone[place % len(cases)], strict=True))
 
 
+WHOLE: dict[str, tuple[Any, ...]] = {  # (x, weight, stride, padding, dilation, groups)
+    "more channels than a part": ((1, 130, 5, 6), (17, 130, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+    "more columns than two bands": ((2, 3, 4, 200), (40, 3, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+    "more rows than a band": ((1, 40, 60, 60), (5, 40, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+    "one long row": ((3, 5, 30, 31), (33, 5, 1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+    "pieces of a large kernel": ((2, 6, 20, 19), (18, 3, 7, 5), (3, 2), (3, 2, 3, 2), (1, 1), 2),
+    "fewer images than threads": ((1, 9, 3, 3), (49, 9, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+    "depthwise": ((2, 33, 9, 9), (33, 1, 3, 3), (1, 1), (1, 1, 1, 1), (2, 2), 33),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("tapwise", [False, True])
+@pytest.mark.parametrize("last", [False, True])
+def test_whole_numbers_are_exact(path: str, name: str, tapwise: bool, last: bool) -> None:
+    """Beyond every tile's size; and where x + bias is exactly 0 the rectifier is closed, as torch's is."""
+    shape, kernel, *rest = WHOLE[name]
+    torch.manual_seed(0)
+    x, weight = torch.randint(-2, 3, shape).float(), torch.randint(-2, 3, kernel).float()
+    bias = torch.randint(-2, 3, kernel if tapwise else kernel[:2]).float()
+    x = lay_out(x, "last" if last else "contiguous")
+    exact, expected = reference([x, weight, bias, None], dict(zip(NAMES, rest, strict=True)))
+    slope = torch.randint(-2, 3, expected.shape).float()
+    wanted = torch.autograd.grad(expected, exact, slope.double())
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found = native.forward(x, weight, bias, None, *rest)
+        assert torch.equal(found.double(), expected)
+        for one, other in zip(native.backward(slope, x, weight, bias, *rest, ALL), wanted, strict=True):
+            assert one is not None
+            assert torch.equal(one.double(), other)
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_values_that_are_not_finite_come_out_as_in_the_reference(path: str, value: float) -> None:
     x, weight, bias = example()
     x[1, 2, 0, 0] = value
     x[2, 4, 6, 5] = value
     tensors: list[Tensor | None] = [x, weight, bias, None]
-    geometry = dict(zip(("stride", "padding", "dilation", "groups"), GEOMETRY, strict=True))
+    geometry = dict(zip(NAMES, GEOMETRY, strict=True))
     exact, expected = reference(tensors, geometry)
     found = native.forward(x, weight, bias, None, *GEOMETRY)
     torch.testing.assert_close(found.double(), expected.detach(), rtol=1e-5, atol=1e-4, equal_nan=True)
@@ -251,9 +285,7 @@ def test_a_tap_that_sees_only_padding_has_no_gradient(path: str) -> None:
     x, weight, bias = torch.randn(2, 3, 2, 2), torch.randn(5, 3, 3, 3), torch.randn(5, 3, 3, 3)
     geometry = (1, 1), (4, 0, 4, 0), (1, 1), 1
     _, dw, db = native.backward(torch.randn(2, 5, 4, 4), x, weight, bias, *geometry, ALL)
-    exact, expected = reference(
-        [x, weight, bias, None], dict(zip(("stride", "padding", "dilation", "groups"), geometry, strict=True))
-    )
+    exact, expected = reference([x, weight, bias, None], dict(zip(NAMES, geometry, strict=True)))
     wanted = torch.autograd.grad(expected.sum(), exact)
     for found, other in zip((dw, db), wanted[1:], strict=True):
         assert found is not None

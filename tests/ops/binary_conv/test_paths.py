@@ -22,6 +22,7 @@ from shapes import Call, calls
 
 from convswap.ops import native
 from convswap.ops.binary_conv import binary_conv2d_reference, pack_activations, pack_weight
+from convswap.ops.binary_conv.thresholds import ALWAYS, NEVER
 from convswap.ops.native import build
 
 HERE = Path(__file__).parent
@@ -109,6 +110,37 @@ def test_layers_of_networks(kernel: tuple[Border, str], name: str, threads: int)
     """Sizes that drawn geometries do not reach: many blocks, chunks of weights, more threads than panels."""
     for once in (False, True):
         check(*kernel, LAYERS[name], threads, once)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("channels", [63, 64, 4096])
+def test_the_largest_sums(kernel: tuple[Border, str], channels: int, kernel_size: int) -> None:
+    """Every bit equal, or every bit different: counters of bytes would overflow after 32 words of 64 differences."""
+    library, path = kernel
+    x, pad = torch.ones(1, channels, 6, 7), kernel_size // 2
+    for x_sign, w_sign in ((1, -1), (-1, 1), (1, 1), (-1, -1)):
+        weight = torch.full((17, channels, kernel_size, kernel_size), float(w_sign))
+        call = Call(x * x_sign, weight, pack_weight(weight), ((1, 1), (pad,) * 4, (1, 1), 1))
+        taps = torch.nn.functional.conv2d(
+            torch.ones(1, 1, 6, 7), torch.ones(1, 1, kernel_size, kernel_size), padding=pad
+        )
+        expected = (x_sign * w_sign * channels * taps).expand(1, 17, 6, 7)
+        for once in (False, True):
+            panels = library.panels(path, call) if once else None
+            assert torch.equal(library.conv(path, call, pack_activations(call.x), panels=panels), expected)
+
+
+@pytest.mark.parametrize("outputs", [24, 17])
+def test_the_outermost_thresholds(kernel: tuple[Border, str], outputs: int) -> None:
+    """`ALWAYS` and `NEVER` decide whatever the sum is; next to a sum it decides."""
+    call = layer(64, 5, 1, outputs)
+    words, dots = pack_activations(call.x), binary_conv2d_reference(call.x, call.weight, None, None, None, *call.where)
+    where = dots[0, :, 2, 2].int()
+    for flip in (torch.zeros(outputs, dtype=torch.bool), torch.ones(outputs, dtype=torch.bool)):
+        for threshold in (torch.full_like(where, ALWAYS), torch.full_like(where, NEVER), where, where + 1):
+            bits = kernel[0].conv_sign(kernel[1], call, words, threshold, flip)
+            expected = (dots.long() >= threshold.long()[:, None, None]) ^ flip[:, None, None]
+            assert torch.equal(bits, pack_activations(expected.float() - 0.5))
 
 
 def test_nan_and_infinity_pass_the_epilogue(kernel: tuple[Border, str]) -> None:

@@ -1,4 +1,4 @@
-"""What the library says of the processor, and what it measures of it."""
+"""What the library says of the processor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from convswap.ops import native
-from convswap.ops.native import probes
 
 # name -> flags of /proc/cpuinfo that must all be there; Linux hides what it does not save.
 FLAGS = {
@@ -59,21 +58,3 @@ def test_unknown_features_are_absent(library: ctypes.CDLL) -> None:
     for index in (-1, 1000):
         assert library.convswap_cpu_feature_name(index) is None
         assert library.convswap_cpu_has_feature(index) == 0
-
-
-def test_probes_measure_what_the_processor_has(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "library", lambda: library)
-    found, here = probes.peaks(5), seen(library)
-    assert ("vnni" in found) == here["avx512_vnni"]
-    assert ("amx" in found) == here["amx_int8"]
-    assert ("popcount" in found) == (here["popcnt"] or here["neon"])
-    if here["avx2"] or here["neon"]:
-        assert 1e9 < found["fma"] < 1e12  # multiply-adds per second of one core
-        assert found["popcount"] > found["fma"]
-        assert "fma " in probes.describe(found)
-
-
-def test_no_library_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "library", lambda: None)
-    assert probes.peaks() == {}
-    assert "no native library" in probes.describe({})

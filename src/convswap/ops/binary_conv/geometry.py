@@ -10,14 +10,20 @@ from ..shapes import output_size
 from .packing import weight_shape, words_for
 
 
-class Geometry(NamedTuple):
-    """What the shapes of a call say."""
+class CallGeometry(NamedTuple):
+    """What the shapes of one call say; a layer, whose inputs may have any size, has a `LayerGeometry`."""
 
     images: int
     size: tuple[int, int]
     kernel: tuple[int, int]
     out_size: tuple[int, int]
     empty: bool
+
+
+def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
+    """Raise where the groups do not divide the channels."""
+    if groups < 1 or in_channels % groups or out_channels % groups or in_channels < 1 or out_channels < 1:
+        raise UsageError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
 
 
 def geometry_of(
@@ -29,15 +35,14 @@ def geometry_of(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-) -> Geometry:
+) -> CallGeometry:
     """The geometry of a call.
 
     Raises:
         ValueError: the packed operands are not of those channels, a number is out of range, or the kernel is larger
             than the padded input.
     """
-    if groups < 1 or in_channels % groups or out_channels % groups or in_channels < 1 or out_channels < 1:
-        raise UsageError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
+    check_groups(in_channels, out_channels, groups)
     if len(weight) != 6 or tuple(weight) != weight_shape(out_channels, in_channels, tuple(weight[2:4]), groups):  # type: ignore[arg-type]
         raise UsageError(
             f"weight of shape {tuple(weight)} is not the packed weight of {in_channels} input and {out_channels} "
@@ -57,4 +62,6 @@ def geometry_of(
         raise UsageError(f"an input of {size[0]}x{size[1]} is too small for the kernel {kernel[0]}x{kernel[1]} "
                          f"with padding={tuple(padding)} and dilation={tuple(dilation)}")  # fmt: skip
     rows, columns = max(rows, 0), max(columns, 0)
-    return Geometry(images, size, kernel, (rows, columns), not (images and rows and columns and size[0] and size[1]))
+    return CallGeometry(
+        images, size, kernel, (rows, columns), not (images and rows and columns and size[0] and size[1])
+    )

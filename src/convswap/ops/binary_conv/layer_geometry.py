@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import UsageError, check_choice
+from .geometry import check_groups
 
 
 class LayerGeometry(NamedTuple):
@@ -46,8 +47,7 @@ class LayerGeometry(NamedTuple):
         check_choice("padding_mode", padding_mode, ("zeros", "reflect", "replicate", "circular"))
         kernel, steps = _pair("kernel_size", kernel_size, 1), _pair("stride", stride, 1)
         spread = _pair("dilation", dilation, 1)
-        if in_channels < 1 or out_channels < 1 or groups < 1 or in_channels % groups or out_channels % groups:
-            raise UsageError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
+        check_groups(in_channels, out_channels, groups)
         if padding == "same":
             if steps != (1, 1):
                 raise UsageError(f"padding='same' is not allowed with stride={steps}; give stride 1")

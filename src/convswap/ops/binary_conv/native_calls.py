@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from .. import native
-from .geometry import Geometry, geometry_of
+from .geometry import CallGeometry, geometry_of
 
 #: Forces one path: a name of `path_names()`, or "torch".
 VARIABLE = "CONVSWAP_BINARY_CONV"
@@ -34,7 +34,7 @@ class _CGeometry(ctypes.Structure):
 class Plan(NamedTuple):
     """How one convolution is computed."""
 
-    geometry: Geometry
+    geometry: CallGeometry
     library: ctypes.CDLL | None
     path: int
     name: str

@@ -7,18 +7,10 @@ from __future__ import annotations
 
 import ctypes
 
-from ...errors import ConvswapError
 from .loader import Loader, library_path
+from .status import Status, check
 
-__all__ = ["check", "cpu_features", "forget", "library", "library_path", "why_missing"]
-
-_NO_MEMORY = 3
-_FAILURES = {
-    1: "it does not take these sizes",
-    2: "this processor lacks its instructions",
-    4: "an unexpected exception, which is a bug",
-    5: "the path that was asked for refuses this geometry",
-}
+__all__ = ["Status", "check", "cpu_features", "forget", "library", "library_path", "why_missing"]
 
 _loader = Loader()
 
@@ -40,19 +32,6 @@ def cpu_features() -> frozenset[str]:
     without a library.
     """
     return _loader.features()
-
-
-def check(status: int, kernel: str) -> None:
-    """Raise what the status of a kernel (`Status` in csrc/api.h) says, unless that is success.
-
-    Raises:
-        MemoryError: there is no memory for its buffers.
-        ConvswapError: anything else went wrong.
-    """
-    if status == _NO_MEMORY:
-        raise MemoryError(f"no memory for the buffers of the native kernel {kernel}")
-    if status:
-        raise ConvswapError(f"the native kernel {kernel} failed: {_FAILURES.get(status, f'status {status}')}")
 
 
 def forget() -> None:

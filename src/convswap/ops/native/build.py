@@ -170,6 +170,7 @@ def _compile(
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
+    # Not filelock: the build at install has the standard library and hatchling only.
     import fcntl  # not there on Windows, where nothing is built
 
     with lock.open("w") as file:

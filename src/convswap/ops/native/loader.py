@@ -10,9 +10,6 @@ from pathlib import Path
 #: A folder with a library to use instead of the installed one, as it is (its sources are not compared).
 FOLDER_VARIABLE = "CONVSWAP_NATIVE_BUILD"
 
-#: "0" keeps kernels off the threads of OpenMP.
-OPENMP_VARIABLE = "CONVSWAP_OPENMP"
-
 _REBUILD = "run `python -m convswap.ops.native.build`"
 
 
@@ -79,15 +76,14 @@ def _open() -> tuple[ctypes.CDLL | None, str | None]:
         return None, f"cannot be loaded: {error}; {_REBUILD}"
     if not os.environ.get(FOLDER_VARIABLE) and found != build.source_hash():
         return None, f"{path} was built from other sources (a stale build); {_REBUILD}"
-    if not build.why_switched_off(OPENMP_VARIABLE):
-        _join_openmp(library)
+    _join_openmp(library)
     return library, None
 
 
 def _join_openmp(library: ctypes.CDLL) -> None:
     """Let the kernels run on the threads of torch's OpenMP runtime, whose functions torch makes visible to the process.
 
-    Where torch has none, and in a library of older sources, the library's own pool serves.
+    Where torch has none, and in a library of older sources, the kernels compute on the thread that calls them.
     """
     process = ctypes.CDLL(None)
     needed = [(process, "GOMP_parallel"), (process, "omp_get_max_threads"), (library, "convswap_join_openmp")]

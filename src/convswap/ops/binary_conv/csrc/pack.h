@@ -3,19 +3,18 @@
 
 #include <cstdint>
 
-namespace convswap {
-namespace binary {
+namespace convswap::binary {
 
 enum Type : int { kFloat = 0, kBfloat16 = 1, kDouble = 2 };
 
 struct Pack {
-    const void* x;
-    int type;
-    int64_t groups, c, h, w;                             // c: channels of one group
-    int64_t stride_n, stride_c, stride_h, stride_w;      // in elements
-    const void* threshold;                               // float (double for kDouble) [groups * c], or null: 0
-    const uint64_t* flips;                               // [groups][words], or null
-    uint64_t* out;
+  const void* x;
+  int type;
+  int64_t groups, c, h, w;                         // c: channels of one group
+  int64_t stride_n, stride_c, stride_h, stride_w;  // in elements
+  const void* threshold;                           // float (double for kDouble) [groups * c], or null: 0
+  const uint64_t* flips;                           // [groups][words], or null
+  uint64_t* out;
 };
 
 #if defined(__x86_64__)
@@ -23,5 +22,4 @@ struct Pack {
 bool pack_avx512(const Pack& pack, int64_t start, int64_t begin, int64_t end, uint64_t* out);
 #endif
 
-}  // namespace binary
-}  // namespace convswap
+}  // namespace convswap::binary

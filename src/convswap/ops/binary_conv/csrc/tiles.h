@@ -9,14 +9,13 @@
 #include <cstdint>
 #include <cstring>
 
-namespace convswap {
-namespace binary {
+namespace convswap::binary {
 
 // The operand of ldtilecfg: all eight tiles are 16 rows of 64 bytes.
 struct alignas(64) TileConfig {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
 #if defined(CONVSWAP_EMULATE_TILES)
@@ -25,23 +24,23 @@ struct alignas(64) TileConfig {
 #define CONVSWAP_AMX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 
 struct EmulatedTiles {
-    uint8_t data[8][16][64];
-    bool configured;
+  uint8_t data[8][16][64];
+  bool configured;
 };
 
 inline EmulatedTiles& emulated_tiles() {
-    static thread_local EmulatedTiles tiles = {};
-    return tiles;
+  static thread_local EmulatedTiles tiles = {};
+  return tiles;
 }
 
 inline EmulatedTiles& usable_tiles() {
-    if (!emulated_tiles().configured) __builtin_trap();  // the processor would raise #UD
-    return emulated_tiles();
+  if (!emulated_tiles().configured) __builtin_trap();  // the processor would raise #UD
+  return emulated_tiles();
 }
 
 inline void tiles_configure(const TileConfig& config) {
-    std::memset(emulated_tiles().data, 0, sizeof emulated_tiles().data);
-    emulated_tiles().configured = config.palette == 1;
+  std::memset(emulated_tiles().data, 0, sizeof emulated_tiles().data);
+  emulated_tiles().configured = config.palette == 1;
 }
 
 inline void tiles_release() { emulated_tiles().configured = false; }
@@ -49,27 +48,27 @@ inline void tiles_release() { emulated_tiles().configured = false; }
 inline void tile_zero(int tile) { std::memset(usable_tiles().data[tile], 0, sizeof usable_tiles().data[tile]); }
 
 inline void tile_load(int tile, const void* from, int64_t stride) {
-    for (int64_t row = 0; row < 16; ++row)
-        std::memcpy(usable_tiles().data[tile][row], static_cast<const uint8_t*>(from) + row * stride, 64);
+  for (int64_t row = 0; row < 16; ++row)
+    std::memcpy(usable_tiles().data[tile][row], static_cast<const uint8_t*>(from) + row * stride, 64);
 }
 
 inline void tile_store(int tile, void* to, int64_t stride) {
-    for (int64_t row = 0; row < 16; ++row)
-        std::memcpy(static_cast<uint8_t*>(to) + row * stride, usable_tiles().data[tile][row], 64);
+  for (int64_t row = 0; row < 16; ++row)
+    std::memcpy(static_cast<uint8_t*>(to) + row * stride, usable_tiles().data[tile][row], 64);
 }
 
 // TDPBSSD: c[m][n] += the sum over k < 16, i < 4 of a[m][4 k + i] * b[k][4 n + i].
 inline void tile_multiply(int c, int a, int b) {
-    EmulatedTiles& tiles = usable_tiles();
-    for (int m = 0; m < 16; ++m)
-        for (int n = 0; n < 16; ++n) {
-            int32_t sum;
-            std::memcpy(&sum, &tiles.data[c][m][4 * n], 4);
-            for (int k = 0; k < 16; ++k)
-                for (int i = 0; i < 4; ++i)
-                    sum += int32_t(int8_t(tiles.data[a][m][4 * k + i])) * int8_t(tiles.data[b][k][4 * n + i]);
-            std::memcpy(&tiles.data[c][m][4 * n], &sum, 4);
-        }
+  EmulatedTiles& tiles = usable_tiles();
+  for (int m = 0; m < 16; ++m)
+    for (int n = 0; n < 16; ++n) {
+      int32_t sum;
+      std::memcpy(&sum, &tiles.data[c][m][4 * n], 4);
+      for (int k = 0; k < 16; ++k)
+        for (int i = 0; i < 4; ++i)
+          sum += int32_t(int8_t(tiles.data[a][m][4 * k + i])) * int8_t(tiles.data[b][k][4 * n + i]);
+      std::memcpy(&tiles.data[c][m][4 * n], &sum, 4);
+    }
 }
 
 inline void compiler_barrier() {}
@@ -93,7 +92,6 @@ inline void compiler_barrier() { __asm__ volatile("" ::: "memory"); }
 
 #endif
 
-}  // namespace binary
-}  // namespace convswap
+}  // namespace convswap::binary
 
 #endif

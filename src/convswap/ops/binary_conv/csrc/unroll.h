@@ -1,5 +1,5 @@
-// Small loops over an array that is meant to live in registers: GCC splits such an array only when the loops over it are
-// unrolled early, which it does when asked. Clang does it by itself.
+// Small loops over an array that is meant to live in registers: GCC splits such an array only when the loops over it
+// are unrolled early, which it does when asked. Clang does it by itself.
 #pragma once
 
 #if defined(__GNUC__) && !defined(__clang__)

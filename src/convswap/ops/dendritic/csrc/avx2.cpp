@@ -1,4 +1,5 @@
-// The dendritic kernels for AVX2 with FMA: 8 output channels a vector. Only standard-free code may stand below the pragma.
+// The dendritic kernels for AVX2 with FMA: 8 output channels a vector. Only standard-free code may stand below the
+// pragma.
 
 #include "dendritic.h"
 
@@ -12,12 +13,11 @@
 #pragma GCC target("avx2,fma")
 #endif
 
-namespace convswap {
-namespace dendritic {
+namespace convswap::dendritic {
 namespace {
 
 struct Vector {
-  static constexpr int lanes = 8, pixels = 1;
+  static constexpr int kLanes = 8, kPixels = 1;
   using T = __m256;
   static inline T load(const float* from) { return _mm256_loadu_ps(from); }
   static inline T held(T v) {
@@ -52,14 +52,13 @@ constexpr Kernels make() {
   return kernels;
 }
 
-constexpr Kernels table = make();
+constexpr Kernels kTable = make();
 
 }  // namespace
 
-const Kernels* const avx2_kernels = &table;
+const Kernels* const kAvx2Kernels = &kTable;
 
-}  // namespace dendritic
-}  // namespace convswap
+}  // namespace convswap::dendritic
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -67,12 +66,10 @@ const Kernels* const avx2_kernels = &table;
 
 #else
 
-namespace convswap {
-namespace dendritic {
+namespace convswap::dendritic {
 
-const Kernels* const avx2_kernels = nullptr;
+const Kernels* const kAvx2Kernels = nullptr;
 
-}  // namespace dendritic
-}  // namespace convswap
+}  // namespace convswap::dendritic
 
 #endif

@@ -13,12 +13,11 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of g++ 12's own header (its bug 105593)
 #endif
 
-namespace convswap {
-namespace dendritic {
+namespace convswap::dendritic {
 namespace {
 
 struct Vector {
-  static constexpr int lanes = 16, pixels = 2;
+  static constexpr int kLanes = 16, kPixels = 2;
   using T = __m512;
   static inline T load(const float* from) { return _mm512_loadu_ps(from); }
   static inline T held(T v) {
@@ -65,14 +64,13 @@ constexpr Kernels make() {
   return kernels;
 }
 
-constexpr Kernels table = make();
+constexpr Kernels kTable = make();
 
 }  // namespace
 
-const Kernels* const avx512_kernels = &table;
+const Kernels* const kAvx512Kernels = &kTable;
 
-}  // namespace dendritic
-}  // namespace convswap
+}  // namespace convswap::dendritic
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -80,12 +78,10 @@ const Kernels* const avx512_kernels = &table;
 
 #else
 
-namespace convswap {
-namespace dendritic {
+namespace convswap::dendritic {
 
-const Kernels* const avx512_kernels = nullptr;
+const Kernels* const kAvx512Kernels = nullptr;
 
-}  // namespace dendritic
-}  // namespace convswap
+}  // namespace convswap::dendritic
 
 #endif

@@ -10,8 +10,7 @@
 #include "../../native/csrc/threads.h"
 #include "plan.h"
 
-namespace convswap {
-namespace dendritic {
+namespace convswap::dendritic {
 namespace {
 
 constexpr int64_t kTilePixels = 128, kWidest = 48;  // a tile's slopes and gradients stay in the first cache, nearly
@@ -19,9 +18,9 @@ constexpr int64_t kMostChannels = 64, kFewestChannels = 8;
 constexpr int64_t kSmallCopies = 256 << 10;  // floats in copies of the gradients that nobody misses
 
 struct Parts {
-  int64_t images, channels;  // how many
-  int64_t most_channels;     // of one part
-  int64_t pixels, gradients; // floats of a tile's pixels per channel and of its gathered gradients, at most
+  int64_t images, channels;   // how many
+  int64_t most_channels;      // of one part
+  int64_t pixels, gradients;  // floats of a tile's pixels per channel and of its gathered gradients, at most
 };
 
 struct Tiles {
@@ -87,13 +86,13 @@ void gather(const Call& call, const Place& place, int64_t block, int64_t top, in
   for (int64_t r = 0; r < rows; ++r, to += columns * lanes) {
     const bool inside = top + r >= 0 && top + r < g.out[0];
     if (!inside || begin > 0 || end < columns || real < lanes) {
-      std::memset(to, 0, static_cast<size_t>(columns * lanes) * sizeof(float));
+      std::memset(to, 0, size_t(columns * lanes) * sizeof(float));
     }
     if (!inside) continue;
     const float* line = image + (top + r) * g.y[2] + left * g.y[3];
     if (g.y[1] == 1) {
       for (int64_t q = begin; q < end; ++q) {
-        std::memcpy(to + q * lanes, line + q * g.y[3], static_cast<size_t>(real) * sizeof(float));
+        std::memcpy(to + q * lanes, line + q * g.y[3], size_t(real) * sizeof(float));
       }
       continue;
     }
@@ -148,7 +147,7 @@ void compute_tile(const Call& call, const Place& place, const Phase& phase, int6
                   int64_t columns, const Buffers& buffers) {
   const Plan& plan = call.plan;
   if (call.inputs) {
-    std::memset(buffers.dx, 0, static_cast<size_t>((place.last - place.first) * call.parts.pixels) * sizeof(float));
+    std::memset(buffers.dx, 0, size_t((place.last - place.first) * call.parts.pixels) * sizeof(float));
   }
   if (!phase.pieces.empty()) {
     each_pixel(call, place, phase, plan.g.x, top, left, rows, columns,
@@ -198,7 +197,7 @@ void unpack(const Call& call, float* dw, float* db) {
   const int64_t kernel = g.kernel[0] * g.kernel[1], row = g.inputs * kernel;
   const int64_t bias_row = g.tapwise ? row : g.inputs, bias_step = g.tapwise ? kernel : 1;
   const int64_t weights = plan.packed_weights(), biases = plan.packed_biases();
-  parallel_for(static_cast<int>(g.threads), g.groups * g.outputs, [&](int64_t begin, int64_t end, int) {
+  parallel_for(int(g.threads), g.groups * g.outputs, [&](int64_t begin, int64_t end, int) {
     for (int64_t o = begin; o < end; ++o) {
       const int64_t group = o / g.outputs, block = o % g.outputs / plan.lanes, lane = o % g.outputs % plan.lanes;
       for (const Phase& phase : plan.phases) {
@@ -228,21 +227,31 @@ int backward(const Geometry& geometry, const Kernels& kernels, const float* grad
              const float* weight, const float* bias, float* dx, float* dw, float* db) {
   const Plan plan(geometry, kernels.lanes);
   const Parts parts = choose_parts(plan);
-  const int threads = static_cast<int>(geometry.threads);
+  const int threads = int(geometry.threads);
   const int64_t weights = plan.packed_weights(), biases = plan.packed_biases(), copies = most(1, parts.images) + 1;
   const int64_t channels = divide_up(parts.most_channels * parts.pixels, 16) * 16;
   const int64_t slopes = parts.pixels * plan.lanes, gradients = divide_up(parts.gradients, 16) * 16;
   const int64_t each = 2 * channels + divide_up(slopes, 16) * 16 + gradients;
-  Scratch packed(static_cast<size_t>(copies * (weights + biases)) * sizeof(float));
-  Scratch scratch(static_cast<size_t>(each * threads) * sizeof(float));
+  Scratch packed(size_t(copies * (weights + biases)) * sizeof(float));
+  Scratch scratch(size_t(each * threads) * sizeof(float));
   if (!packed || !scratch) return kNoMemory;
   float* packed_bias = packed.as<float>() + copies * weights;
   pack(plan, weight, bias, packed.as<float>(), packed_bias);
-  std::memset(packed.as<float>() + weights, 0, static_cast<size_t>((copies - 1) * weights) * sizeof(float));
-  std::memset(packed_bias + biases, 0, static_cast<size_t>((copies - 1) * biases) * sizeof(float));
-  std::memset(scratch.as<float>(), 0, static_cast<size_t>(each * threads) * sizeof(float));
-  Call call{plan, kernels, parts, gradient, x, packed.as<float>(), packed_bias, dx, dw != nullptr, dx || db,
-            packed.as<float>() + weights, packed_bias + biases};
+  std::memset(packed.as<float>() + weights, 0, size_t((copies - 1) * weights) * sizeof(float));
+  std::memset(packed_bias + biases, 0, size_t((copies - 1) * biases) * sizeof(float));
+  std::memset(scratch.as<float>(), 0, size_t(each * threads) * sizeof(float));
+  Call call{plan,
+            kernels,
+            parts,
+            gradient,
+            x,
+            packed.as<float>(),
+            packed_bias,
+            dx,
+            dw != nullptr,
+            dx || db,
+            packed.as<float>() + weights,
+            packed_bias + biases};
   const auto body = [&](int64_t begin, int64_t end, int thread) {
     float* mine = scratch.as<float>() + thread * each;
     const Buffers buffers{mine, mine + channels, mine + 2 * channels, mine + 2 * channels + gradients};
@@ -253,5 +262,4 @@ int backward(const Geometry& geometry, const Kernels& kernels, const float* grad
   return kOk;
 }
 
-}  // namespace dendritic
-}  // namespace convswap
+}  // namespace convswap::dendritic

@@ -6,28 +6,23 @@
 #include "../../native/csrc/cpu.h"
 #include "plan.h"
 
-namespace convswap {
-namespace dendritic {
+namespace convswap::dendritic {
 namespace {
 
 enum Path : int64_t { kBest = 0, kAvx512 = 1, kAvx2 = 2, kPortable = 3 };
 
 // Null where this processor cannot run the path. `outputs` of a group: few of them leave wide vectors half empty.
 const Kernels* kernels_of(int64_t path, int64_t outputs) {
-  const Kernels* wide = has_avx512() ? avx512_kernels : nullptr;
-  const Kernels* narrow = has_avx2() ? avx2_kernels : nullptr;
+  const Kernels* wide = has_avx512() ? kAvx512Kernels : nullptr;
+  const Kernels* narrow = has_avx2() ? kAvx2Kernels : nullptr;
   switch (path) {
     case kBest:
       if (wide && narrow && outputs <= narrow->lanes) return narrow;
-      return wide ? wide : narrow ? narrow : portable_kernels;
-    case kAvx512:
-      return wide;
-    case kAvx2:
-      return narrow;
-    case kPortable:
-      return portable_kernels;
-    default:
-      return nullptr;
+      return wide ? wide : narrow ? narrow : kPortableKernels;
+    case kAvx512: return wide;
+    case kAvx2: return narrow;
+    case kPortable: return kPortableKernels;
+    default: return nullptr;
   }
 }
 
@@ -52,37 +47,32 @@ Geometry flattened(Geometry g) {
 }
 
 }  // namespace
-}  // namespace dendritic
-}  // namespace convswap
-
 // The path that `path` stands for here, 0 if this processor lacks it.
 CONVSWAP_API int64_t convswap_dendritic_path(int64_t path) {
-  using namespace convswap::dendritic;
   const Kernels* kernels = kernels_of(path, std::numeric_limits<int64_t>::max());
   if (!kernels) return 0;
-  return kernels == avx512_kernels ? kAvx512 : kernels == avx2_kernels ? kAvx2 : kPortable;
+  return kernels == kAvx512Kernels ? kAvx512 : kernels == kAvx2Kernels ? kAvx2 : kPortable;
 }
 
-CONVSWAP_API int convswap_dendritic_forward(int64_t path, const convswap::dendritic::Geometry* geometry, const float* x,
-                                            const float* weight, const float* bias, const float* output_bias,
-                                            float* y) {
-  using namespace convswap::dendritic;
-  return convswap::guarded([&]() -> int {
-    if (!positive(*geometry)) return convswap::kBadArgument;
+CONVSWAP_API int convswap_dendritic_forward(int64_t path, const Geometry* geometry, const float* x, const float* weight,
+                                            const float* bias, const float* output_bias, float* y) {
+  return guarded([&]() -> int {
+    if (!positive(*geometry)) return kBadArgument;
     const Kernels* kernels = kernels_of(path, geometry->outputs);
-    if (!kernels) return convswap::kUnsupported;
+    if (!kernels) return kUnsupported;
     return forward(flattened(*geometry), *kernels, x, weight, bias, output_bias, y);
   });
 }
 
-CONVSWAP_API int convswap_dendritic_backward(int64_t path, const convswap::dendritic::Geometry* geometry,
-                                             const float* gradient, const float* x, const float* weight,
-                                             const float* bias, float* dx, float* dw, float* db) {
-  using namespace convswap::dendritic;
-  return convswap::guarded([&]() -> int {
-    if (!positive(*geometry)) return convswap::kBadArgument;
+CONVSWAP_API int convswap_dendritic_backward(int64_t path, const Geometry* geometry, const float* gradient,
+                                             const float* x, const float* weight, const float* bias, float* dx,
+                                             float* dw, float* db) {
+  return guarded([&]() -> int {
+    if (!positive(*geometry)) return kBadArgument;
     const Kernels* kernels = kernels_of(path, geometry->outputs);
-    if (!kernels) return convswap::kUnsupported;
+    if (!kernels) return kUnsupported;
     return backward(flattened(*geometry), *kernels, gradient, x, weight, bias, dx, dw, db);
   });
 }
+
+}  // namespace convswap::dendritic

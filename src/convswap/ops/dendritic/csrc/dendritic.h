@@ -10,8 +10,7 @@
 
 #include <cstdint>
 
-namespace convswap {
-namespace dendritic {
+namespace convswap::dendritic {
 
 constexpr int kMostTaps = 3;  // of a piece, along one axis
 constexpr int kMostShapes = 4;
@@ -51,9 +50,8 @@ struct Kernels {
 };
 
 // Plain data, so that nothing of a path runs before its processor was checked. Null where the architecture is another.
-extern const Kernels* const avx512_kernels;
-extern const Kernels* const avx2_kernels;
-extern const Kernels* const portable_kernels;
+extern const Kernels* const kAvx512Kernels;
+extern const Kernels* const kAvx2Kernels;
+extern const Kernels* const kPortableKernels;
 
-}  // namespace dendritic
-}  // namespace convswap
+}  // namespace convswap::dendritic

@@ -7,8 +7,7 @@
 #include "../../native/csrc/threads.h"
 #include "plan.h"
 
-namespace convswap {
-namespace dendritic {
+namespace convswap::dendritic {
 namespace {
 
 constexpr int64_t kBandFloats = 48 << 10;  // of packed input, about: it is read from the second cache again and again
@@ -16,11 +15,11 @@ constexpr int64_t kWidest = 96;            // columns of a band
 constexpr int64_t kRangesPerThread = 4;    // a busy machine slows threads unequally
 
 struct Bands {
-  int shape;               // of the tiles, in the kernels' list
-  int64_t rows, columns;   // of a band, whole tiles
-  int64_t down, across;    // bands of an image
-  int64_t splits;          // parts of the output channels, where there are fewer bands than threads
-  int64_t floats;          // of packed input
+  int shape;              // of the tiles, in the kernels' list
+  int64_t rows, columns;  // of a band, whole tiles
+  int64_t down, across;   // bands of an image
+  int64_t splits;         // parts of the output channels, where there are fewer bands than threads
+  int64_t floats;         // of packed input
 
   int64_t tasks(const Geometry& g) const { return g.images * g.groups * down * across * splits; }
 };
@@ -41,7 +40,8 @@ int choose_shape(const Geometry& g, const Kernels& kernels) {
   int64_t fewest = std::numeric_limits<int64_t>::max();
   for (int i = 0; i < kernels.shapes; ++i) {
     const TileShape& shape = kernels.shape[i];
-    const int64_t pixels = divide_up(g.out[0], shape.rows) * shape.rows * divide_up(g.out[1], shape.columns) * shape.columns;
+    const int64_t pixels =
+        divide_up(g.out[0], shape.rows) * shape.rows * divide_up(g.out[1], shape.columns) * shape.columns;
     if (pixels < fewest) {
       fewest = pixels;
       best = i;
@@ -87,7 +87,7 @@ void copy_line(float* to, const float* from, int64_t step, int64_t first, int64_
   for (int64_t i = 0; i < begin; ++i) to[i] = nothing;
   from += (first + begin) * step;
   if (step == 1) {
-    std::memcpy(to + begin, from, static_cast<size_t>(end - begin) * sizeof(float));
+    std::memcpy(to + begin, from, size_t(end - begin) * sizeof(float));
   } else {
     for (int64_t i = begin; i < end; ++i, from += step) to[i] = *from;
   }
@@ -122,7 +122,7 @@ void write_tile(const Call& call, const float* total, float* to, int64_t rows, i
   for (int64_t r = 0; r < rows; ++r, total += pitch, to += g.y[2]) {
     if (g.y[1] == 1) {
       for (int64_t q = 0; q < columns; ++q) {
-        std::memcpy(to + q * g.y[3], total + q * call.plan.lanes, static_cast<size_t>(real) * sizeof(float));
+        std::memcpy(to + q * g.y[3], total + q * call.plan.lanes, size_t(real) * sizeof(float));
       }
       continue;
     }
@@ -184,11 +184,11 @@ int forward(const Geometry& geometry, const Kernels& kernels, const float* x, co
   const Plan plan(geometry, kernels.lanes);
   const Bands bands = choose_bands(plan, kernels);
   const TileShape& shape = kernels.shape[bands.shape];
-  const int threads = static_cast<int>(geometry.threads);
+  const int threads = int(geometry.threads);
   const int64_t total = shape.rows * shape.columns * plan.lanes;
   const int64_t each = divide_up(bands.floats + total, 16) * 16, weights = divide_up(plan.packed_weights(), 16) * 16;
-  Scratch packed(static_cast<size_t>(weights + plan.packed_biases()) * sizeof(float));
-  Scratch scratch(static_cast<size_t>(each * threads) * sizeof(float));
+  Scratch packed(size_t(weights + plan.packed_biases()) * sizeof(float));
+  Scratch scratch(size_t(each * threads) * sizeof(float));
   if (!packed || !scratch) return kNoMemory;
   float* packed_bias = packed.as<float>() + weights;
   pack(plan, weight, bias, packed.as<float>(), packed_bias);
@@ -201,5 +201,4 @@ int forward(const Geometry& geometry, const Kernels& kernels, const float* x, co
   return kOk;
 }
 
-}  // namespace dendritic
-}  // namespace convswap
+}  // namespace convswap::dendritic

@@ -3,7 +3,8 @@
 //
 // A vector type V gives: lanes, pixels (how many go together in the backward pass), T, load, held (keeps a loaded value
 // in its register), store, all (broadcast), zero, add, fused (a * b + c), relu (NaN stays NaN), open (slope where
-// not v <= 0, else 0; so NaN lets it pass, as torch does) and sums (lanes vectors in memory -> the vector of their sums).
+// not v <= 0, else 0; so NaN lets it pass, as torch does) and sums (lanes vectors in memory -> the vector of their
+// sums).
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define DENDRITIC_UNROLL  // as many copies as there are taps and pixels, each with its checks, take minutes to compile
@@ -20,11 +21,11 @@ void forward_tile(float* total, const float* x, int64_t row, int64_t channel, co
   constexpr int taps = TapRows * TapColumns, pixels = Rows * Columns;
   T sum[pixels];
   DENDRITIC_UNROLL
-  for (int i = 0; i < pixels; ++i) sum[i] = V::load(total + i * V::lanes);
+  for (int i = 0; i < pixels; ++i) sum[i] = V::load(total + i * V::kLanes);
   for (int64_t c = 0; c < inputs; ++c) {
     T w[taps];
     DENDRITIC_UNROLL
-    for (int t = 0; t < taps; ++t) w[t] = V::load(weight + t * V::lanes);
+    for (int t = 0; t < taps; ++t) w[t] = V::load(weight + t * V::kLanes);
     const T b = V::load(bias);
     DENDRITIC_UNROLL
     for (int r = 0; r < Rows + TapRows - 1; ++r) {
@@ -40,11 +41,11 @@ void forward_tile(float* total, const float* x, int64_t row, int64_t channel, co
       }
     }
     x += channel;
-    weight += taps * V::lanes;
-    bias += V::lanes;
+    weight += taps * V::kLanes;
+    bias += V::kLanes;
   }
   DENDRITIC_UNROLL
-  for (int i = 0; i < pixels; ++i) V::store(total + i * V::lanes, sum[i]);
+  for (int i = 0; i < pixels; ++i) V::store(total + i * V::kLanes, sum[i]);
 }
 
 // `Pixels` neighbours at once: the gradients that they share are loaded once.
@@ -63,7 +64,7 @@ inline void backward_pixels(const float* g, int64_t step, const float* x, float*
   DENDRITIC_UNROLL
   for (int place = 0; place < TapRows * window; ++place) {
     const int row = place / window, column = place % window;
-    const T seen = V::held(V::load(g + row * step + column * V::lanes));
+    const T seen = V::held(V::load(g + row * step + column * V::kLanes));
     DENDRITIC_UNROLL
     for (int p = 0; p < Pixels; ++p) {
       const int tap_column = TapColumns - 1 - (column - p), tap = (TapRows - 1 - row) * TapColumns + tap_column;
@@ -77,7 +78,7 @@ inline void backward_pixels(const float* g, int64_t step, const float* x, float*
     for (int p = 0; p < Pixels; ++p) {
       const T kept = V::open(v[p], slope[p]);
       db = V::add(db, kept);
-      V::store(slopes + p * V::lanes, kept);
+      V::store(slopes + p * V::kLanes, kept);
     }
   }
 }
@@ -89,27 +90,27 @@ void backward_tile(const BackwardTile& tile) {
   T w[taps], dw[taps];
   DENDRITIC_UNROLL
   for (int t = 0; t < taps; ++t) {
-    w[t] = V::load(tile.weight + t * V::lanes);
+    w[t] = V::load(tile.weight + t * V::kLanes);
     dw[t] = V::zero();
   }
   const T b = V::load(tile.bias);
   T db = V::zero();
   const float* x = tile.x;
   float* slopes = tile.slopes;
-  const int64_t step = tile.pitch * V::lanes, rows = tile.rows, columns = tile.columns;
+  const int64_t step = tile.pitch * V::kLanes, rows = tile.rows, columns = tile.columns;
   for (int64_t r = 0; r < rows; ++r) {
     const float* g = tile.gradient + r * step;
     int64_t q = 0;
-    for (; q + V::pixels <= columns; q += V::pixels) {
-      backward_pixels<V, TapRows, TapColumns, Inputs, Weights, V::pixels>(g, step, x, slopes, b, w, dw, db);
-      g += V::pixels * V::lanes;
-      slopes += V::pixels * V::lanes;
-      x += V::pixels;
+    for (; q + V::kPixels <= columns; q += V::kPixels) {
+      backward_pixels<V, TapRows, TapColumns, Inputs, Weights, V::kPixels>(g, step, x, slopes, b, w, dw, db);
+      g += V::kPixels * V::kLanes;
+      slopes += V::kPixels * V::kLanes;
+      x += V::kPixels;
     }
     for (; q < columns; ++q) {
       backward_pixels<V, TapRows, TapColumns, Inputs, Weights, 1>(g, step, x, slopes, b, w, dw, db);
-      g += V::lanes;
-      slopes += V::lanes;
+      g += V::kLanes;
+      slopes += V::kLanes;
       ++x;
     }
   }
@@ -117,14 +118,14 @@ void backward_tile(const BackwardTile& tile) {
   if constexpr (Weights) {
     DENDRITIC_UNROLL
     for (int t = 0; t < taps; ++t) {
-      float* to = tile.weight_gradient + t * V::lanes;
+      float* to = tile.weight_gradient + t * V::kLanes;
       V::store(to, V::add(V::load(to), dw[t]));
     }
   }
   if constexpr (Inputs) {
     V::store(tile.bias_gradient, V::add(V::load(tile.bias_gradient), db));
-    for (int64_t i = 0; i < rows * columns; i += V::lanes) {
-      V::store(tile.x_gradient + i, V::add(V::load(tile.x_gradient + i), V::sums(tile.slopes + i * V::lanes)));
+    for (int64_t i = 0; i < rows * columns; i += V::kLanes) {
+      V::store(tile.x_gradient + i, V::add(V::load(tile.x_gradient + i), V::sums(tile.slopes + i * V::kLanes)));
     }
   }
 }
@@ -160,7 +161,7 @@ constexpr void add_taps(Backward (&table)[kMostTaps][kMostTaps]) {
 
 template <class V>
 constexpr void add_backward(Kernels& kernels) {
-  kernels.lanes = V::lanes;
+  kernels.lanes = V::kLanes;
   add_taps<V, true, true>(kernels.both);
   add_taps<V, true, false>(kernels.inputs);
   add_taps<V, false, true>(kernels.weights);

@@ -2,16 +2,15 @@
 
 #include "../../native/csrc/threads.h"
 
-namespace convswap {
-namespace dendritic {
+namespace convswap::dendritic {
 namespace {
 
 // Runs of at most three taps, as even as they can be: five taps are three and two.
 void add_run(std::vector<Run>& runs, Run run) {
-  int pieces = static_cast<int>(divide_up(run.count, kMostTaps));
+  int pieces = int(divide_up(run.count, kMostTaps));
   for (; pieces > 0; --pieces) {
     Run part = run;
-    part.count = static_cast<int>(divide_up(run.count, pieces));
+    part.count = int(divide_up(run.count, pieces));
     runs.push_back(part);
     run.first += part.count * run.step;
     run.shift += part.count;
@@ -52,8 +51,7 @@ Piece piece_of(const Geometry& g, const Run& rows, const Run& columns) {
   piece.shift[1] = columns.shift;
   for (int i = 0; i < rows.count; ++i) {
     for (int j = 0; j < columns.count; ++j) {
-      piece.taps[i * columns.count + j] =
-          (rows.first + i * rows.step) * g.kernel[1] + columns.first + j * columns.step;
+      piece.taps[i * columns.count + j] = (rows.first + i * rows.step) * g.kernel[1] + columns.first + j * columns.step;
     }
   }
   return piece;
@@ -99,7 +97,7 @@ void pack(const Plan& plan, const float* weight, const float* bias, float* packe
   const Geometry& g = plan.g;
   const int64_t kernel = g.kernel[0] * g.kernel[1], row = g.inputs * kernel;
   const int64_t bias_row = g.tapwise ? row : g.inputs, bias_step = g.tapwise ? kernel : 1;
-  parallel_for(static_cast<int>(g.threads), g.groups * plan.blocks, [&](int64_t begin, int64_t end, int) {
+  parallel_for(int(g.threads), g.groups * plan.blocks, [&](int64_t begin, int64_t end, int) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t group = task / plan.blocks, block = task % plan.blocks, real = plan.real(block);
       const int64_t first = group * g.outputs + block * plan.lanes;
@@ -123,5 +121,4 @@ void pack(const Plan& plan, const float* weight, const float* bias, float* packe
   });
 }
 
-}  // namespace dendritic
-}  // namespace convswap
+}  // namespace convswap::dendritic

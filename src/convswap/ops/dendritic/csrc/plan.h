@@ -7,16 +7,15 @@
 
 #include "dendritic.h"
 
-namespace convswap {
-namespace dendritic {
+namespace convswap::dendritic {
 
 // What Python passes: sizes as 64-bit integers in this order. Strides are in elements; padding may be of any size.
 struct Geometry {
   int64_t images, groups, inputs, outputs;  // channels of one group
   int64_t size[2], out[2];                  // rows, columns
   int64_t kernel[2], stride[2], before[2], dilation[2];
-  int64_t tapwise;                          // biases: 0 one per pair of channels, 1 one per tap
-  int64_t x[4], y[4];                       // strides of the input and its gradient; of the output or its gradient
+  int64_t tapwise;     // biases: 0 one per pair of channels, 1 one per tap
+  int64_t x[4], y[4];  // strides of the input and its gradient; of the output or its gradient
   int64_t x_gradient[4];
   int64_t threads;
 };
@@ -31,9 +30,9 @@ struct Run {
 struct Piece {
   int rows, columns;
   int64_t shift[2];
-  int64_t weights;                             // where its packed weights begin, in vectors per input channel
-  int64_t biases;                              // the same for its packed biases
-  int64_t taps[kMostTaps * kMostTaps];         // places in the kernel
+  int64_t weights;                      // where its packed weights begin, in vectors per input channel
+  int64_t biases;                       // the same for its packed biases
+  int64_t taps[kMostTaps * kMostTaps];  // places in the kernel
   int count() const { return rows * columns; }
 };
 
@@ -76,5 +75,4 @@ int forward(const Geometry& geometry, const Kernels& kernels, const float* x, co
 int backward(const Geometry& geometry, const Kernels& kernels, const float* gradient, const float* x,
              const float* weight, const float* bias, float* dx, float* dw, float* db);
 
-}  // namespace dendritic
-}  // namespace convswap
+}  // namespace convswap::dendritic

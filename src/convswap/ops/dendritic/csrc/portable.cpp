@@ -2,12 +2,11 @@
 
 #include "dendritic.h"
 
-namespace convswap {
-namespace dendritic {
+namespace convswap::dendritic {
 namespace {
 
 struct Vector {
-  static constexpr int lanes = 4, pixels = 1;
+  static constexpr int kLanes = 4, kPixels = 1;
   typedef float T __attribute__((vector_size(16)));
   typedef int Mask __attribute__((vector_size(16)));
   typedef float Unaligned __attribute__((vector_size(16), aligned(4), may_alias));
@@ -22,7 +21,7 @@ struct Vector {
   static inline T open(T v, T slope) { return reinterpret_cast<T>(reinterpret_cast<Mask>(slope) & ~Mask(v <= zero())); }
   static inline T sums(const float* m) {
     T sum;
-    for (int i = 0; i < lanes; ++i) sum[i] = (m[4 * i] + m[4 * i + 1]) + (m[4 * i + 2] + m[4 * i + 3]);
+    for (int i = 0; i < kLanes; ++i) sum[i] = (m[4 * i] + m[4 * i + 1]) + (m[4 * i + 2] + m[4 * i + 3]);
     return sum;
   }
 };
@@ -37,11 +36,10 @@ constexpr Kernels make() {
   return kernels;
 }
 
-constexpr Kernels table = make();
+constexpr Kernels kTable = make();
 
 }  // namespace
 
-const Kernels* const portable_kernels = &table;
+const Kernels* const kPortableKernels = &kTable;
 
-}  // namespace dendritic
-}  // namespace convswap
+}  // namespace convswap::dendritic

@@ -11,13 +11,13 @@
 
 namespace convswap {
 
-// What an exported function returns; Python turns anything but `kOk` into an error.
+// What an exported function returns; Python turns anything but `kOk` into an error (`Status` in ops/native/status.py).
 enum Status : int {
   kOk = 0,
-  kBadArgument = 1,   // a size, stride or pointer the function does not take
-  kUnsupported = 2,   // this processor lacks the instructions of a path that was asked for by name
-  kNoMemory = 3,      // scratch memory could not be had
-  kInternal = 4,      // anything else: a bug
+  kBadArgument = 1,  // a size, stride or pointer the function does not take
+  kUnsupported = 2,  // this processor lacks the instructions of a path that was asked for by name
+  kNoMemory = 3,     // scratch memory could not be had
+  kInternal = 4,     // anything else: a bug
 };
 
 // Run `body` (which returns a Status) and turn an exception into a status: wrap every exported function that may
@@ -25,7 +25,7 @@ enum Status : int {
 template <class Body>
 int guarded(Body&& body) noexcept {
   try {
-    return static_cast<int>(std::forward<Body>(body)());
+    return int(std::forward<Body>(body)());
   } catch (const std::bad_alloc&) {
     return kNoMemory;
   } catch (...) {
@@ -36,10 +36,8 @@ int guarded(Body&& body) noexcept {
 // Uninitialised memory on a cache line boundary (64 bytes) that never throws: `if (!scratch) return kNoMemory;`.
 class Scratch {
  public:
-  explicit Scratch(std::size_t bytes) noexcept {
-    const std::size_t rounded = (bytes + 63) / 64 * 64;
-    if (rounded < bytes || posix_memalign(&data_, 64, rounded ? rounded : 64) != 0) data_ = nullptr;
-  }
+  Scratch() = default;  // none yet
+  explicit Scratch(size_t bytes) noexcept { at_least(bytes); }
   ~Scratch() { std::free(data_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
@@ -49,8 +47,28 @@ class Scratch {
     return static_cast<T*>(data_);
   }
 
+  // Grow where needed; what was in it is lost then. False without memory.
+  bool at_least(size_t bytes) noexcept {
+    if (data_ != nullptr && bytes <= size_) return true;
+    release();
+    const size_t rounded = bytes == 0 ? 64 : (bytes + 63) / 64 * 64;
+    if (rounded < bytes || posix_memalign(&data_, 64, rounded) != 0) data_ = nullptr;
+    size_ = data_ != nullptr ? rounded : 0;
+    return data_ != nullptr;
+  }
+
+  size_t size() const noexcept { return size_; }
+
+  // Give the memory back.
+  void release() noexcept {
+    std::free(data_);
+    data_ = nullptr;
+    size_ = 0;
+  }
+
  private:
   void* data_ = nullptr;
+  size_t size_ = 0;
 };
 
 }  // namespace convswap

@@ -39,10 +39,10 @@ Leaf cpuid(unsigned leaf, unsigned sub = 0) {
 
 // XCR0: which registers the operating system saves. Only valid where CPUID reports OSXSAVE. The instruction is
 // spelled out, as the intrinsic would need -mxsave.
-std::uint64_t saved_registers() {
-  std::uint32_t low = 0, high = 0;
+uint64_t saved_registers() {
+  uint32_t low = 0, high = 0;
   __asm__ volatile(".byte 0x0f, 0x01, 0xd0" : "=a"(low), "=d"(high) : "c"(0));
-  return (static_cast<std::uint64_t>(high) << 32) | low;
+  return (uint64_t(high) << 32) | low;
 }
 
 bool bit(unsigned word, int index) { return ((word >> index) & 1u) != 0; }
@@ -52,7 +52,7 @@ Features detect() {
   const Leaf one = cpuid(1);
   f.popcnt = bit(one.ecx, 23);
   const bool os_saves = bit(one.ecx, 27);
-  const std::uint64_t saved = os_saves ? saved_registers() : 0;
+  const uint64_t saved = os_saves ? saved_registers() : 0;
   const bool ymm = (saved & 0x6) == 0x6, zmm = ymm && (saved & 0xe0) == 0xe0, tiles = (saved & 0x60000) == 0x60000;
 
   const Leaf seven = cpuid(7, 0), seven_one = seven.eax >= 1 ? cpuid(7, 1) : Leaf{};
@@ -72,7 +72,7 @@ bool tiles_permitted() {
 #if defined(__linux__) && defined(SYS_arch_prctl)
   constexpr int kGetPermission = 0x1022, kRequestPermission = 0x1023, kTileData = 18;
   if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) return false;
-  std::uint64_t permitted = 0;
+  uint64_t permitted = 0;
   return syscall(SYS_arch_prctl, kGetPermission, &permitted) == 0 && ((permitted >> kTileData) & 1) != 0;
 #else
   return false;
@@ -112,11 +112,16 @@ struct Name {
 };
 
 constexpr Name kNames[] = {
-    {"popcnt", has_popcnt},           {"avx2", has_avx2},
-    {"avx512", has_avx512},           {"avx512_vpopcntdq", has_vpopcntdq},
-    {"avx512_vnni", has_avx512_vnni}, {"avx512_bf16", has_avx512_bf16},
-    {"avx_vnni", has_avx_vnni},       {"amx_int8", has_amx_int8},
-    {"neon", has_neon},               {"arm_dotprod", has_arm_dotprod},
+    {"popcnt", has_popcnt},
+    {"avx2", has_avx2},
+    {"avx512", has_avx512},
+    {"avx512_vpopcntdq", has_vpopcntdq},
+    {"avx512_vnni", has_avx512_vnni},
+    {"avx512_bf16", has_avx512_bf16},
+    {"avx_vnni", has_avx_vnni},
+    {"amx_int8", has_amx_int8},
+    {"neon", has_neon},
+    {"arm_dotprod", has_arm_dotprod},
 };
 
 }  // namespace
@@ -142,15 +147,15 @@ bool has_amx_int8() {
   return known == 1;
 }
 
-}  // namespace convswap
-
 // The name of feature `index`, or null past the last one.
 CONVSWAP_API const char* convswap_cpu_feature_name(int index) {
-  constexpr int count = static_cast<int>(sizeof(convswap::kNames) / sizeof(convswap::kNames[0]));
-  return index >= 0 && index < count ? convswap::kNames[index].name : nullptr;
+  constexpr int count = int(sizeof(kNames) / sizeof(kNames[0]));
+  return index >= 0 && index < count ? kNames[index].name : nullptr;
 }
 
 // 1 when the processor and the system support feature `index`, else 0.
 CONVSWAP_API int convswap_cpu_has_feature(int index) {
-  return convswap_cpu_feature_name(index) != nullptr && convswap::kNames[index].has() ? 1 : 0;
+  return convswap_cpu_feature_name(index) != nullptr && kNames[index].has() ? 1 : 0;
 }
+
+}  // namespace convswap

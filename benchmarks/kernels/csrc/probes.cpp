@@ -3,12 +3,10 @@
 //
 // Every probe runs on the calling thread for about `milliseconds`, times short bursts of independent chains and keeps
 // the fastest burst, so other work on the machine disturbs it little. It returns multiply-accumulates per second (for
-// popcount: of single bits), or 0 where this processor lacks the instructions.
+// popcount: of single bits). The caller must know that this processor has the instructions: probes.py asks the library
+// of kernels, which for AMX asks Linux for the tiles, too.
 #include <chrono>
 #include <cstdint>
-
-#include "api.h"
-#include "cpu.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -76,15 +74,15 @@ __attribute__((target("avx512f"))) void fma_avx512() {
 
 __attribute__((target("popcnt"))) void popcount_scalar() {
   constexpr int kChains = 4;
-  std::uint64_t sum[kChains] = {}, x = 0x123456789abcdefULL;
+  uint64_t sum[kChains] = {}, x = 0x123456789abcdefULL;
   for (int i = 0; i < kRounds; ++i) {
 #pragma GCC unroll 4
     for (int c = 0; c < kChains; ++c) {
       __asm__ volatile("" : "+r"(x));
-      sum[c] += static_cast<std::uint64_t>(__builtin_popcountll(x ^ sum[c]));
+      sum[c] += uint64_t(__builtin_popcountll(x ^ sum[c]));
     }
   }
-  sink = static_cast<float>(sum[0] + sum[1] + sum[2] + sum[3]);
+  sink = float(sum[0] + sum[1] + sum[2] + sum[3]);
 }
 
 __attribute__((target("avx2"))) void popcount_avx2() {
@@ -104,7 +102,7 @@ __attribute__((target("avx2"))) void popcount_avx2() {
     }
   }
   for (int c = 1; c < kChains; ++c) sum[0] = _mm256_add_epi8(sum[0], sum[c]);
-  sink = static_cast<float>(_mm256_extract_epi32(sum[0], 0));
+  sink = float(_mm256_extract_epi32(sum[0], 0));
 }
 
 __attribute__((target("avx512f,avx512vpopcntdq"))) void popcount_avx512() {
@@ -119,7 +117,7 @@ __attribute__((target("avx512f,avx512vpopcntdq"))) void popcount_avx512() {
     }
   }
   for (int c = 1; c < kChains; ++c) sum[0] = _mm512_add_epi64(sum[0], sum[c]);
-  sink = static_cast<float>(_mm_cvtsi128_si64(_mm512_castsi512_si128(sum[0])));
+  sink = float(_mm_cvtsi128_si64(_mm512_castsi512_si128(sum[0])));
 }
 
 __attribute__((target("avx512f,avx512vnni"))) void vnni_avx512() {
@@ -132,18 +130,18 @@ __attribute__((target("avx512f,avx512vnni"))) void vnni_avx512() {
     for (int c = 0; c < kChains; ++c) sum[c] = _mm512_dpbusd_epi32(sum[c], x, y);
   }
   for (int c = 1; c < kChains; ++c) sum[0] = _mm512_add_epi32(sum[0], sum[c]);
-  sink = static_cast<float>(_mm_cvtsi128_si32(_mm512_castsi512_si128(sum[0])));
+  sink = float(_mm_cvtsi128_si32(_mm512_castsi512_si128(sum[0])));
 }
 
 #ifdef CONVSWAP_COMPILER_KNOWS_AMX
 // Four independent sums over tiles that stay in registers: no loads, so this is above what any kernel reaches.
 __attribute__((target("amx-tile,amx-int8"))) void amx_int8() {
   struct alignas(64) {
-    std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    std::uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
   } config;
-  alignas(64) static const std::int8_t ones[1024] = {1};
+  alignas(64) static const int8_t ones[1024] = {1};
   _tile_loadconfig(&config);
   _tile_zero(0);
   _tile_zero(1);
@@ -159,31 +157,12 @@ __attribute__((target("amx-tile,amx-int8"))) void amx_int8() {
     _tile_dpbssd(2, 5, 6);
     _tile_dpbssd(3, 5, 7);
   }
-  alignas(64) std::int32_t out[256];
+  alignas(64) int32_t out[256];
   _tile_stored(0, out, 64);
   _tile_release();
-  sink = static_cast<float>(out[0]);
+  sink = float(out[0]);
 }
 #endif
-
-double probe_fma(int ms) {
-  if (has_avx512()) return fastest(fma_avx512, 16.0 * 16 * kRounds, ms);
-  return has_avx2() ? fastest(fma_avx2, 12.0 * 8 * kRounds, ms) : 0;
-}
-double probe_popcount(int ms) {
-  if (has_vpopcntdq()) return fastest(popcount_avx512, 14.0 * 512 * kRounds, ms);
-  if (has_avx2()) return fastest(popcount_avx2, 6.0 * 256 * kRounds, ms);
-  return has_popcnt() ? fastest(popcount_scalar, 4.0 * 64 * kRounds, ms) : 0;
-}
-double probe_vnni(int ms) { return has_avx512_vnni() ? fastest(vnni_avx512, 16.0 * 64 * kRounds, ms) : 0; }
-double probe_amx(int ms) {
-#ifdef CONVSWAP_COMPILER_KNOWS_AMX
-  return has_amx_int8() ? fastest(amx_int8, 4.0 * 16 * 16 * 64 * (kRounds / 4), ms) : 0;
-#else
-  (void)ms;
-  return 0;
-#endif
-}
 
 #elif defined(__aarch64__)
 
@@ -214,34 +193,30 @@ void popcount_neon() {
     }
   }
   for (int c = 1; c < kChains; ++c) sum[0] = vaddq_u8(sum[0], sum[c]);
-  sink = static_cast<float>(vgetq_lane_u8(sum[0], 0));
+  sink = float(vgetq_lane_u8(sum[0], 0));
 }
-
-double probe_fma(int ms) { return fastest(fma_neon, 16.0 * 4 * kRounds, ms); }
-double probe_popcount(int ms) { return fastest(popcount_neon, 8.0 * 128 * kRounds, ms); }
-double probe_vnni(int) { return 0; }
-double probe_amx(int) { return 0; }
-
-#else
-
-double probe_fma(int) { return 0; }
-double probe_popcount(int) { return 0; }
-double probe_vnni(int) { return 0; }
-double probe_amx(int) { return 0; }
 
 #endif
 
 }  // namespace
 }  // namespace convswap
 
-// float32 fused multiply-add.
-CONVSWAP_API double convswap_probe_fma(int milliseconds) { return convswap::probe_fma(milliseconds); }
+#define CONVSWAP_PROBE(burst, operations)                                                             \
+  extern "C" __attribute__((visibility("default"))) double convswap_probe_##burst(int milliseconds) { \
+    return convswap::fastest(convswap::burst, operations, milliseconds);                              \
+  }
 
-// exclusive or, popcount and add, per bit.
-CONVSWAP_API double convswap_probe_popcount(int milliseconds) { return convswap::probe_popcount(milliseconds); }
-
-// products of 8-bit integers summed by vpdpbusd.
-CONVSWAP_API double convswap_probe_vnni(int milliseconds) { return convswap::probe_vnni(milliseconds); }
-
-// products of 8-bit integers summed in AMX tiles.
-CONVSWAP_API double convswap_probe_amx(int milliseconds) { return convswap::probe_amx(milliseconds); }
+#if defined(__x86_64__)
+CONVSWAP_PROBE(fma_avx512, 16.0 * 16 * convswap::kRounds)
+CONVSWAP_PROBE(fma_avx2, 12.0 * 8 * convswap::kRounds)
+CONVSWAP_PROBE(popcount_avx512, 14.0 * 512 * convswap::kRounds)
+CONVSWAP_PROBE(popcount_avx2, 6.0 * 256 * convswap::kRounds)
+CONVSWAP_PROBE(popcount_scalar, 4.0 * 64 * convswap::kRounds)
+CONVSWAP_PROBE(vnni_avx512, 16.0 * 64 * convswap::kRounds)
+#ifdef CONVSWAP_COMPILER_KNOWS_AMX
+CONVSWAP_PROBE(amx_int8, 4.0 * 16 * 16 * 64 * (convswap::kRounds / 4))
+#endif
+#elif defined(__aarch64__)
+CONVSWAP_PROBE(fma_neon, 16.0 * 4 * convswap::kRounds)
+CONVSWAP_PROBE(popcount_neon, 8.0 * 128 * convswap::kRounds)
+#endif
