@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,15 +22,10 @@ class Own(FeatureUnit):
     absorbs_relu_before = True
     relu_follows_host = True
 
-    def __init__(self, *geometry: Any, relu: bool = False, device: Any = None, dtype: Any = None, **named: Any) -> None:
-        named.pop("bias", None)
-        super().__init__(*geometry, **named)
+    def setup(self, *, relu: bool = False) -> None:
         self.relu, self.bias = relu, None
-        shape = {"bias": False, "device": device, "dtype": dtype}
-        self.conv = nn.Conv2d(
-            self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation, **shape
-        )
-        self.norm = nn.BatchNorm2d(self.out_channels, device=device, dtype=dtype)
+        self.conv = nn.Conv2d(**self.geometry.arguments() | {"bias": False}, **self.place)
+        self.norm = nn.BatchNorm2d(self.out_channels, **self.place)
 
     @property
     def weight(self) -> Tensor:
@@ -47,7 +41,6 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_UNITS", dict(registry._UNITS))
     register_unit(
         "own",
-        kind="feature",
         paper="none",
         year=2026,
         summary="a test",

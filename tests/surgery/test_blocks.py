@@ -19,19 +19,9 @@ from convswap.units.contract import registry
 class Halving(BlockUnit):
     """A block unit of the tests: one convolution."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        *,
-        depth: int = 1,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, stride)
+    def setup(self, *, depth: int = 1) -> None:
         self.depth = depth
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, device=device, dtype=dtype)
+        self.conv = nn.Conv2d(self.in_channels, self.out_channels, 3, self.stride, 1, **self.place)
 
     @classmethod
     def supports(cls, place: Place, **options: object) -> str | None:
@@ -48,7 +38,7 @@ class Halving(BlockUnit):
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_UNITS", dict(registry._UNITS))
-    row = {"kind": "block", "paper": "none", "year": 2026, "summary": "a test", "warm_start": "none", "fusion": "none"}
+    row = {"paper": "none", "year": 2026, "summary": "a test", "warm_start": "none", "fusion": "none"}
     register_unit("halving", replaces="block", default_where="all", **row)(Halving)  # type: ignore[arg-type]
     kind = type("HalvingStage", (Halving,), {})
     register_unit("halving_stage", replaces="stage", default_where="all", **row)(kind)  # type: ignore[arg-type]
@@ -221,10 +211,8 @@ def test_an_optimizer_in_use_trains_the_new_block() -> None:
 
 
 def test_a_row_that_contradicts_itself_is_refused() -> None:
-    with pytest.raises(UsageError, match="contradict"):
-        register_unit("odd", kind="block", paper="none", year=2026, summary="s", warm_start="none", fusion="none")(
-            Halving
-        )
+    with pytest.raises(UsageError, match="say what it replaces"):
+        register_unit("odd", paper="none", year=2026, summary="s", warm_start="none", fusion="none")(Halving)
 
 
 def test_a_gate_that_adds_pooled_vectors_is_no_block() -> None:

@@ -18,17 +18,8 @@ from convswap.units.contract import registry
 class Pooled(BlockUnit):
     """A stem of the tests: one strided convolution with the host's rounding."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, stride)
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, device=device, dtype=dtype)
+    def setup(self) -> None:
+        self.conv = nn.Conv2d(self.in_channels, self.out_channels, 3, self.stride, 1, **self.place)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -39,7 +30,6 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_UNITS", dict(registry._UNITS))
     register_unit(
         "pooled",
-        kind="block",
         replaces="stem",
         default_where="all",
         paper="none",

@@ -1,23 +1,28 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from convswap.train import parameter_groups, undecayed_names
+from convswap.units import FeatureUnit
 from convswap.units.contract import registry
 from convswap.units.plain import PlainConv2d
 
 
-class Gated(nn.Module):
-    """A stand-in for a unit with a parameter that must not decay, also below a child."""
+class Gated(FeatureUnit):
+    """A unit with a parameter that must not decay, also below a child."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    bias = None
+
+    def setup(self) -> None:
         self.weight = nn.Parameter(torch.zeros(4, 4, 3, 3))
         self.gate = nn.Parameter(torch.zeros(1, 4, 1, 1))
         self.child = nn.Module()
         self.child.gate = nn.Parameter(torch.zeros(2, 2))
         self.child.bias = nn.Parameter(torch.zeros(2, 2))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input
 
 
 def test_biases_norms_and_vectors_do_not_decay() -> None:
@@ -29,10 +34,10 @@ def test_biases_norms_and_vectors_do_not_decay() -> None:
 def test_what_a_unit_excludes_does_not_decay(monkeypatch) -> None:
     monkeypatch.setattr(registry, "_UNITS", dict(registry._UNITS))
     registry.register_unit(
-        "gated", kind="feature", paper="", year=2024, summary="", warm_start="none", fusion="none",
+        "gated", paper="none", year=2024, summary="a test", warm_start="none", fusion="none",
         no_weight_decay=("gate",),
     )(Gated)  # fmt: skip
-    assert undecayed_names(nn.Sequential(Gated())) == {"0.gate", "0.child.gate", "0.child.bias"}
+    assert undecayed_names(nn.Sequential(Gated(1, 1, 3))) == {"0.gate", "0.child.gate", "0.child.bias"}
     assert undecayed_names(PlainConv2d(3, 4, 3)) == {"bias"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,13 +12,12 @@ from ..errors import UsageError, unknown_name
 if TYPE_CHECKING:
     from ..units import UnitSpec
 
-PLACE = frozenset(["device", "dtype"])
-
 
 def options_of(spec: UnitSpec) -> dict[str, Any]:
-    """A unit's keyword-only options and their defaults, read off its constructor."""
-    parameters = inspect.signature(spec.cls.__init__).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in PLACE}
+    """A unit's options and their defaults."""
+    from ..units.contract import options
+
+    return options.options_of(spec.cls)
 
 
 def parse_units(text: str) -> list[str]:

@@ -29,7 +29,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
-from ..units.contract.bases import WeightUnit
+from ..units.contract.weight import WeightUnit
 from ..units.vgnet.downsampling import DownsamplingBlock
 from ..units.vgnet.half_identity import HalfIdentityBlock
 from ..units.vgnet.parts import ConvActNorm, make_depthwise

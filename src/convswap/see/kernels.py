@@ -18,7 +18,7 @@ from ..errors import unknown_name
 from ..ops.binary_conv import PackedBinaryConv2d
 from ..surgery.modes import evaluating
 from ..surgery.sites import refuse_wrappers
-from ..units.contract.bases import WeightUnit
+from ..units.contract.weight import WeightUnit
 from ..units.niff.niff import FusedNIFF, NIFFConv2d
 from .layers import Layer, find_layers, pass_through
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import UsageError, unknown_name
 from ..surgery.modes import evaluating
 from ..surgery.sites import is_block_unit, is_unit
-from ..units.contract.bases import Geometry
+from ..units.contract.geometry import Geometry
 
 
 @dataclass(frozen=True)

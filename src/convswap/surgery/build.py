@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
-from ..units.contract.bases import FeatureUnit, Geometry, WeightUnit
 from ..units.contract.block import BlockUnit, Place
+from ..units.contract.feature import FeatureUnit
+from ..units.contract.geometry import Geometry
+from ..units.contract.options import options_of, refuse_unknown
 from ..units.contract.registry import UnitSpec, spec_of
+from ..units.contract.weight import WeightUnit
 from .absorb import Absorption
 from .blocks import BlockSite
 from .macs import count_macs
@@ -24,13 +24,7 @@ from .sites import Site, why_not_plain
 
 def check_options(spec: UnitSpec, options: dict[str, Any]) -> None:
     """Raise a `UsageError` for an option the unit does not have, with the nearest it has."""
-    signature = inspect.signature(spec.cls)
-    known = [n for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY and n not in ("device", "dtype")]
-    for name in options:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"its options are: {', '.join(known) or 'none'}"
-            raise UsageError(f"unit {spec.name!r} has no option {name!r}; {hint}")
+    refuse_unknown(f"unit {spec.name!r}", options_of(spec.cls), options)
 
 
 def build_unit(

@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ..errors import SurgeryError
-from ..units.contract.bases import FeatureUnit, WeightUnit
 from ..units.contract.block import BlockUnit
+from ..units.contract.feature import FeatureUnit
 from ..units.contract.registry import spec_of
+from ..units.contract.weight import WeightUnit
 
 _WRAPPERS = {
     "DistributedDataParallel": "swap first, then wrap in DistributedDataParallel",

@@ -14,9 +14,12 @@ from .circle.mix import CircleMixConv2d
 from .circle.square import CircleSquareConv2d
 from .cmod.stem import FusedModulusStem, ModulusStem
 from .cmod.wavelets import DtCwpt2d
-from .contract.bases import FeatureUnit, Geometry, Unit, WeightUnit, plain_conv
 from .contract.block import BlockUnit, Place
+from .contract.feature import FeatureUnit
+from .contract.geometry import Geometry, plain_conv
 from .contract.registry import UnitSpec, get_unit, list_units, register_unit, spec_of
+from .contract.start import Unit
+from .contract.weight import WeightUnit
 from .dendritic.dendritic import DendriticConv2d, DendriticLinear
 from .dendritic.levels import LevelConv2d
 from .ghost.g_ghost import FusedGGhostStage, GGhostStage

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .contract.bases import WeightUnit
 from .contract.registry import register_unit
+from .contract.weight import WeightUnit
 
 
 @register_unit(
     "conv",
-    kind="weight",
     paper="LeCun et al. 1989",
     year=1989,
     summary="the plain convolution, the baseline of every comparison",

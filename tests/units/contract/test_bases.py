@@ -18,8 +18,7 @@ THIRDS = torch.eye(9, dtype=torch.float64, device="cpu") / 3
 class ThirdConv2d(WeightUnit):
     """A weight unit with a constant matrix that no low precision holds: W = w M, M = I / 3."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def setup(self) -> None:
         self.register_constants()
 
     def constants(self) -> dict[str, Tensor]:
@@ -37,38 +36,8 @@ class ThirdConv2d(WeightUnit):
 class BranchConv2d(FeatureUnit):
     """A feature unit without its own `fuse`."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        *,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        arguments = Geometry.of(self._geometry_source(bias)).arguments()
-        self.branch = nn.Conv2d(**arguments, device=device, dtype=dtype)
-
-    def _geometry_source(self, bias: bool) -> Any:
-        return nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,  # type: ignore[arg-type]
-            self.stride,  # type: ignore[arg-type]
-            self.padding,
-            self.dilation,  # type: ignore[arg-type]
-            self.groups,
-            bias,
-            self.padding_mode,
-            device="meta",
-        )
+    def setup(self) -> None:
+        self.branch = nn.Conv2d(**self.geometry.arguments(), **self.place)
 
     @property
     def weight(self) -> Tensor:

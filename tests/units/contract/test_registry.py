@@ -14,11 +14,10 @@ from torch import nn
 
 from convswap import get_unit, list_units, register_unit
 from convswap.errors import UsageError
-from convswap.units import PlainConv2d, spec_of
+from convswap.units import CircleConv2d, PlainConv2d, spec_of
 from convswap.units.contract import registry
 
 ROW: dict[str, Any] = {
-    "kind": "weight",
     "paper": "none",
     "year": 2024,
     "summary": "a test unit",
@@ -68,14 +67,14 @@ def test_registering_the_same_class_again_is_no_error() -> None:
 
 
 def test_row_is_frozen() -> None:
-    register_unit("zz", **ROW, variants=({"a": 1},), no_weight_decay=("radius",))(PlainConv2d)
+    register_unit("zz", **ROW, variants=({"radius": 1},), no_weight_decay=("radius",))(CircleConv2d)
     spec = get_unit("zz")
     with pytest.raises(dataclasses.FrozenInstanceError):
         spec.kind = "feature"  # type: ignore[misc]
     with pytest.raises(TypeError):
-        spec.variants[0]["a"] = 2  # type: ignore[index]
+        spec.variants[0]["radius"] = 2  # type: ignore[index]
     assert spec.no_weight_decay == frozenset({"radius"})
-    assert spec.origin == "convswap.units.plain:PlainConv2d"
+    assert spec.origin == "convswap.units.circle.circle:CircleConv2d"
 
 
 def test_spec_of_a_module_is_by_exact_class() -> None:
@@ -95,7 +94,7 @@ from convswap.units import WeightUnit, list_units, register_unit
 list_units()  # asking the registry while it loads must not loop
 
 
-@register_unit({name!r}, kind="weight", paper="none", year=2024, summary="theirs", warm_start="exact", fusion="conv")
+@register_unit({name!r}, paper="none", year=2024, summary="theirs", warm_start="exact", fusion="conv")
 class TheirConv2d(WeightUnit):
     def effective_weight(self):
         return self.weight

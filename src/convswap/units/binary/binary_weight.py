@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from ...errors import check_choice
 from ...ops.signs import signs
-from ..contract.bases import WeightUnit, compute_dtype
+from ..contract.precision import compute_dtype
 from ..contract.registry import register_unit
+from ..contract.weight import WeightUnit
 
 GRADIENTS = ("chain", "printed", "program")
 
 
 @register_unit(
     "binary_weight",
-    kind="weight",
     paper="arXiv:1603.05279",
     year=2016,
     summary="weights of one scale per filter times +-1",
@@ -56,38 +56,10 @@ class BinaryWeightConv2d(WeightUnit):
         ValueError: an option is not allowed.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
-        *,
-        gradient: str = "chain",
-        center: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def setup(self, *, gradient: str = "chain", center: bool = True) -> None:
+        """Check the options and build the unit; see the class."""
         check_choice("gradient", gradient, GRADIENTS)
         check_choice("center", center, (True, False))
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device=device,
-            dtype=dtype,
-        )
         self.gradient, self.center = gradient, center
 
     @classmethod
@@ -114,11 +86,6 @@ class BinaryWeightConv2d(WeightUnit):
         if self.center and self.weight.shape[1] > 1:
             self.weight.sub_(self.weight.mean(1, keepdim=True))
         self.weight.clamp_(-1, 1)
-
-    def extra_repr(self) -> str:
-        """The geometry, as `nn.Conv2d` prints it, and the options."""
-        text = f"{super().extra_repr()}, gradient={self.gradient!r}"
-        return text if self.center else f"{text}, center=False"
 
 
 def scaled_sign(weight: Tensor, gradient: str = "chain") -> Tensor:

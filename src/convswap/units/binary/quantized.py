@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import check_choice
 from ...ops.binary_conv import PackedBinaryConv2d
-from ..contract.bases import FeatureUnit, Geometry, WeightUnit, compute_dtype, plain_conv
+from ..contract.feature import FeatureUnit
+from ..contract.geometry import Geometry, plain_conv
+from ..contract.precision import compute_dtype
 from ..contract.registry import register_unit
+from ..contract.weight import WeightUnit
 from ..ic.group_sum import GroupSum
 from ..support.draws import Draws, mix
 from .quantizers import FULL, SCHEMES, check_bits, check_dropout, nearest_power_of_two, quantize_gradient, quantize_ste
@@ -24,7 +26,6 @@ _WEIGHT_DRAW = 0x2545F491  # tells the weight's draws from the activations'
 
 @register_unit(
     "quantized",
-    kind="feature",
     paper="arXiv:1609.07061",
     year=2016,
     summary="weights and activations of 1 to 16 bits, gradients straight through (BinaryNet with 1 bit)",
@@ -79,17 +80,8 @@ class QuantizedConv2d(Draws, WeightUnit):
 
     absorbs_relu_before = True
 
-    def __init__(
+    def setup(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
         *,
         weight_bits: int = 1,
         activation_bits: int = 1,
@@ -102,9 +94,8 @@ class QuantizedConv2d(Draws, WeightUnit):
         estimator: str = "clipped",
         learning_rate: str = "plain",
         dropout: float = 0.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
+        """Check the options and build the unit; see the class."""
         check_bits("weight_bits", weight_bits)
         check_bits("activation_bits", activation_bits)
         check_bits("gradient_bits", gradient_bits, least=2)
@@ -116,19 +107,6 @@ class QuantizedConv2d(Draws, WeightUnit):
         check_choice("estimator", estimator, ("clipped", "identity"))
         check_choice("learning_rate", learning_rate, RATES)
         check_dropout(dropout)
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device=device,
-            dtype=dtype,
-        )
         self.weight_bits, self.activation_bits, self.gradient_bits = weight_bits, activation_bits, gradient_bits
         self.scheme, self.activation_range, self.weight_range = scheme, activation_range, weight_range
         self.weight_rounding, self.activation_rounding = weight_rounding, activation_rounding
@@ -202,7 +180,7 @@ class QuantizedConv2d(Draws, WeightUnit):
             weight = self._weight(None)
             conv = plain_conv(Geometry.of(self), weight, self.bias, like=self.weight, train=self.training)
         if self.activation_bits == FULL:
-            return FusedSigns(conv) if self.weight_bits == 1 else conv
+            return FusedSigns.around(conv) if self.weight_bits == 1 else conv
         signed = self.activation_range == "signed"
         return FusedQuantized(self.activation_bits, self.scheme, signed, conv).train(self.training)
 
@@ -219,38 +197,9 @@ class QuantizedConv2d(Draws, WeightUnit):
         )
         return packed.train(self.training)
 
-    def extra_repr(self) -> str:
-        """The geometry, as `nn.Conv2d` prints it, and the options that differ from their defaults."""
-        text = f"{super().extra_repr()}, weight_bits={self.weight_bits}, activation_bits={self.activation_bits}"
-        for name, default in _DEFAULTS.items():
-            if (value := getattr(self, name)) != default:
-                text += f", {name}={value!r}"
-        return text
-
-
-_DEFAULTS = {
-    "gradient_bits": FULL,
-    "scheme": "linear",
-    "activation_range": "signed",
-    "weight_range": "max",
-    "weight_rounding": "nearest",
-    "activation_rounding": "nearest",
-    "estimator": "clipped",
-    "learning_rate": "plain",
-    "dropout": 0.0,
-}
-
-
-def _with_default(function: Any, name: str, default: Any) -> inspect.Signature:
-    """The signature of a function with another default, for those who read a unit's options off its constructor."""
-    signature = inspect.signature(function)
-    changed = [p.replace(default=default) if p.name == name else p for p in signature.parameters.values()]
-    return signature.replace(parameters=changed)
-
 
 @register_unit(
     "quantized_stochastic",
-    kind="feature",
     paper="arXiv:1602.02830",
     year=2016,
     summary="signs drawn with the probability of a hard sigmoid while training, deterministic in evaluation",
@@ -274,10 +223,9 @@ class StochasticQuantizedConv2d(QuantizedConv2d):
     The arguments are those of `QuantizedConv2d`, of which `activation_rounding` is `"stochastic"` by default.
     """
 
-    def __init__(self, *geometry: Any, activation_rounding: str = "stochastic", **options: Any) -> None:
-        super().__init__(*geometry, activation_rounding=activation_rounding, **options)
-
-    __init__.__signature__ = _with_default(QuantizedConv2d.__init__, "activation_rounding", "stochastic")  # type: ignore[attr-defined]
+    def setup(self, *, activation_rounding: str = "stochastic", **options: Any) -> None:
+        """Check the options and build the unit; see the class."""
+        super().setup(activation_rounding=activation_rounding, **options)
 
 
 class FusedSigns(FeatureUnit):
@@ -292,14 +240,19 @@ class FusedSigns(FeatureUnit):
         bias: (out,) or None.
     """
 
-    def __init__(self, conv: nn.Conv2d) -> None:
-        g = Geometry.of(conv)
-        super().__init__(
-            g.in_channels, g.out_channels, g.kernel_size, g.stride, g.padding, g.dilation, g.groups, g.padding_mode
-        )
-        self.weight, self.bias = conv.weight, conv.bias
-        self.padded = GroupSum(g)
-        self.train(conv.training)
+    def setup(self) -> None:
+        """Room for weight and bias; `around` fills it."""
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, **self.place))
+        self.bias = nn.Parameter(torch.empty(shape[:1], **self.place)) if self.geometry.bias else None
+        self.padded = GroupSum(self.geometry)
+
+    @classmethod
+    def around(cls, conv: nn.Conv2d) -> FusedSigns:
+        """The form that convolves with this convolution's weight and bias; it shares them."""
+        fused = cls(**Geometry.of(conv).arguments(), device="meta")
+        fused.weight, fused.bias = cast(Any, conv.weight), cast(Any, conv.bias)
+        return fused.train(conv.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, in, H, W), or (in, H, W), -> (N, out, H', W')."""

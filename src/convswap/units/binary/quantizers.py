@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...ops.signs import in_type, signs
-from ..contract.bases import compute_dtype
+from ..contract.precision import compute_dtype
 from ..support.draws import uniform
 
 FULL = 32

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ..contract.bases import compute_dtype
+from ..contract.precision import compute_dtype
 from .quantizers import nearest_power_of_two
 
 

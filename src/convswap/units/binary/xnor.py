@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ...errors import UsageError, check_choice
 from ...ops.binary_conv import PackedBinaryConv2d
 from ...ops.signs import levels, levels_ste
-from ..contract.bases import FeatureUnit, Geometry
+from ..contract.feature import FeatureUnit
+from ..contract.geometry import Geometry
 from ..contract.registry import register_unit
 from ..ic.group_sum import GroupSum
 from .binary_weight import BinaryWeightConv2d, filter_scale
@@ -23,7 +24,6 @@ _EPS = 1e-4
 
 @register_unit(
     "xnor",
-    kind="feature",
     paper="arXiv:1603.05279",
     year=2016,
     summary="BatchNorm, signs of the input, convolved with one scale per filter times +-1",
@@ -68,17 +68,8 @@ class XnorConv2d(FeatureUnit):
         ValueError: an option is not allowed.
     """
 
-    def __init__(
+    def setup(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
         *,
         order: str = "norm_first",
         input_scale: str = "none",
@@ -86,33 +77,18 @@ class XnorConv2d(FeatureUnit):
         gradient: str = "chain",
         center: bool = True,
         dropout: float = 0.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
+        """Check the options and build the unit; see the class."""
         check_choice("order", order, ORDERS)
         check_choice("input_scale", input_scale, ("none", "K"))
         if isinstance(bits, bool) or bits not in range(1, 9):
             raise UsageError(f"bits={bits!r} is not allowed; give a whole number from 1 to 8")
         check_dropout(dropout)
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        place = self.place
         self.order, self.input_scale, self.bits, self.dropout = order, input_scale, bits, dropout
-        self.bn = nn.BatchNorm2d(in_channels, eps=_EPS, **place) if order == "norm_first" else None
-        self.conv = BinaryWeightConv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            cast(Any, padding_mode),
-            gradient=gradient,
-            center=center,
-            **place,
-        )
-        self.window_sum = GroupSum(Geometry.of(self.conv)) if input_scale == "K" else None
+        self.bn = nn.BatchNorm2d(self.in_channels, eps=_EPS, **place) if order == "norm_first" else None
+        self.conv = BinaryWeightConv2d(**self.geometry.arguments(), gradient=gradient, center=center, **place)
+        self.window_sum = GroupSum(self.geometry) if input_scale == "K" else None
 
     @classmethod
     def normalizes_input(cls, order: str = "norm_first", **options: Any) -> bool:
@@ -169,11 +145,6 @@ class XnorConv2d(FeatureUnit):
             norm=self.bn,
             input_scale=self.input_scale,
         ).train(train)
-
-    def extra_repr(self) -> str:
-        """The geometry, as `nn.Conv2d` prints it, and the options."""
-        text = f"{super().extra_repr()}, order={self.order!r}, input_scale={self.input_scale!r}, bits={self.bits}"
-        return f"{text}, dropout={self.dropout}" if self.dropout else text
 
 
 class FusedLevels(nn.Module):

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import check_choice
-from ..contract.bases import WeightUnit
 from ..contract.registry import register_unit
+from ..contract.weight import WeightUnit
 from . import geometry
 
 
 @register_unit(
     "circle",
-    kind="weight",
     paper="arXiv:2107.02451",
     year=2021,
     summary="weights on concentric circles, read by bilinear interpolation",
@@ -72,46 +71,17 @@ class CircleConv2d(WeightUnit):
     base: Tensor
     step: Tensor
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
-        *,
-        angles: str = "even",
-        ring: str = "max",
-        radius: float | str = 1.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def setup(self, *, angles: str = "even", ring: str = "max", radius: float | str = 1.0) -> None:
+        """Check the options and build the unit; see the class."""
         check_choice("angles", angles, geometry.ANGLES)
         check_choice("ring", ring, geometry.RINGS)
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device=device,
-            dtype=dtype,
-        )
         self.size = geometry.check_size(self.kernel_size)
         self.angles = angles
         self.ring = ring
         self.radius = radius if radius == "learnable" else geometry.check_factor("radius", radius)
         if radius == "learnable":
             rings = geometry.rays(self.size, angles, ring)[1].shape[0]
-            self.radius_logit = nn.Parameter(torch.empty(rings, device=device, dtype=dtype))
+            self.radius_logit = nn.Parameter(torch.empty(rings, **self.place))
             self.reset_radius()
         self.register_constants()
 
@@ -209,10 +179,6 @@ class CircleConv2d(WeightUnit):
                     f"{official} is of another circle than angles={self.angles!r}, ring={self.ring!r}, "
                     f"radius={self.radius!r}; the official search space is angles='arctan', ring='floor'"
                 )
-
-    def extra_repr(self) -> str:
-        """The geometry, as `nn.Conv2d` prints it, and the options."""
-        return f"{super().extra_repr()}, angles={self.angles!r}, ring={self.ring!r}, radius={self.radius!r}"
 
 
 @lru_cache

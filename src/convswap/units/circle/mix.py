@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ..contract.bases import WeightUnit
 from ..contract.registry import register_unit
+from ..contract.weight import WeightUnit
 from ..support.draws import Draws
 from . import geometry
 
@@ -22,7 +22,6 @@ FACTORS = {"center": 0.0, "diamond": math.sqrt(0.5), "circle": 1.0}  # of every 
 
 @register_unit(
     "circle_mix",
-    kind="weight",
     paper="arXiv:2107.02451",
     year=2021,
     summary="each training step draws centre, diamond, circle or square; evaluation uses their mean",
@@ -66,36 +65,9 @@ class CircleMixConv2d(Draws, WeightUnit):
     matrices: Tensor
     expected: Tensor
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
-        *,
-        probabilities: Sequence[float] = (0.0, 0.0, 0.5, 0.5),
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def setup(self, *, probabilities: Sequence[float] = (0.0, 0.0, 0.5, 0.5)) -> None:
+        """Check the options and build the unit; see the class."""
         checked = _checked(probabilities)
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device=device,
-            dtype=dtype,
-        )
         self.size = geometry.check_size(self.kernel_size)
         self.probabilities = checked
         self.register_draws(self.weight.device)
@@ -150,10 +122,6 @@ class CircleMixConv2d(Draws, WeightUnit):
         self.copy_initial(conv)
         if not self.weight.is_meta:
             self.weight.copy_(geometry.solve_right(conv.weight, _expected(self.size, self.probabilities)))
-
-    def extra_repr(self) -> str:
-        """The geometry, as `nn.Conv2d` prints it, and the options."""
-        return f"{super().extra_repr()}, probabilities={self.probabilities}"
 
 
 def _checked(probabilities: Sequence[float]) -> tuple[float, ...]:

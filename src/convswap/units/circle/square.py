@@ -7,7 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..contract.bases import FeatureUnit, Geometry, _double_copy, plain_conv
+from ..contract.feature import FeatureUnit
+from ..contract.geometry import Geometry, plain_conv
+from ..contract.precision import double_copy
 from ..contract.registry import register_unit
 from ..support.folding import batch_norm_affine
 from . import geometry
@@ -16,7 +18,6 @@ from .circle import CircleConv2d
 
 @register_unit(
     "circle_square",
-    kind="feature",
     paper="arXiv:2107.02451",
     year=2021,
     summary="square and circle branches with a BatchNorm each: kernel boosting, our reading",
@@ -54,36 +55,15 @@ class CircleSquareConv2d(FeatureUnit):
         ValueError: an option or the kernel size is not allowed.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        *,
-        angles: str = "even",
-        ring: str = "max",
-        radius: float | str = 1.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
-        arguments = self._branch()
+    def setup(self, *, angles: str = "even", ring: str = "max", radius: float | str = 1.0) -> None:
+        """Check the options and build the unit; see the class."""
+        place = self.place
+        arguments = self.geometry.arguments() | {"bias": False}
         self.square = nn.Conv2d(**arguments, **place)
-        self.square_bn = nn.BatchNorm2d(out_channels, **place)
+        self.square_bn = nn.BatchNorm2d(self.out_channels, **place)
         self.circle = CircleConv2d(**arguments, angles=angles, ring=ring, radius=radius, **place)
-        self.circle_bn = nn.BatchNorm2d(out_channels, **place)
-        self.has_bias = bias
-
-    def _branch(self) -> dict[str, Any]:
-        own = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-        return {name: getattr(self, name) for name in own} | {"bias": False}
+        self.circle_bn = nn.BatchNorm2d(self.out_channels, **place)
+        self.has_bias = self.geometry.bias
 
     @classmethod
     def supports(cls, conv: nn.Conv2d, **options: Any) -> str | None:
@@ -112,7 +92,7 @@ class CircleSquareConv2d(FeatureUnit):
             FusionError: a BatchNorm keeps no running statistics, so evaluation is not linear in the input.
         """
         with torch.no_grad():
-            exact = _double_copy(self)
+            exact = double_copy(self)
             first, first_shift = _folded(exact.square.weight, exact.square_bn)
             second, second_shift = _folded(exact.circle.effective_weight(), exact.circle_bn)
             return plain_conv(
@@ -123,7 +103,7 @@ class CircleSquareConv2d(FeatureUnit):
         """Half of the function to each branch; both BatchNorms start as the identity of evaluation."""
         self.copy_initial(conv)
         if not self.weight.is_meta:
-            exact = _double_copy(self.circle).cpu()
+            exact = double_copy(self.circle).cpu()
             target = conv.weight.to("cpu", torch.float64)
             exact.weight.copy_(target / 2)
             exact.start_from(exact)
@@ -137,10 +117,6 @@ class CircleSquareConv2d(FeatureUnit):
         """The square branch takes the host's draw; the circle keeps its own, at the host's standard deviation."""
         super().copy_initial(conv)
         self.circle.weight.mul_(conv.weight.std() / self.circle.weight.std())
-
-    def extra_repr(self) -> str:
-        """The geometry and whether there is a bias."""
-        return f"{super().extra_repr()}, bias={self.has_bias}"
 
 
 def _folded(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:

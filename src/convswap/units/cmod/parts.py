@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contract.bases import compute_dtype
+from ..contract.precision import compute_dtype
 from .wavelets import (
     TAPS,
     BankConstants,

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_choice
-from ..contract.bases import Geometry, _double_copy, plain_conv
 from ..contract.block import BlockUnit, Place
+from ..contract.geometry import Geometry, plain_conv
+from ..contract.precision import double_copy
 from ..contract.registry import register_unit
 from ..support.folding import batch_norm_affine, fold_conv_norm
 from .parts import (
@@ -56,7 +57,6 @@ class _Stem(nn.Module):
 
 @register_unit(
     "cmod",
-    kind="block",
     replaces="stem",
     paper="arXiv:2212.00394",
     year=2022,
@@ -111,39 +111,34 @@ class ModulusStem(_Stem, BlockUnit):
         ValueError: an option is not allowed, or the channels or the stride do not fit.
     """
 
-    def __init__(
+    def setup(
         self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
         *,
         arch: str | None = None,
         pooling: str = "modulus",
         wavelet_channels: int | None = None,
         packets: str | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        BlockUnit.__init__(self, in_channels, out_channels, stride)
-        reason = _refused(out_channels, stride, arch, pooling, wavelet_channels, packets)
+        """Check the options and build the unit; see the class."""
+        reason = _refused(self.out_channels, self.stride, arch, pooling, wavelet_channels, packets)
         if reason is not None:
             raise UsageError(reason)
-        self.arch = _STRIDES[stride]
+        self.arch = _STRIDES[self.stride]
         a = ARCHES[self.arch]
         self.pooling = pooling
         self.packets = next(iter(a.selections)) if packets is None else packets
-        count = _wavelet_channels(a, out_channels) if wavelet_channels is None else wavelet_channels
-        self.wavelet_channels, lone = count, out_channels - count
+        count = _wavelet_channels(a, self.out_channels) if wavelet_channels is None else wavelet_channels
+        self.wavelet_channels, lone = count, self.out_channels - count
         blurred, complex_maps = pooling in ("blur", "modulus_blur"), pooling.startswith("modulus")
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        place = self.place
         step = 2 if blurred else a.stride
-        self.free = nn.Conv2d(in_channels, lone, a.kernel, step, a.padding, bias=not a.batch_norm, **place)
-        normed = lone if complex_maps else out_channels
+        self.free = nn.Conv2d(self.in_channels, lone, a.kernel, step, a.padding, bias=not a.batch_norm, **place)
+        normed = lone if complex_maps else self.out_channels
         self.norm = nn.BatchNorm2d(normed, **place) if a.batch_norm else nn.Identity()
         self.wavelets = None
         if count:
             self.wavelets = WaveletMaps(
-                in_channels,
+                self.in_channels,
                 a.depth,
                 a.selections[self.packets].times(count // a.wavelet_channels),
                 stride=2 * a.stride if complex_maps else step,
@@ -152,7 +147,9 @@ class ModulusStem(_Stem, BlockUnit):
                 bias=not a.batch_norm and not complex_maps,
                 **place,
             )
-            self.wavelets.reset_parameters(a.luminance if in_channels == 3 else (1 / in_channels,) * in_channels)
+            self.wavelets.reset_parameters(
+                a.luminance if self.in_channels == 3 else (1 / self.in_channels,) * self.in_channels
+            )
         self.after: nn.Module = nn.Identity()
         if complex_maps:
             zero = torch.zeros(count, **place)
@@ -199,13 +196,6 @@ class ModulusStem(_Stem, BlockUnit):
             raise UsageError(f"kernel_size={kernel_size!r} is not allowed; give a whole number from 1 to {whole}")
         return FusedModulusStem(self, dense=True, kernel_size=kernel_size)
 
-    def extra_repr(self) -> str:
-        """The place and the options."""
-        return (
-            f"{super().extra_repr()}, pooling={self.pooling!r}, wavelet_channels={self.wavelet_channels}, "
-            f"packets={self.packets!r}"
-        )
-
 
 class FusedModulusStem(_Stem):
     """The inference form of `ModulusStem`: BatchNorms are in the convolutions, what they add is a bias.
@@ -215,7 +205,7 @@ class FusedModulusStem(_Stem):
 
     def __init__(self, stem: ModulusStem, *, dense: bool = False, kernel_size: int | None = None) -> None:
         super().__init__()
-        exact = _double_copy(stem)
+        exact = double_copy(stem)
         self.arch, self.pooling, self.pool = stem.arch, stem.pooling, copy.deepcopy(stem.pool)
         self.in_channels, self.out_channels, self.stride = stem.in_channels, stem.out_channels, stem.stride
         maps, self.norm, self.after = cast(WaveletMaps | None, exact.wavelets), nn.Identity(), nn.Identity()

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import check_choice
-from ..contract.bases import _Constants, compute_dtype
+from ..contract.precision import Constants, compute_dtype
 
 QSHIFT_A = (
     0.051130405283831656,
@@ -186,7 +186,7 @@ def analyse(
     return F.conv2d(y, horizontal.to(y.dtype), stride=(1, stride), groups=vertical.shape[0] // 2)
 
 
-class BankConstants(_Constants):
+class BankConstants(Constants):
     """Constants of which some are whole numbers: those keep their type. For use beside `nn.Module`."""
 
     def _placed(self, value: Tensor) -> Tensor:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import torch
 from torch import nn
 
 from ...errors import UsageError
+from ...hooks import Hooks
+from .options import Configured
 
 
 @dataclass(frozen=True)
@@ -49,23 +51,33 @@ class Place:
         return text if self.stride == 1 else f"{text} s{self.stride}"
 
 
-class BlockUnit(nn.Module):
+class BlockUnit(Configured, Hooks, nn.Module):
     """A module in the place of a residual block: (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
 
-    A subclass calls `super().__init__(in_channels, out_channels, stride)`, takes its own options by keyword with
-    `device` and `dtype` last, and writes `forward()` from stock modules; `fuse()` returns the cheapest equal form.
-    A unit for whole stages has a keyword `depth`, the number of blocks the stage held.
+    A subclass writes `setup()`, which takes its options and builds its parameters, and `forward()`, from stock modules;
+    `fuse()` returns the cheapest equal form. A unit for whole stages has an option `depth`, the number of blocks the
+    stage held.
 
     Raises:
-        ValueError: a channel count or the stride is not a whole number of at least 1.
+        ValueError: a channel count or the stride is not a whole number of at least 1, or an option is not allowed.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__()
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("stride", stride)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UsageError(f"{name}={value!r} is not allowed; give a whole number of at least 1")
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
+        self._set_up(options, device=device, dtype=dtype)
 
     @classmethod
     def supports(cls, place: Place, **options: Any) -> str | None:
@@ -83,8 +95,7 @@ class BlockUnit(nn.Module):
         if reason is not None:
             raise UsageError(f"{cls.__name__} cannot stand at {place.describe()}: {reason}")
         arguments = place.arguments() | cls.options_at(place) | options
-        unit = cast(Any, cls)(**arguments, device=place.device, dtype=place.dtype)
-        return cast(Self, unit.train(place.training))
+        return cls(**arguments, device=place.device, dtype=place.dtype).train(place.training)
 
     @classmethod
     def options_at(cls, place: Place) -> dict[str, Any]:
@@ -96,5 +107,5 @@ class BlockUnit(nn.Module):
         return copy.deepcopy(self)
 
     def extra_repr(self) -> str:
-        """The place, as the units print it."""
-        return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"
+        """The place, and the options that differ from their defaults."""
+        return self._with_options(f"{self.in_channels}, {self.out_channels}, stride={self.stride}")

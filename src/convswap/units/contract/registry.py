@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -12,28 +12,33 @@ from typing import Any, Literal, TypeVar
 from torch import nn
 
 from ...errors import ConvswapError, UsageError, unknown_name
+from .checks import Kind, check_class, check_row
 
 C = TypeVar("C", bound=type[nn.Module])
-Kind = Literal["weight", "feature", "block"]
 WarmStart = Literal["exact", "approximate", "none"]
 Fusion = Literal["conv", "cheaper", "none"]
-TrainEval = Literal["same", "batch_norm", "stochastic"]
 Replaces = Literal["convolution", "block", "stage", "stem"]
+Placement = Literal["paper", "inferred"]
+TrainEval = Literal["same", "batch_norm", "stochastic"]
 Gradient = Literal["exact", "straight_through"]
+_LITERALS: dict[str, Any] = {
+    "warm_start": WarmStart,
+    "fusion": Fusion,
+    "replaces": Replaces,
+    "placement": Placement,
+    "train_eval": TrainEval,
+    "gradient": Gradient,
+}
 
 ENTRY_POINT_GROUP = "convswap.units"
 
 
 @dataclass(frozen=True)
-class UnitSpec:
-    """One row of the registry: what the rest of the house may rely on.
+class UnitRow:
+    """What the author of a unit declares about it.
 
     Attributes:
         name: registry name, snake case.
-        cls: the class, with an `nn.Conv2d`'s constructor arguments (a block unit's are those of `BlockUnit`) and
-            keyword-only options.
-        kind: `"weight"` (one convolution with a computed weight), `"feature"` (anything else that has a convolution's
-            shapes), `"block"` (stands for more than one convolution).
         paper: where it comes from, e.g. `"arXiv:2107.02451"`.
         year: of the paper.
         summary: one line.
@@ -52,12 +57,10 @@ class UnitSpec:
             plain checkpoint can set.
         gradient: `"exact"` (the derivative of the forward pass), or `"straight_through"` (the forward pass has steps,
             and the backward pass is an estimator of its own).
-        origin: where the row was registered, `module:class`.
     """
 
     name: str
-    cls: type[nn.Module]
-    kind: Kind
+    _: KW_ONLY
     paper: str
     year: int
     summary: str
@@ -65,72 +68,63 @@ class UnitSpec:
     fusion: Fusion
     replaces: Replaces = "convolution"
     default_where: str = "spatial & !first"
-    placement: Literal["paper", "inferred"] = "inferred"
+    placement: Placement = "inferred"
     train_eval: TrainEval = "same"
     variants: tuple[Mapping[str, Any], ...] = ()
-    no_weight_decay: frozenset[str] = field(default_factory=frozenset)
+    no_weight_decay: Collection[str] = ()
     constant_weight: bool = False
     gradient: Gradient = "exact"
-    origin: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitSpec(UnitRow):
+    """One row of the registry: what the author declares, and what follows from the class.
+
+    Attributes:
+        cls: the class, with an `nn.Conv2d`'s constructor arguments (a block unit's are those of `BlockUnit`) and
+            keyword-only options.
+        kind: `"weight"` (a `WeightUnit`: one convolution with a computed weight), `"block"` (a `BlockUnit`: stands for
+            more than one convolution), `"feature"` (anything else that has a convolution's shapes).
+        origin: where the row was registered, `module:class`.
+    """
+
+    no_weight_decay: frozenset[str] = frozenset()
+    cls: type[nn.Module]
+    kind: Kind
+    origin: str
 
 
 _UNITS: dict[str, UnitSpec] = {}
 _entry_points_loaded = False
 
 
-def register_unit(
-    name: str,
-    *,
-    kind: Kind,
-    paper: str,
-    year: int,
-    summary: str,
-    warm_start: WarmStart,
-    fusion: Fusion,
-    replaces: Replaces = "convolution",
-    default_where: str = "spatial & !first",
-    placement: Literal["paper", "inferred"] = "inferred",
-    train_eval: TrainEval = "same",
-    variants: tuple[Mapping[str, Any], ...] = (),
-    no_weight_decay: tuple[str, ...] = (),
-    constant_weight: bool = False,
-    gradient: Gradient = "exact",
-) -> Callable[[C], C]:
-    """Class decorator that adds a row to the registry; see `UnitSpec` for the arguments.
+@dataclass(frozen=True)
+class register_unit(UnitRow):
+    """Class decorator that adds a row to the registry; see `UnitRow` for the arguments.
+
+    A class, so that the fields are written once. Every fault of the row or of the class is refused in one line.
 
     Raises:
-        UsageError: the name is taken by another class (both origins are named), or `replaces` contradicts `kind`.
+        UsageError: a field has a value that is not allowed, the class is no unit that this row can describe, or the
+            name is taken by another class (both origins are named).
     """
-    if (kind == "block") != (replaces != "convolution"):
-        raise UsageError(f"unit {name!r}: kind={kind!r} and replaces={replaces!r} contradict each other")
 
-    def add(cls: C) -> C:
+    def __post_init__(self) -> None:
+        check_row(self, _LITERALS)
+
+    def __call__(self, cls: C) -> C:
+        """Add the class."""
+        kind = check_class(self, cls)
         origin = f"{cls.__module__}:{cls.__qualname__}"
-        present = _UNITS.get(name)
+        present = _UNITS.get(self.name)
         if present is not None and present.origin != origin:
-            raise UsageError(f"unit {name!r} is registered twice: by {present.origin} and by {origin}; rename one")
-        _UNITS[name] = UnitSpec(
-            name=name,
-            cls=cls,
-            kind=kind,
-            paper=paper,
-            year=year,
-            summary=summary,
-            warm_start=warm_start,
-            fusion=fusion,
-            replaces=replaces,
-            default_where=default_where,
-            placement=placement,
-            train_eval=train_eval,
-            variants=tuple(MappingProxyType(dict(v)) for v in variants),
-            no_weight_decay=frozenset(no_weight_decay),
-            constant_weight=constant_weight,
-            gradient=gradient,
-            origin=origin,
-        )
+            raise UsageError(f"unit {self.name!r} is registered twice: by {present.origin} and by {origin}; rename one")
+        row = vars(self) | {
+            "variants": tuple(MappingProxyType(dict(v)) for v in self.variants),
+            "no_weight_decay": frozenset(self.no_weight_decay),
+        }
+        _UNITS[self.name] = UnitSpec(**row, cls=cls, kind=kind, origin=origin)
         return cls
-
-    return add
 
 
 def _load_entry_points() -> None:

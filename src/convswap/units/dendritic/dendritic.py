@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from ...errors import UsageError, check_choice
 from ...ops.dendritic import dendritic_conv2d, register_flops
-from ..contract.bases import FeatureUnit, Geometry
+from ..contract.feature import FeatureUnit
+from ..contract.geometry import Geometry
 from ..contract.registry import register_unit
 from .levels import LevelConv2d, biases_by_input, fold_affine, level_form
 
@@ -21,7 +22,6 @@ _SHARINGS = ("pair", "tap", "input")
 
 @register_unit(
     "dendritic",
-    kind="feature",
     paper="arXiv:2301.00924",
     year=2023,
     summary="every connection between two channels rectifies its input after a bias of its own",
@@ -73,35 +73,18 @@ class DendriticConv2d(FeatureUnit):
 
     absorbs_relu_before = True
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        *,
-        bias_sharing: str = "pair",
-        pad: str = "after",
-        bias_init: float = 0.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def setup(self, *, bias_sharing: str = "pair", pad: str = "after", bias_init: float = 0.0) -> None:
+        """Check the options and build the unit; see the class."""
         check_choice("bias_sharing", bias_sharing, _SHARINGS)
         check_choice("pad", pad, ("after", "before"))
         _check_bias_init(bias_init)
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        place = self.place
         self.bias_sharing, self.pad, self.bias_init = bias_sharing, pad, bias_init
-        shape = (out_channels, in_channels // groups, *self.kernel_size)
-        own = {"pair": shape[:2], "tap": shape, "input": (in_channels,)}[bias_sharing]
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        own = {"pair": shape[:2], "tap": shape, "input": (self.in_channels,)}[bias_sharing]
         self.weight = nn.Parameter(torch.empty(shape, **place))
         self.dendrite_bias = nn.Parameter(torch.empty(own, **place))
-        self.bias = nn.Parameter(torch.empty(out_channels, **place)) if bias else None
+        self.bias = nn.Parameter(torch.empty(self.out_channels, **place)) if self.geometry.bias else None
         self.reset_parameters()
         register_flops()
 
@@ -219,11 +202,6 @@ class DendriticConv2d(FeatureUnit):
     def fold_affine(self, scale: Tensor, shift: Tensor) -> None:
         """Absorb a following per-channel `y -> scale y + shift` in place: the unit is linear in its weights."""
         fold_affine(self, scale, shift)
-
-    def extra_repr(self) -> str:
-        """The geometry, as `nn.Conv2d` prints it, and the options."""
-        text = f"{super().extra_repr()}, bias={self.bias is not None}, bias_sharing={self.bias_sharing!r}"
-        return f"{text}, pad={self.pad!r}" if self.pad != "after" else text
 
 
 class DendriticLinear(nn.Module):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..contract.bases import Geometry, compute_dtype, plain_conv
+from ..contract.geometry import Geometry, plain_conv
+from ..contract.precision import compute_dtype
 
 _ROUNDS = 100
 

@@ -106,7 +106,6 @@ class _StageForward(nn.Module):
 
 @register_unit(
     "g_ghost",
-    kind="block",
     replaces="stage",
     paper="arXiv:2201.03297",
     year=2022,
@@ -150,36 +149,31 @@ class GGhostStage(_StageForward, BlockUnit):
         ValueError: an option is not allowed; the group widths that are get named.
     """
 
-    def __init__(
+    def setup(
         self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
         *,
         depth: int = FEWEST_BLOCKS,
         cheap_ratio: float = 0.5,
         group_width: int | None = None,
         mix: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, stride)
+        """Check the options and build the unit; see the class."""
         check_choice("mix", mix, (True, False))
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < FEWEST_BLOCKS:
             raise UsageError(f"depth={depth!r} is not allowed; give a whole number of at least {FEWEST_BLOCKS}")
         self.depth, self.cheap_ratio, self.mix = depth, cheap_ratio, bool(mix)
-        self.group_width = _group_width(out_channels, cheap_ratio, group_width)
-        self.raw = _raw_channels(out_channels, cheap_ratio, self.group_width)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.group_width = _group_width(self.out_channels, cheap_ratio, group_width)
+        self.raw = _raw_channels(self.out_channels, cheap_ratio, self.group_width)
+        place = self.place
         wide: dict[str, Any] = {"group_width": self.group_width, **place}
         inner: dict[str, Any] = {"group_width": _inner_group_width(self.group_width), **place}
-        self.base = RegNetXBlock(in_channels, out_channels, stride, **wide)
+        self.base = RegNetXBlock(self.in_channels, self.out_channels, self.stride, **wide)
         self.layers = nn.Sequential(*(RegNetXBlock(self.raw, self.raw, **inner) for _ in range(depth - 2)))
-        cheap = out_channels - self.raw
+        cheap = self.out_channels - self.raw
         self.cheap = nn.Sequential(nn.Conv2d(cheap, cheap, 1, bias=False, **place), nn.BatchNorm2d(cheap, **place))
-        self.merge = _mix(out_channels + self.raw * (depth - 2), cheap, place) if mix else None
+        self.merge = _mix(self.out_channels + self.raw * (depth - 2), cheap, place) if mix else None
         self.cheap_act = nn.ReLU(inplace=True)
-        self.end = RegNetXBlock(out_channels, out_channels, **wide)
+        self.end = RegNetXBlock(self.out_channels, self.out_channels, **wide)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -221,11 +215,6 @@ class GGhostStage(_StageForward, BlockUnit):
             FusionError: a BatchNorm keeps no running statistics.
         """
         return FusedGGhostStage(self)
-
-    def extra_repr(self) -> str:
-        """The place and the options."""
-        options = f"depth={self.depth}, cheap_ratio={self.cheap_ratio}, group_width={self.group_width}, mix={self.mix}"
-        return f"{super().extra_repr()}, {options}"
 
 
 class FusedGGhostStage(_StageForward):

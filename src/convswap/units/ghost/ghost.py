@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_choice
-from ..contract.bases import FeatureUnit, Geometry
+from ..contract.feature import FeatureUnit
+from ..contract.geometry import Geometry
 from ..contract.registry import register_unit
 from ..support.folding import fold_conv_norm
 
 
 @register_unit(
     "ghost",
-    kind="feature",
     paper="arXiv:1911.11907",
     year=2020,
     summary="convolves to 1/s of the channels and makes the others from these by cheap depthwise kernels",
@@ -72,38 +72,21 @@ class GhostConv2d(FeatureUnit):
     absorbs_batch_norm = True
     relu_follows_host = True
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        *,
-        ratio: int = 2,
-        cheap_kernel: int = 3,
-        relu: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def setup(self, *, ratio: int = 2, cheap_kernel: int = 3, relu: bool = False) -> None:
+        """Check the options and build the unit; see the class."""
         _check_options(ratio, cheap_kernel, relu)
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        reason = _refusal(in_channels, out_channels, groups, ratio)
+        reason = _refusal(self.in_channels, self.out_channels, self.groups, ratio)
         if reason is not None:
             raise UsageError(f"{type(self).__name__}({FeatureUnit.extra_repr(self)}): {reason}")
         self.ratio, self.cheap_kernel, self.relu = ratio, cheap_kernel, bool(relu)
         self.bias = None
-        self.intrinsic = _intrinsic(out_channels, ratio)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.intrinsic = _intrinsic(self.out_channels, ratio)
+        place = self.place
         geometry = Geometry.of(self).arguments() | {"out_channels": self.intrinsic}
         self.primary_conv = self._with_norm(nn.Conv2d(**geometry, **place), place)
         self.parents, cheap = 0, None
-        if self.intrinsic < out_channels:
-            self.parents = -(-(out_channels - self.intrinsic) // (ratio - 1))
+        if self.intrinsic < self.out_channels:
+            self.parents = -(-(self.out_channels - self.intrinsic) // (ratio - 1))
             made = self.parents * (ratio - 1)
             conv = nn.Conv2d(
                 self.parents, made, cheap_kernel, 1, cheap_kernel // 2, groups=self.parents, bias=False, **place
@@ -153,11 +136,6 @@ class GhostConv2d(FeatureUnit):
         if cheap is None and not self.relu:
             return primary
         return FusedGhost(Geometry.of(self), primary, cheap, relu=self.relu).train(self.training)
-
-    def extra_repr(self) -> str:
-        """The geometry, as `nn.Conv2d` prints it, and the options."""
-        options = f"ratio={self.ratio}, cheap_kernel={self.cheap_kernel}, relu={self.relu}"
-        return f"{super().extra_repr()}, bias=False, {options}"
 
 
 class FusedGhost(nn.Module):

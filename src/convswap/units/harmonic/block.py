@@ -6,14 +6,13 @@ import copy
 import math
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import UsageError, check_choice
 from ..contract.block import BlockUnit
 from ..contract.registry import register_unit
-from .layers import ComplexBatchNorm, ComplexReLU, HarmonicConv2d, HarmonicMeanPool, place_of
+from .layers import ComplexBatchNorm, ComplexReLU, HarmonicConv2d, HarmonicMeanPool
 
 
 class _BlockForward(nn.Module):
@@ -47,7 +46,6 @@ class _MoreChannels(nn.Module):
 
 @register_unit(
     "harmonic",
-    kind="block",
     replaces="block",
     paper="arXiv:1612.04642",
     year=2017,
@@ -97,11 +95,8 @@ class HarmonicBlock(_BlockForward, BlockUnit):
         ValueError: an option is not allowed.
     """
 
-    def __init__(
+    def setup(
         self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
         *,
         max_order: int = 1,
         width: float = 0.5,
@@ -111,28 +106,24 @@ class HarmonicBlock(_BlockForward, BlockUnit):
         zero_order_phase: str = "paper",
         basis: str = "unit",
         residual: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, stride)
+        """Check the options and build the unit; see the class."""
         check_choice("residual", residual, (True, False))
-        place = place_of(device, dtype)
-        hidden = _hidden(out_channels, width)
+        place = self.place
+        hidden = _hidden(self.out_channels, width)
         filters: dict[str, Any] = {"rings": rings, "phase": phase, "zero_order_phase": zero_order_phase, "basis": basis}
-        self.options = filters | {"max_order": max_order, "width": width, "kernel_size": kernel_size}
-        self.options["residual"] = residual
-        self.pool = HarmonicMeanPool(stride) if stride > 1 else nn.Identity()
+        self.pool = HarmonicMeanPool(self.stride) if self.stride > 1 else nn.Identity()
         orders: dict[str, Any] = {"max_order": max_order, "max_order_in": None}
-        self.lift = HarmonicConv2d(in_channels, hidden, kernel_size, **orders, **filters, **place)
+        self.lift = HarmonicConv2d(self.in_channels, hidden, kernel_size, **orders, **filters, **place)
         self.act = ComplexReLU(hidden, max_order, **place)
         orders = {"max_order": max_order, "max_order_in": max_order}
-        self.cross = HarmonicConv2d(hidden, out_channels, kernel_size, **orders, **filters, **place)
-        self.norm = ComplexBatchNorm(out_channels, max_order, leave=True, **place)
+        self.cross = HarmonicConv2d(hidden, self.out_channels, kernel_size, **orders, **filters, **place)
+        self.norm = ComplexBatchNorm(self.out_channels, max_order, leave=True, **place)
         self.shortcut: nn.Module | None = None
-        if residual and out_channels < in_channels:
-            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False, **place)
+        if residual and self.out_channels < self.in_channels:
+            self.shortcut = nn.Conv2d(self.in_channels, self.out_channels, 1, bias=False, **place)
         elif residual:
-            self.shortcut = _MoreChannels(out_channels - in_channels)
+            self.shortcut = _MoreChannels(self.out_channels - self.in_channels)
 
     def fuse(self) -> FusedHarmonicBlock:
         """The inference form: plain convolutions, no BatchNorm; equal in evaluation.
@@ -141,11 +132,6 @@ class HarmonicBlock(_BlockForward, BlockUnit):
             FusionError: the BatchNorm keeps no running statistics.
         """
         return FusedHarmonicBlock(self)
-
-    def extra_repr(self) -> str:
-        """The place and the options."""
-        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-        return f"{super().extra_repr()}, {options}"
 
 
 class FusedHarmonicBlock(_BlockForward):

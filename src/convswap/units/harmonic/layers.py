@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import UsageError, check_choice
-from ..contract.bases import WeightUnit, compute_dtype
+from ..contract.precision import compute_dtype
+from ..contract.weight import WeightUnit
 from ..support.folding import batch_norm_affine
 from . import basis as harmonic_basis
 

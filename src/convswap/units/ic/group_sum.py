@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..contract.bases import Geometry, compute_dtype
+from ..contract.geometry import Geometry
+from ..contract.precision import compute_dtype
 
 _FEW = 8192  # pixels in a batch
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import UsageError, check_choice
-from ..contract.bases import FeatureUnit, Geometry, _double_copy, compute_dtype
+from ..contract.feature import FeatureUnit
+from ..contract.geometry import Geometry
+from ..contract.precision import compute_dtype, double_copy
 from ..contract.registry import register_unit
 from ..support.folding import batch_norm_affine
 from .group_sum import GroupSum, add_scaled_sum
@@ -21,7 +23,6 @@ _RANGE = 8.0  # a fused slope beyond this would cost digits; the other side of t
 
 @register_unit(
     "ic",
-    kind="feature",
     paper="arXiv:1911.08252",
     year=2019,
     summary="adds the rectified response of a second form, tied to the first by one scalar per channel",
@@ -67,43 +68,32 @@ class ICConv2d(FeatureUnit):
         ValueError: an option is not allowed.
     """
 
-    def __init__(
+    def setup(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
         *,
         w_init: float | str = "mean",
         inner_norm: bool = False,
         inner_bias: bool = True,
         reduce: str = "sum",
         gate: str = "open",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
+        """Check the options and build the unit; see the class."""
         _check_w_init(w_init)
         check_choice("inner_norm", inner_norm, (True, False))
         check_choice("inner_bias", inner_bias, (True, False))
         check_choice("reduce", reduce, ("sum", "mean"))
         check_choice("gate", gate, ("open", "closed"))
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        place = self.place
         self.w_init, self.reduce, self.gate = w_init, reduce, gate
-        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self.fan_in = math.prod(shape[1:])
         self.weight = nn.Parameter(torch.empty(shape, **place))
-        self.bias = nn.Parameter(torch.empty(out_channels, **place)) if bias else None
-        self.w_prime = nn.Parameter(torch.empty(out_channels, **place))
+        self.bias = nn.Parameter(torch.empty(self.out_channels, **place)) if self.geometry.bias else None
+        self.w_prime = nn.Parameter(torch.empty(self.out_channels, **place))
         own_shift = inner_bias and not inner_norm
-        self.b1 = nn.Parameter(torch.empty(out_channels, **place)) if own_shift else None
-        self.gate_scale = nn.Parameter(torch.empty(out_channels, **place)) if gate == "closed" else None
-        self.gate_bn = nn.BatchNorm2d(out_channels, **place) if inner_norm else None
+        self.b1 = nn.Parameter(torch.empty(self.out_channels, **place)) if own_shift else None
+        self.gate_scale = nn.Parameter(torch.empty(self.out_channels, **place)) if gate == "closed" else None
+        self.gate_bn = nn.BatchNorm2d(self.out_channels, **place) if inner_norm else None
         self.group_sum = GroupSum(Geometry.of(self))
         self.reset_parameters()
 
@@ -193,7 +183,7 @@ class ICConv2d(FeatureUnit):
             FusionError: the inner BatchNorm keeps no running statistics.
         """
         with torch.no_grad():
-            exact = _double_copy(self)
+            exact = double_copy(self)
             zero = torch.zeros_like(exact.w_prime)
             scale, kink = torch.ones_like(zero), zero if exact.b1 is None else exact.b1
             shift = zero if exact.bias is None else exact.bias
@@ -209,13 +199,6 @@ class ICConv2d(FeatureUnit):
             # relu(scale q): the side where scale q > 0 has slope 1 + scale, the other slope 1
             fused.set_slopes(torch.where(scale >= 0, side, 1.0), torch.where(scale >= 0, 1.0, side))
             return fused.to(self.weight.device, self.weight.dtype).train(self.training)
-
-    def extra_repr(self) -> str:
-        """The geometry, as `nn.Conv2d` prints it, and the options."""
-        return (
-            f"{super().extra_repr()}, bias={self.bias is not None}, w_init={self.w_init!r}, "
-            f"inner_bias={self.b1 is not None}, reduce={self.reduce!r}, gate={self.gate!r}"
-        )
 
 
 class FusedIC(nn.Module):

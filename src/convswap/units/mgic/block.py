@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_choice
@@ -46,7 +45,6 @@ class _Cycle(nn.Module):
 
 @register_unit(
     "mgic",
-    kind="block",
     paper="arXiv:2011.09128",
     year=2020,
     summary="a residual block as a V-cycle over c, c/2, c/4, .. channels: parameters linear in the width",
@@ -111,11 +109,8 @@ class MGICBlock(_Cycle, BlockUnit):
         ValueError: an option is not allowed, or a level's channels do not divide; the group sizes that do are named.
     """
 
-    def __init__(
+    def setup(
         self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
         *,
         group_size: int = 16,
         coarse_channels: int = 16,
@@ -127,16 +122,14 @@ class MGICBlock(_Cycle, BlockUnit):
         coarsest: str = "code",
         quirks: str = "plain",
         init: str = "random",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, stride)
+        """Check the options and build the unit; see the class."""
         check_choice("quirks", quirks, ("plain", "code"))
         check_choice("init", init, ("random", "average"))
         _check_details(block, kernel_size, squeeze_excite, activation)
         self.levels: Hierarchy = hierarchy(
-            in_channels,
-            out_channels,
+            self.in_channels,
+            self.out_channels,
             group_size=group_size,
             coarse_channels=coarse_channels,
             block=block,
@@ -147,7 +140,7 @@ class MGICBlock(_Cycle, BlockUnit):
         self.expansion = default_expansion(block) if expansion is None else expansion
         self.kernel_size, self.squeeze_excite, self.activation = kernel_size, squeeze_excite, activation
         self.coarsest, self.quirks, self.init = coarsest, quirks, init
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        place = self.place
         self.entry = self._entry(place)
         self.restrict = nn.ModuleList(self._restriction(level, place) for level in self.levels.fine)
         self.coarse = self._step(self.levels.coarse, place, last=True)

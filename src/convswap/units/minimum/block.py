@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ..contract.bases import Geometry
 from ..contract.block import BlockUnit, Place
+from ..contract.geometry import Geometry
 from ..contract.registry import register_unit
 from .core import MinimumCore, count_maps
 
@@ -61,7 +61,6 @@ def refuse_stride(stride: int) -> str | None:
 
 @register_unit(
     "minimum_block",
-    kind="block",
     paper="arXiv:2201.02149",
     year=2021,
     summary="a residual block of two depthwise filters joined by an AND: the minimum or the product of both",
@@ -108,29 +107,23 @@ class MinimumBlock(BlockUnit):
         ValueError: the stride is neither 1 nor 2, or an option is not allowed.
     """
 
-    def __init__(
+    def setup(
         self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
         *,
         combine: str = "min",
         norm: str = "instance",
         expansion: float = 2,
         kernel_size: int = 3,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, stride)
+        """Check the options and build the unit; see the class."""
         if isinstance(kernel_size, bool) or not isinstance(kernel_size, int) or kernel_size < 3 or kernel_size % 2 == 0:
             raise UsageError(f"kernel_size={kernel_size!r} is not allowed; give an odd whole number of at least 3")
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.shortcut = ResidualAdapter(in_channels, out_channels, stride, **place)
+        place = self.place
+        self.shortcut = ResidualAdapter(self.in_channels, self.out_channels, self.stride, **place)
         side, margin = (kernel_size, kernel_size), (kernel_size // 2, kernel_size // 2)
-        geometry = Geometry(in_channels, out_channels, side, (stride, stride), margin, bias=False)
+        geometry = Geometry(self.in_channels, self.out_channels, side, (self.stride, self.stride), margin, bias=False)
         self.core = MinimumCore(geometry, combine=combine, norm=norm, expansion=expansion, **place)
-        self.norm = nn.BatchNorm2d(out_channels, **place)
-        self.options = {"combine": combine, "norm": norm, "expansion": expansion, "kernel_size": kernel_size}
+        self.norm = nn.BatchNorm2d(self.out_channels, **place)
 
     @classmethod
     def supports(cls, place: Place, **options: Any) -> str | None:
@@ -156,10 +149,6 @@ class MinimumBlock(BlockUnit):
             FusionError: a BatchNorm keeps no running statistics.
         """
         return FusedMinimumBlock(self)
-
-    def extra_repr(self) -> str:
-        """The place and the options."""
-        return f"{super().extra_repr()}, " + ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
 
 class FusedMinimumBlock(nn.Module):

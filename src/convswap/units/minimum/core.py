@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_choice
-from ..contract.bases import Geometry, compute_dtype, plain_conv
+from ..contract.geometry import Geometry, plain_conv
+from ..contract.precision import compute_dtype
 from ..support.depthwise import run_depthwise
 from ..support.folding import BATCH_NORMS, batch_norm_affine
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ..contract.bases import FeatureUnit, Geometry
+from ..contract.feature import FeatureUnit
 from ..contract.registry import register_unit
 from .core import FusedMinimum, MinimumCore, count_maps
 
 
 @register_unit(
     "minimum",
-    kind="feature",
     paper="arXiv:2201.02149",
     year=2021,
     summary="1x1, two depthwise filters joined by an AND (the minimum or the product of both), 1x1",
@@ -64,34 +62,12 @@ class MinimumConv2d(FeatureUnit):
         ValueError: an option is not allowed, or the geometry is not supported.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        *,
-        combine: str = "min",
-        norm: str = "instance",
-        expansion: float = 2,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        reason = _refusal(in_channels, self.kernel_size, groups)
+    def setup(self, *, combine: str = "min", norm: str = "instance", expansion: float = 2) -> None:
+        """Check the options and build the unit; see the class."""
+        reason = _refusal(self.in_channels, self.kernel_size, self.groups)
         if reason is not None:
             raise UsageError(reason)
-        shape = cast(Any, self)  # its tuples are pairs by now
-        sides = (shape.kernel_size, shape.stride, shape.padding, shape.dilation)
-        geometry = Geometry(in_channels, out_channels, *sides, groups, bias, padding_mode)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.core = MinimumCore(geometry, combine=combine, norm=norm, expansion=expansion, **place)
-        self.options = {"combine": combine, "norm": norm, "expansion": expansion}
+        self.core = MinimumCore(self.geometry, combine=combine, norm=norm, expansion=expansion, **self.place)
 
     @classmethod
     def supports(cls, conv: nn.Conv2d, **options: Any) -> str | None:
@@ -128,11 +104,6 @@ class MinimumConv2d(FeatureUnit):
             FusionError: a BatchNorm keeps no running statistics.
         """
         return self.core.fuse()
-
-    def extra_repr(self) -> str:
-        """The geometry, as `nn.Conv2d` prints it, and the options."""
-        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-        return f"{super().extra_repr()}, bias={self.bias is not None}, {options}"
 
 
 def _refusal(in_channels: int, kernel_size: tuple[int, ...], groups: int) -> str | None:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_choice
-from ..contract.bases import FeatureUnit, Geometry, _double_copy, compute_dtype
+from ..contract.feature import FeatureUnit
+from ..contract.geometry import Geometry
+from ..contract.precision import compute_dtype, double_copy
 from ..contract.registry import register_unit
 from .spatial import SpatialForm, combined_kernel, spatial_form
 from .spectrum import HIDDEN, Size, Spectrum, check_size, linear_size, linear_spectrum, real_fft
@@ -81,7 +83,6 @@ class _FrequencyConvolution:
 
 @register_unit(
     "niff",
-    kind="feature",
     paper="arXiv:2307.10001",
     year=2023,
     summary="a filter as large as the map, multiplied in the frequency domain; its spectrum comes from a tiny MLP",
@@ -146,17 +147,8 @@ class NIFFConv2d(_FrequencyConvolution, FeatureUnit):
         ValueError: an option is not allowed, or `supports` gives a reason against the geometry.
     """
 
-    def __init__(
+    def setup(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
         *,
         form: str = "split",
         mlp: str | None = None,
@@ -164,19 +156,17 @@ class NIFFConv2d(_FrequencyConvolution, FeatureUnit):
         reference_size: int | Size | None = None,
         imag_bias: bool = False,
         init: str = "scaled",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
+        """Check the options and build the unit; see the class."""
         _check_options(form, mlp, boundary, reference_size, imag_bias, init)
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         reason = _refusal(self)
         if reason is not None:
             raise UsageError(f"{type(self).__name__}: {reason}")
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.form = form if groups == 1 else "depthwise"
+        place = self.place
+        self.form = form if self.groups == 1 else "depthwise"
         self.mlp, self.boundary, self.init = mlp or ("tiny" if self.form == "full" else "small"), boundary, init
         self.spectrum = Spectrum(
-            in_channels * out_channels if self.form == "full" else in_channels,
+            self.in_channels * self.out_channels if self.form == "full" else self.in_channels,
             self.mlp,
             reference_size=(reference_size, reference_size) if isinstance(reference_size, int) else reference_size,
             imag_bias=imag_bias,
@@ -184,11 +174,13 @@ class NIFFConv2d(_FrequencyConvolution, FeatureUnit):
             **place,
         )
         split = self.form == "split"
-        self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False, **place) if split else None
-        self.bias = nn.Parameter(torch.zeros(out_channels, **place)) if bias else None
+        self.pointwise = nn.Conv2d(self.in_channels, self.out_channels, 1, bias=False, **place) if split else None
+        self.bias = nn.Parameter(torch.zeros(self.out_channels, **place)) if self.geometry.bias else None
         if init == "scaled":
             with torch.no_grad():  # a convolution's default start: energy 1/3 an output
-                self._set_energy(self.spectrum.real.last.weight.new_full((out_channels, in_channels // groups), 1 / 3))
+                self._set_energy(
+                    self.spectrum.real.last.weight.new_full((self.out_channels, self.in_channels // self.groups), 1 / 3)
+                )
 
     @property
     def weight(self) -> Tensor:
@@ -235,7 +227,7 @@ class NIFFConv2d(_FrequencyConvolution, FeatureUnit):
             ValueError: a size that is not a positive whole number, or an even `crop`.
         """
         with torch.no_grad():
-            return spatial_form(_double_copy(self), check_size(size), crop, like=self)
+            return spatial_form(double_copy(self), check_size(size), crop, like=self)
 
     def fuse(self, size: int | Size | None = None, *, crop: int | None = None) -> nn.Module:
         """The inference form, see the class: for any size, for one size, or cropped.
@@ -248,13 +240,6 @@ class NIFFConv2d(_FrequencyConvolution, FeatureUnit):
         if crop is not None:
             raise UsageError(f"crop={crop!r} needs size=, the size of the maps whose kernels are cropped")
         return FusedNIFF(self)
-
-    def extra_repr(self) -> str:
-        """The geometry, as `nn.Conv2d` prints it, and the options."""
-        return (
-            f"{super().extra_repr()}, bias={self.bias is not None}, form={self.form!r}, mlp={self.mlp!r}, "
-            f"boundary={self.boundary!r}"
-        )
 
 
 class FusedNIFF(_FrequencyConvolution, nn.Module):

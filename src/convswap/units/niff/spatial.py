@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ..contract.bases import Geometry, plain_conv
+from ..contract.geometry import Geometry, plain_conv
 from .spectrum import Size, check_size
 
 if TYPE_CHECKING:

@@ -23,7 +23,6 @@ KERAS_NORM: dict[str, Any] = {
 
 @register_unit(
     "hamiltonian",
-    kind="block",
     replaces="block",
     paper="arXiv:2108.02430",
     year=2022,
@@ -59,31 +58,31 @@ class HamiltonianBlock(BlockUnit):
         ValueError: the channels differ or are odd, the stride is not 1, or an option is not allowed.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        *,
-        form: str = "verlet",
-        step: float = 0.06,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, stride)
+    def setup(self, *, form: str = "verlet", step: float = 0.06) -> None:
+        """Check the options and build the unit; see the class."""
         check_choice("form", form, FORMS)
-        reason = refuse_change(in_channels, out_channels, stride) or _refuse_odd(in_channels, form)
+        ends = (self.in_channels, self.out_channels, self.stride)
+        reason = refuse_change(*ends) or _refuse_odd(self.in_channels, form)
         if reason is not None:
-            raise UsageError(f"in_channels={in_channels}, out_channels={out_channels}, stride={stride}: {reason}")
+            raise UsageError("in_channels={}, out_channels={}, stride={}: {}".format(*ends, reason))
         check_positive("step", step)
         self.form, self.step = form, float(step)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
-        channels = in_channels // 2 if form == "verlet" else in_channels
+        place = self.place
+        channels = self.in_channels // 2 if form == "verlet" else self.in_channels
         self.conv1 = draw_conv(channels, channels, 3, **place)
         self.bn1 = nn.BatchNorm2d(channels, **KERAS_NORM, **place)
         if form == "verlet":
             self.conv2 = draw_conv(channels, channels, 3, **place)
             self.bn2 = nn.BatchNorm2d(channels, **KERAS_NORM, **place)
+
+    @property
+    def step(self) -> float:
+        """h, the step's size; it may be set later."""
+        return self.options["step"]
+
+    @step.setter
+    def step(self, size: float) -> None:
+        self.options["step"] = float(size)
 
     @classmethod
     def supports(cls, place: Place, **options: Any) -> str | None:
@@ -107,10 +106,6 @@ class HamiltonianBlock(BlockUnit):
             FusionError: a BatchNorm keeps no running statistics.
         """
         return FusedHamiltonian(self)
-
-    def extra_repr(self) -> str:
-        """The place and the options."""
-        return f"{super().extra_repr()}, form={self.form!r}, step={self.step}"
 
 
 class FusedHamiltonian(nn.Module):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import UsageError, check_choice
-from ..contract.bases import compute_dtype
 from ..contract.block import BlockUnit, Place
+from ..contract.precision import compute_dtype
 from ..contract.registry import register_unit
 from ..support.folding import fold_pairs
 from .hamiltonian import KERAS_NORM, check_positive, draw_conv, refuse_change
@@ -72,7 +72,6 @@ class _NonlocalForward(nn.Module):
 
 @register_unit(
     "pide",
-    kind="block",
     replaces="block",
     paper="arXiv:2108.02430",
     year=2022,
@@ -133,11 +132,8 @@ class PIDEBlock(_NonlocalForward, BlockUnit):
         ValueError: the channels differ, the stride is not 1, or an option is not allowed.
     """
 
-    def __init__(
+    def setup(
         self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
         *,
         kernel: str = "laplacian",
         s: float = 0.5,
@@ -147,13 +143,12 @@ class PIDEBlock(_NonlocalForward, BlockUnit):
         normalization: str | None = None,
         iterations: int = 2,
         bias: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, stride)
-        reason = refuse_change(in_channels, out_channels, stride)
+        """Check the options and build the unit; see the class."""
+        ends = (self.in_channels, self.out_channels, self.stride)
+        reason = refuse_change(*ends)
         if reason is not None:
-            raise UsageError(f"in_channels={in_channels}, out_channels={out_channels}, stride={stride}: {reason}")
+            raise UsageError("in_channels={}, out_channels={}, stride={}: {}".format(*ends, reason))
         check_choice("kernel", kernel, KERNELS)
         check_choice("bias", bias, (True, False))
         check_positive("s", s, most=1)
@@ -163,8 +158,8 @@ class PIDEBlock(_NonlocalForward, BlockUnit):
         _check_count("iterations", iterations)
         self.kernel, self.s, self.scale, self.step = kernel, float(s), float(scale), float(step)
         self.subsample, self.rows = subsample, _divides_by_rows(kernel, normalization)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
-        channels, embedded = in_channels, max(1, in_channels // 2)
+        place = self.place
+        channels, embedded = self.in_channels, max(1, self.in_channels // 2)
         self.theta = draw_conv(channels, embedded, 1, **place)
         self.phi = draw_conv(channels, embedded, 1, bias=bias or kernel != "gaussian", **place)
         self.stages = nn.ModuleList(
@@ -175,6 +170,15 @@ class PIDEBlock(_NonlocalForward, BlockUnit):
             )
             for _ in range(iterations)
         )
+
+    @property
+    def step(self) -> float:
+        """h, the step's size; it may be set later."""
+        return self.options["step"]
+
+    @step.setter
+    def step(self, size: float) -> None:
+        self.options["step"] = float(size)
 
     @classmethod
     def supports(cls, place: Place, **options: Any) -> str | None:
@@ -188,14 +192,6 @@ class PIDEBlock(_NonlocalForward, BlockUnit):
             FusionError: a BatchNorm keeps no running statistics.
         """
         return FusedPIDE(self)
-
-    def extra_repr(self) -> str:
-        """The place and the options."""
-        normalization = "rows" if self.rows else "pixels"
-        return (
-            f"{super().extra_repr()}, kernel={self.kernel!r}, s={self.s}, scale={self.scale}, step={self.step}, "
-            f"subsample={self.subsample}, normalization={normalization!r}"
-        )
 
 
 class FusedPIDE(_NonlocalForward):

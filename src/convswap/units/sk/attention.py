@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import UsageError
-from ..contract.bases import FeatureUnit, Geometry
+from ..contract.feature import FeatureUnit
+from ..contract.geometry import Geometry
 from ..support.folding import fold_conv_norm
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_choice
-from ..contract.bases import FeatureUnit
+from ..contract.feature import FeatureUnit
 from ..contract.registry import register_unit
 from ..support.folding import fold_conv_norm
 from .attention import BranchAttention, FusedSelectiveKernel, select_kernels
@@ -19,7 +19,6 @@ _MINOR = 0.1  # scale of the other dilated branches after a warm start: small, b
 
 @register_unit(
     "sk",
-    kind="feature",
     paper="arXiv:1903.06586",
     year=2019,
     summary="several kernel sizes side by side, mixed per channel by an attention over their sum",
@@ -86,17 +85,8 @@ class SelectiveKernelConv2d(FeatureUnit):
     absorbs_batch_norm = True
     relu_follows_host = True
 
-    def __init__(
+    def setup(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
         *,
         branches: int = 2,
         kernels: str = "dilated",
@@ -104,22 +94,22 @@ class SelectiveKernelConv2d(FeatureUnit):
         reduction: int = 16,
         min_channels: int = 32,
         relu: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
+        """Check the options and build the unit; see the class."""
         _check_options(branches, kernels, branch_groups, reduction, min_channels, relu)
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         reason = _refusal(self, branches, kernels, branch_groups)
         if reason is not None:
             raise UsageError(f"{type(self).__name__}: {reason}")
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        place = self.place
         self.kernels, self.relu = kernels, relu
-        self.branch_groups = groups if branch_groups is None else branch_groups
-        self.margin = () if padding_mode == "zeros" else _margin(self)
+        self.branch_groups = self.groups if branch_groups is None else branch_groups
+        self.margin = () if self.padding_mode == "zeros" else _margin(self)
         self.branches = nn.ModuleList(self._branch(i, place) for i in range(branches))
-        attention_channels = max(out_channels // reduction, min_channels)
-        self.attention = BranchAttention(out_channels, branches, attention_channels, **place) if branches > 1 else None
-        self.bias = nn.Parameter(torch.empty(out_channels, **place)) if bias else None
+        attention_channels = max(self.out_channels // reduction, min_channels)
+        self.attention = (
+            BranchAttention(self.out_channels, branches, attention_channels, **place) if branches > 1 else None
+        )
+        self.bias = nn.Parameter(torch.empty(self.out_channels, **place)) if self.geometry.bias else None
         self.reset_parameters()
 
     def _branch(self, index: int, place: dict[str, Any]) -> nn.Sequential:
@@ -239,11 +229,6 @@ class SelectiveKernelConv2d(FeatureUnit):
         """
         convs = [fold_conv_norm(*self._parts(index)) for index in range(len(self.branches))]
         return FusedSelectiveKernel(self, convs, self.attention, self.bias, self.relu).train(self.training)
-
-    def extra_repr(self) -> str:
-        """The geometry, as `nn.Conv2d` prints it, and the options."""
-        text = f"{super().extra_repr()}, bias={self.bias is not None}, kernels={self.kernels!r}, relu={self.relu}"
-        return text if self.branch_groups == self.groups else f"{text}, branch_groups={self.branch_groups}"
 
 
 def _check_options(

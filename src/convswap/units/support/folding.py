@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import FusionError
-from ..contract.bases import Geometry, plain_conv
+from ..contract.geometry import Geometry, plain_conv
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,6 @@ BLURS = ("gaussian_signed", "gaussian")
 
 @register_unit(
     "vgnet_downsampling",
-    kind="block",
     replaces="block",
     paper="arXiv:2207.10318",
     year=2022,
@@ -62,33 +60,31 @@ class DownsamplingBlock(BlockUnit):
         ValueError: an option is not allowed.
     """
 
-    def __init__(
+    def setup(
         self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
         *,
         method: str = "blur",
         bank: str = "gaussian_signed",
         activation: str = "relu",
         squeeze_excite: float = 0.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, stride)
+        """Check the options and build the unit; see the class."""
         check_choice("method", method, METHODS)
         check_choice("bank", bank, BLURS)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.options = {"method": method, "bank": bank, "activation": activation, "squeeze_excite": squeeze_excite}
-        self.reused = 0 if in_channels > out_channels else min(out_channels // 2, in_channels)
+        place = self.place
+        self.reused = 0 if self.in_channels > self.out_channels else min(self.out_channels // 2, self.in_channels)
         self.downsample: nn.Module
-        if method == "maxpool" and stride > 1:
-            self.downsample = nn.MaxPool2d(3, stride, 1)
+        if method == "maxpool" and self.stride > 1:
+            self.downsample = nn.MaxPool2d(3, self.stride, 1)
         else:
-            constant = method == "blur" and stride > 1
-            self.downsample = make_depthwise(in_channels, stride, bank if constant else None, **place)
+            constant = method == "blur" and self.stride > 1
+            self.downsample = make_depthwise(self.in_channels, self.stride, bank if constant else None, **place)
         self.pointwise = ConvActNorm(
-            in_channels, out_channels - self.reused, activation=activation, squeeze_excite=squeeze_excite, **place
+            self.in_channels,
+            self.out_channels - self.reused,
+            activation=activation,
+            squeeze_excite=squeeze_excite,
+            **place,
         )
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -114,7 +110,3 @@ class DownsamplingBlock(BlockUnit):
         fused = copy.deepcopy(self)
         fused.downsample = constants_made_plain(self.downsample)
         return fused
-
-    def extra_repr(self) -> str:
-        """The place and the options."""
-        return f"{super().extra_repr()}, " + ", ".join(f"{name}={value!r}" for name, value in self.options.items())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_choice
-from ..contract.bases import WeightUnit, compute_dtype
+from ..contract.precision import compute_dtype
 from ..contract.registry import register_unit
+from ..contract.weight import WeightUnit
 from . import banks
 
 # Two constants that stand in a checkpoint are the same kernel even after a detour through bfloat16.
@@ -19,7 +20,6 @@ _SAME = 1e-2
 
 @register_unit(
     "fixed",
-    kind="weight",
     paper="arXiv:2207.10318",
     year=2022,
     summary="depthwise convolution with constant Gaussian or edge-detecting kernels",
@@ -69,50 +69,21 @@ class FixedConv2d(WeightUnit):
         ValueError: an option, the groups or the kernel size is not allowed.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
-        *,
-        bank: str = "auto",
-        sigma: float | None = None,
-        scale: str = "none",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def setup(self, *, bank: str = "auto", sigma: float | None = None, scale: str = "none") -> None:
+        """Check the options and build the unit; see the class."""
         check_choice("bank", bank, banks.BANKS)
         checked = banks.check_sigma(sigma, bank)
         check_choice("scale", scale, ("none", "learnable"))
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device=device,
-            dtype=dtype,
-        )
         reason = _refused(self, bank)
         if reason is not None:
-            raise UsageError(f"groups={groups}, kernel_size={self.kernel_size} is not allowed: {reason}")
+            raise UsageError(f"groups={self.groups}, kernel_size={self.kernel_size} is not allowed: {reason}")
         self.bank, self.sigma, self.scale = bank, checked, scale
         drawn = self.weight
         del self.weight
         self.register_buffer("weight", self.constants()["weight"].to(drawn.device, drawn.dtype))
         self.register_parameter("channel_scale", None)
         if scale == "learnable":
-            self.channel_scale = nn.Parameter(torch.ones(out_channels, device=device, dtype=dtype))
+            self.channel_scale = nn.Parameter(torch.ones(self.out_channels, **self.place))
 
     @classmethod
     def supports(cls, conv: nn.Conv2d, **options: Any) -> str | None:
@@ -183,10 +154,6 @@ class FixedConv2d(WeightUnit):
         if plain and self.channel_scale is not None and not self.channel_scale.is_meta:
             missing_keys.remove(prefix + "channel_scale")  # the authors' layers have no scale: it stays as it is
         self._replace_constants()
-
-    def extra_repr(self) -> str:
-        """The geometry, as `nn.Conv2d` prints it, and the options."""
-        return f"{super().extra_repr()}, bank={self.bank!r}, sigma={self.sigma!r}, scale={self.scale!r}"
 
 
 def _refused(conv: nn.Conv2d, bank: str) -> str | None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_choice
-from ..contract.bases import Geometry, plain_conv
 from ..contract.block import BlockUnit, Place
+from ..contract.geometry import Geometry, plain_conv
 from ..contract.registry import register_unit
 from ..support.folding import BATCH_NORMS, batch_norm_affine
 from .parts import ConvActNorm, constants_made_plain, exact_weight, fold_norm_between, make_depthwise
@@ -20,7 +20,6 @@ DEPTHWISE = ("learnable", "gaussian", "edge", "edge_gaussian")
 
 @register_unit(
     "half_identity",
-    kind="block",
     replaces="block",
     paper="arXiv:2207.10318",
     year=2022,
@@ -62,31 +61,20 @@ class HalfIdentityBlock(BlockUnit):
         ValueError: an option is not allowed, the channels differ or are odd, or the stride is not 1.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        *,
-        depthwise: str = "learnable",
-        activation: str = "relu",
-        squeeze_excite: float = 0.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, stride)
-        reason = _refused(in_channels, out_channels, stride)
+    def setup(self, *, depthwise: str = "learnable", activation: str = "relu", squeeze_excite: float = 0.0) -> None:
+        """Check the options and build the unit; see the class."""
+        ends = (self.in_channels, self.out_channels, self.stride)
+        reason = _refused(*ends)
         if reason is not None:
-            raise UsageError(f"in_channels={in_channels}, out_channels={out_channels}, stride={stride}: {reason}")
+            raise UsageError("in_channels={}, out_channels={}, stride={}: {}".format(*ends, reason))
         check_choice("depthwise", depthwise, DEPTHWISE)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
-        half = in_channels // 2
+        place = self.place
+        half = self.in_channels // 2
         learnable = depthwise == "learnable"
-        self.options = {"depthwise": depthwise, "activation": activation, "squeeze_excite": squeeze_excite}
         self.depthwise: nn.Module = make_depthwise(half, 1, None if learnable else depthwise, **place)
         self.depthwise_norm: nn.Module = nn.Identity() if learnable else nn.BatchNorm2d(half, **place)
         self.pointwise = ConvActNorm(
-            in_channels, half, activation=activation, squeeze_excite=squeeze_excite, device=device, dtype=dtype
+            self.in_channels, half, activation=activation, squeeze_excite=squeeze_excite, **place
         )
 
     @classmethod
@@ -136,10 +124,6 @@ class HalfIdentityBlock(BlockUnit):
         dense[:, half:] = large[:, half:] * small[:, 0]
         geometry = Geometry(self.in_channels, half, (3, 3), padding=(1, 1))
         return plain_conv(geometry, dense, bias, like=self.pointwise.conv.weight, train=self.training)
-
-    def extra_repr(self) -> str:
-        """The place and the options."""
-        return f"{super().extra_repr()}, " + ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
 
 def _refused(in_channels: int, out_channels: int, stride: int) -> str | None:

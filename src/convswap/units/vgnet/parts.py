@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_choice
-from ..contract.bases import Geometry, WeightUnit, plain_conv
+from ..contract.geometry import Geometry, plain_conv
+from ..contract.weight import WeightUnit
 from ..support.folding import batch_norm_affine
 from .fixed import FixedConv2d
 
