@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import StoreError, UsageError, unknown_name
+from ..errors import StoreError, UsageError, check_whole, unknown_name
 from .weights import load_weights
 
 _log = logging.getLogger("convswap")
@@ -48,8 +48,7 @@ def create_model(
         The model in train mode. `model._convswap_constructor` says how it was made, for `convswap.save`.
     """
     for option, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UsageError(f"{option}={value!r} is not allowed; give a whole number of at least 1")
+        check_whole(option, value)
     if pretrained and weights is not None:
         raise UsageError(f"pretrained=True and weights={str(weights)!r} exclude each other; give one of them")
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import ConvswapError, UsageError, check_choice
+from ...errors import ConvswapError, UsageError, check_choice, is_whole
 from .timing import Latency, measure_latency
 
 RUNTIMES = ("eager", "compiled", "onnx")
@@ -153,7 +153,7 @@ def _distinct(name: str, default: Sequence[int], given: Sequence[int] | None) ->
         raise UsageError(f"{name}={given!r} is not allowed; give a list of whole numbers")
     values = tuple(dict.fromkeys(default if given is None else given))
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_whole(value) or value < 1:
             raise UsageError(f"{name}={value!r} is not allowed; give whole numbers of at least 1")
     if not values:
         raise UsageError(f"{name}=() has nothing to measure; give at least one number")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError
+from ...errors import UsageError, check_whole
 from ...surgery.modes import evaluating
 
 # One timed block lasts at least this long: below it, the clock and the scheduler are what is measured.
@@ -98,8 +98,7 @@ def measure_latency(
     if not models:
         raise UsageError("models={} has nothing to measure; give at least one model by name")
     for name, value, least in (("threads", threads, 1), ("repeats", repeats, 3), ("warmup", warmup, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UsageError(f"{name}={value!r} is not allowed; give a whole number, {least} or more")
+        check_whole(name, value, least)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError, check_choice
+from ...errors import check_choice, check_whole
 from ...ops.binary_conv import PackedBinaryConv2d
 from ...ops.signs import levels, levels_ste
 from ..contract.bases import FeatureUnit, Geometry
@@ -91,8 +91,7 @@ class XnorConv2d(FeatureUnit):
     ) -> None:
         check_choice("order", order, ORDERS)
         check_choice("input_scale", input_scale, ("none", "K"))
-        if isinstance(bits, bool) or bits not in range(1, 9):
-            raise UsageError(f"bits={bits!r} is not allowed; give a whole number from 1 to 8")
+        check_whole("bits", bits, 1, 8)
         check_dropout(dropout)
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         place: dict[str, Any] = {"device": device, "dtype": dtype}

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import nn
 
-from ...errors import UsageError
+from ...errors import UsageError, check_whole
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ class BlockUnit(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("stride", stride)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name}={value!r} is not allowed; give a whole number of at least 1")
+            check_whole(name, value)
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
 
     @classmethod

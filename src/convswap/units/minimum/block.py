@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import UsageError
+from ...errors import UsageError, check_whole
 from ..contract.bases import Geometry
 from ..contract.block import BlockUnit, Place
 from ..contract.registry import register_unit
@@ -122,8 +122,7 @@ class MinimumBlock(BlockUnit):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_channels, out_channels, stride)
-        if isinstance(kernel_size, bool) or not isinstance(kernel_size, int) or kernel_size < 3 or kernel_size % 2 == 0:
-            raise UsageError(f"kernel_size={kernel_size!r} is not allowed; give an odd whole number of at least 3")
+        check_whole("kernel_size", kernel_size, 3, odd=True)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.shortcut = ResidualAdapter(in_channels, out_channels, stride, **place)
         side, margin = (kernel_size, kernel_size), (kernel_size // 2, kernel_size // 2)
