@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..machine import usable_cores
 from .progress import track
 
 
@@ -34,7 +34,7 @@ def find_unreadable(paths: Sequence[Path]) -> dict[Path, str]:
 
 def _reasons(paths: Sequence[Path]) -> Iterator[str | None]:
     # In batches, because map() puts all its arguments in the queue at once. Pillow decodes without Python's lock.
-    with ThreadPoolExecutor(os.cpu_count() or 1) as executor:
+    with ThreadPoolExecutor(usable_cores()) as executor:
         batches = (paths[start : start + 1024] for start in range(0, len(paths), 1024))
         results = (reason for batch in batches for reason in executor.map(_reason, batch))
         yield from track(results, "Checking images", len(paths))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from convswap.errors import UsageError
-from convswap.measure.robustness import calibration_error as calibration
+from convswap.measure.robustness.calibration_error import calibration
 
 
 def test_by_hand() -> None:

@@ -25,7 +25,12 @@ from ...surgery.modes import evaluating
 _BLOCK_MS = 2.0
 _MOST_CALLS = 100
 # Beyond these a machine is too noisy.
-_SPREAD, _SLOWER, _BUSY = 0.2, 1.5, 0.8
+WIDEST_SPREAD, _SLOWER, _BUSY = 0.2, 1.5, 0.8
+
+
+def spread_too_wide(median_ms: float, q1_ms: float, q3_ms: float) -> bool:
+    """Whether the quartiles are so far apart that the median says little."""
+    return q3_ms - q1_ms > WIDEST_SPREAD * median_ms
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class Latency:
 
         Steady load leaves the quartiles close together, so they alone do not tell.
         """
-        spread = (self.q3_ms - self.q1_ms) / self.median_ms
-        if spread > _SPREAD:
+        if spread_too_wide(self.median_ms, self.q1_ms, self.q3_ms):
+            spread = (self.q3_ms - self.q1_ms) / self.median_ms
             return f"the middle half of {self.repeats} repetitions spreads over {spread:.0%} of the median"
         if self.fastest_ms is not None and self.median_ms > _SLOWER * self.fastest_ms:
             times = self.median_ms / self.fastest_ms
