@@ -40,6 +40,26 @@ class StoreError(ConvswapError, RuntimeError):
     """A file or a lab on disk is damaged or was written by another version."""
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """What an error says on its first line, cut after `most` characters; the name of its type if it says nothing.
+
+    >>> first_line(ValueError("no weights\\nat all")), first_line(EOFError())
+    ('no weights', 'EOFError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0][:most] if lines else type(error).__name__
+
+
+def described(error: BaseException) -> str:
+    """`first_line`, behind the name of its type unless the error is one of ours, which needs no such name.
+
+    >>> described(UsageError("seed=-1 is not allowed")), described(ValueError("bad"))
+    ('seed=-1 is not allowed', 'ValueError: bad')
+    """
+    line = first_line(error)
+    return line if isinstance(error, ConvswapError) or not str(error).strip() else f"{type(error).__name__}: {line}"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is in no table, with the nearest known names.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import UsageError, check_whole, unknown_name
 from .arrays import data_from_arrays
 from .digits import load_digits
-from .folder import load_image_folder
+from .image_folder import load_image_folder
 from .named import NAMED_SETS, load_named
 from .npz import read_npz
 from .types import Data

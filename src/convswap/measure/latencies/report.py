@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import ConvswapError, UsageError, check_choice, is_whole
+from ...errors import ConvswapError, UsageError, check_choice, described, is_whole
 from ...machine import usable_cores
 from .timing import Latency, measure_latency
 
@@ -242,8 +242,7 @@ def _ready(build: Callable[[nn.Module, Tensor, int], nn.Module], model: nn.Modul
             ready(x)
         return ready
     except Exception as error:  # whatever a compiler raises: the row says it
-        first = str(error).strip().partition("\n")[0]
-        return f"{type(error).__name__}: {first}"
+        return described(error)
     finally:
         torch.set_num_threads(before)
 
