@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from convswap.machine import usable_cores
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
@@ -32,12 +34,11 @@ def cpu_model() -> str:
 
 def machine() -> dict[str, Any]:
     """Processor, cores this process may use, accelerators, versions and threads."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
-        "cores": cores,
+        "cores": usable_cores(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "system": platform.platform(),
         "python": platform.python_version(),

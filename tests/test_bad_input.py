@@ -224,7 +224,9 @@ def test_a_failure_is_one_line_and_1(
     prepare: Callable[[Path], list[str]], fragments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = prepare(folder)
-    before = {path: contents(path) for path in folder.rglob("*") if path.is_file() and path.name != "lab.lock"}
+    before = {
+        path: contents(path) for path in folder.rglob("*") if path.is_file() and not path.name.startswith("lab.lock")
+    }
     refused(capsys, argv, 1, *fragments)
     after = {path: contents(path) for path in before}
     assert after == before  # what was there is untouched

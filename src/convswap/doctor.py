@@ -12,32 +12,14 @@ from typing import Any
 import torch
 
 from ._version import __version__
-from .errors import UsageError
+from .errors import ConvswapError, UsageError
+from .machine import usable_cores
 from .ops import gpu, native
 from .ops.binary_conv import native_calls as binary_conv
 from .ops.dendritic import native as dendritic
+from .ops.native.build import find_compiler
+from .packages import OPTIONAL
 from .units import get_unit, list_units
-
-#: (distribution, extra, what does not work without it)
-OPTIONAL_PACKAGES: tuple[tuple[str, str, str], ...] = (
-    ("typer", "lab", "no command line"),
-    ("rich", "lab", "no tables on the terminal"),
-    ("timm", "lab", "no models by name"),
-    ("torchvision", "lab", "no torchvision models, no downloads of data sets"),
-    ("lightning-fabric", "lab", "no training"),
-    ("torchmetrics", "lab", "no training"),
-    ("numpy", "lab", "no data sets"),
-    ("scikit-learn", "lab", "no embedded digits"),
-    ("scipy", "lab", "no intervals and no tests"),
-    ("pandas", "lab", "no charts"),
-    ("altair", "lab", "no charts"),
-    ("vl-convert-python", "lab", "no report that opens without a network"),
-    ("jinja2", "lab", "no report"),
-    ("pillow", "lab", "no image folders"),
-    ("onnx", "onnx", "no ONNX export"),
-    ("onnxscript", "onnx", "no ONNX export"),
-    ("onnxruntime", "onnx", "ONNX models cannot be checked"),
-)
 
 Section = list[tuple[str, str]]
 
@@ -72,7 +54,7 @@ def _versions() -> Section:
 
 def _processor() -> Section:
     abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    cores = f"{_usable_cores()} usable of {os.cpu_count()}; torch uses {torch.get_num_threads()} threads"
+    cores = f"{usable_cores()} usable of {os.cpu_count()}; torch uses {torch.get_num_threads()} threads"
     flags = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "neon", "sve", "bf16")
     present = [name for name in flags if abilities.get(name)]
     fast_bf16 = any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
@@ -92,13 +74,12 @@ def _processor() -> Section:
     ]
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _compiler() -> str | None:
-    candidates = [os.environ.get("CXX"), "c++", "g++", "clang++"]
-    return next((path for name in candidates if name and (path := shutil.which(name))), None)
+    try:
+        command = find_compiler()
+    except ConvswapError:
+        return None
+    return " ".join([shutil.which(command[0]) or command[0], *command[1:]])
 
 
 def _native() -> Section:
@@ -153,11 +134,11 @@ def _accelerator() -> Section:
 
 def _packages() -> Section:
     rows: Section = []
-    for name, extra, cost in OPTIONAL_PACKAGES:
+    for package in OPTIONAL:
         try:
-            rows.append((name, version(name)))
+            rows.append((package.installed_as, version(package.installed_as)))
         except PackageNotFoundError:
-            rows.append((name, f'missing: {cost}; pip install "convswap[{extra}]"'))
+            rows.append((package.installed_as, f"missing: {package.purpose} needs it: {package.how_to_install}"))
     return rows
 
 

@@ -6,8 +6,10 @@ line without a traceback. Programming errors are never wrapped and keep their tr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import Any, TypeGuard
 
 
 class ConvswapError(Exception):
@@ -38,6 +40,26 @@ class StoreError(ConvswapError, RuntimeError):
     """A file or a lab on disk is damaged or was written by another version."""
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """What an error says on its first line, cut after `most` characters; the name of its type if it says nothing.
+
+    >>> first_line(ValueError("no weights\\nat all")), first_line(EOFError())
+    ('no weights', 'EOFError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0][:most] if lines else type(error).__name__
+
+
+def described(error: BaseException) -> str:
+    """`first_line`, behind the name of its type unless the error is one of ours, which needs no such name.
+
+    >>> described(UsageError("seed=-1 is not allowed")), described(ValueError("bad"))
+    ('seed=-1 is not allowed', 'ValueError: bad')
+    """
+    line = first_line(error)
+    return line if isinstance(error, ConvswapError) or not str(error).strip() else f"{type(error).__name__}: {line}"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is in no table, with the nearest known names.
 
@@ -60,3 +82,61 @@ def check_choice(option: str, value: object, allowed: Iterable[object]) -> None:
     choices = tuple(allowed)
     if value not in choices:
         raise UsageError(f"{option}={value!r} is not allowed; choose one of {', '.join(map(repr, choices))}")
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether this is an `int` and not a `bool`: Python counts True as 1, but nobody means it as a count."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether this is a finite `int` or `float` and not a `bool`."""
+    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def check_whole(
+    option: str,
+    value: object,
+    least: int | None = 1,
+    most: int | None = None,
+    *,
+    odd: bool = False,
+    hint: str = "",
+) -> int:
+    """Return the value if it is a whole number within the bounds (None: no bound).
+
+    Args:
+        option: the option's name, for the message.
+        value: the value to check; a `bool` is not a whole number here.
+        least: the smallest allowed value.
+        most: the largest allowed value.
+        odd: whether even numbers are refused.
+        hint: what the message says behind the bounds.
+
+    Raises:
+        UsageError: it is not; the message names option, value and what is allowed.
+
+    >>> check_whole("radius", 2)
+    2
+    """
+    below = least is not None and is_whole(value) and value < least
+    above = most is not None and is_whole(value) and value > most
+    if not is_whole(value) or below or above or (odd and value % 2 == 0):
+        kind = "an odd whole number" if odd else "a whole number"
+        bounds = "" if least is None else f" of at least {least}" if most is None else f" from {least} to {most}"
+        raise UsageError(f"{option}={value!r} is not allowed; give {kind}{bounds}{hint}")
+    return value
+
+
+def check_number(option: str, value: object, allowed: Callable[[Any], bool], wanted: str) -> float:
+    """Return the value if it is a finite number, not a `bool`, and `allowed` accepts it.
+
+    Raises:
+        UsageError: it is not; the message names option and value, and says to give `wanted`.
+
+    >>> check_number("dropout", 0.5, lambda p: 0 <= p < 1, "a number from 0 to below 1")
+    0.5
+    """
+    if not is_number(value) or not allowed(value):
+        raise UsageError(f"{option}={value!r} is not allowed; give {wanted}")
+    return value

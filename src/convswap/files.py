@@ -6,11 +6,14 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 from .errors import StoreError
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+FREE_SPACE = "free some space, then run the same command again: finished work is kept"
+_NEXT_TO_NOTHING = 1 << 20
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -45,11 +48,24 @@ def remove_unfinished(folder: Path) -> None:
 def cannot_write(path: Path, error: OSError) -> StoreError:
     """The error for a file that could not be written, with what to do about it."""
     if error.errno in DISK_FULL:
-        return StoreError(
-            f"the disk is full: could not write {path}; what was saved before is intact, "
-            "free some space and start again to go on from there"
-        )
+        return full_disk_error(path)
     return StoreError(f"could not write {path}: {error.strerror or error}; what was saved before is intact")
+
+
+def full_disk_error(path: Path) -> StoreError:
+    """The error for a full disk: what could not be written, and that nothing is lost."""
+    return StoreError(f"the disk is full: could not write {path}; what was saved before is intact: {FREE_SPACE}")
+
+
+def disk_is_full(error: BaseException, directory: Path) -> bool:
+    """Is a full disk (or quota) behind this error? Some libraries report it as a plain RuntimeError."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in DISK_FULL:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    writes = isinstance(error, (OSError, RuntimeError))
+    return writes and directory.is_dir() and shutil.disk_usage(directory).free < _NEXT_TO_NOTHING
 
 
 def _sync_folder(folder: Path) -> None:

@@ -165,7 +165,7 @@ def test_a_full_disk_stops_the_grid_and_loses_nothing(tmp_path: Path, trainer: T
         raise full
 
     trainer.fake = fill
-    with pytest.raises(StoreError, match=r"the disk is full: .*finished trials and the last checkpoint are kept"):
+    with pytest.raises(StoreError, match=r"the disk is full: .*finished work is kept"):
         run_grid(GRID, tmp_path, progress=False)
     assert states(tmp_path) == ["finished", "interrupted", "pending", "pending"]
 

@@ -116,15 +116,48 @@ def holder(file: Path) -> Any:
 
 def test_a_second_writing_process_is_refused_and_a_dead_ones_lock_is_not(file: Path, holder: Any) -> None:
     for _ in range(2):  # a refused attempt must not drop the holder's lock
-        with pytest.raises(StoreError, match=rf"lab .* is in use by process {holder.pid} on .*choose another lab"):
+        with pytest.raises(StoreError, match=rf"in use by process {holder.pid} on .* since 20.*choose another lab"):
             Store(file)
     with Store(file, write=False) as reader:
         assert reader.rows() == []
     os.kill(holder.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
     holder.wait()
     with Store(file) as store:
-        assert json.loads(file.with_name(LOCK_FILE).read_text())["pid"] == os.getpid()
+        assert json.loads(file.with_name(f"{LOCK_FILE}.holder").read_text())["pid"] == os.getpid()
         store.add(make())
+    assert not file.with_name(f"{LOCK_FILE}.holder").exists()
+
+
+ORPHAN = """
+import os, signal, sys, time
+from convswap.lab.store import Store
+store = Store(sys.argv[1])
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+print(child, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked there")
+def test_a_worker_that_outlives_its_killed_parent_does_not_keep_the_lock(file: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ORPHAN, str(file)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        assert process.wait() == -signal.SIGKILL
+        try:
+            os.kill(worker, 0)  # it is alive
+            with Store(file) as store:
+                store.add(make())
+        finally:
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_a_lab_held_by_nobody_known_is_still_in_use(file: Path, holder: Any) -> None:
+    file.with_name(f"{LOCK_FILE}.holder").write_text("{")
+    with pytest.raises(StoreError, match="in use by another process"):
+        Store(file)
 
 
 def test_reading_needs_a_lab(tmp_path: Path) -> None:
@@ -191,7 +224,7 @@ def test_a_full_disk_loses_nothing(file: Path) -> None:
         # SQLite's own limit gives the error that a full disk gives.
         pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
         store._connection.execute(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(StoreError, match=r"the disk is full: .*lab\.sqlite could not be written; free some space"):
+        with pytest.raises(StoreError, match=r"the disk is full: could not write .*lab\.sqlite; .* free some space"):
             store.add(make(1, unit_options={"text": "x" * 100_000}))
     with Store(file) as store:
         assert store.rows()[0].result == {"test_accuracy": 0.5}

@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import convswap
+from convswap.cli.saved import load_saved
 from convswap.errors import StoreError, UsageError
+from convswap.models.saved import ConstructorNeededError
 
 
 def image() -> torch.Tensor:
@@ -58,8 +60,14 @@ def test_own_networks_are_only_built_by_the_callers_word(tmp_path: Path) -> None
         convswap.save(net, tmp_path / "m.safetensors", constructor=name)
     swapped = convswap.swap(net, "circle", where="all")
     path = convswap.save(swapped, tmp_path / "m.safetensors", constructor=name, arguments={"num_classes": 4})
-    with pytest.raises(UsageError, match=r"pass constructor='tests\.models\.test_saved:small'"):
+    with pytest.raises(ConstructorNeededError, match=r"pass constructor='tests\.models\.test_saved:small'") as caught:
         convswap.load(path)
+    assert (caught.value.path, caught.value.function) == (path, name)
+    with pytest.raises(UsageError, match=r"built by your function .*; give --model tests\.models\.test_saved:small"):
+        load_saved(path, None)
+    with pytest.raises(UsageError, match=r"give --model tests\.models\.test_saved:small"):
+        load_saved(path, "another.module:function")
+    assert load_saved(path, name)(image()).equal(swapped(image()))
     loaded = convswap.load(path, constructor=small)
     assert loaded[0] is loaded[2]
     assert loaded(image()).equal(swapped(image()))

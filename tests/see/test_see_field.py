@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from convswap.see import ReceptiveField, receptive_field, receptive_fields
+from convswap.see.field import NoFieldError
 
 Golden = Callable[[str], dict[str, Any]]
 
@@ -102,7 +103,7 @@ def test_dead_nan_and_missing() -> None:
     assert float(found.contribution[1, 1]) == 0.5
     broken = nn.Sequential(_Root(), conv)
     assert receptive_field(broken, images, "1").skipped == 1
-    with pytest.raises(ValueError, match="no image of 1 moves the unit"):
+    with pytest.raises(NoFieldError, match="no image of 1 moves the unit"):
         receptive_field(model, images[1:], "0")
     with pytest.raises(ValueError, match="not a feature map"):
         receptive_field(model, images, "2")
@@ -110,7 +111,7 @@ def test_dead_nan_and_missing() -> None:
         receptive_field(model, images, "conv")
     with pytest.raises(ValueError, match="images must be"):
         receptive_field(model, images[0])
-    with pytest.raises(ValueError, match="no gradient passes"):
+    with pytest.raises(NoFieldError, match="no gradient passes"):
         receptive_field(nn.Sequential(_Cut(), nn.Identity()), images, "1")
 
 

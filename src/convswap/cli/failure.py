@@ -5,29 +5,8 @@ from __future__ import annotations
 import errno
 
 from ..errors import ConvswapError, UsageError
-
-#: Packages of the extras, by import name: (name to install, what needs it).
-OPTIONAL: dict[str, tuple[str, str]] = {
-    "typer": ("lab", "the command line"),
-    "rich": ("lab", "tables on the terminal"),
-    "timm": ("lab", "models by name"),
-    "torchvision": ("lab", "models and data sets by name"),
-    "lightning_fabric": ("lab", "training"),
-    "lightning": ("lab", "training"),
-    "torchmetrics": ("lab", "training"),
-    "numpy": ("lab", "data"),
-    "sklearn": ("lab", "the embedded digits"),
-    "scipy": ("lab", "statistics"),
-    "pandas": ("lab", "reports"),
-    "altair": ("lab", "the charts of the report"),
-    "vl_convert": ("lab", "the charts of the report"),
-    "jinja2": ("lab", "the report"),
-    "matplotlib": ("lab", "pictures"),
-    "PIL": ("lab", "image folders"),
-    "onnx": ("onnx", "ONNX export"),
-    "onnxscript": ("onnx", "ONNX export"),
-    "onnxruntime": ("onnx", "running ONNX models"),
-}
+from ..files import DISK_FULL, FREE_SPACE
+from ..packages import find_optional
 
 
 class Failure(Exception):
@@ -59,18 +38,16 @@ def notes_of(error: BaseException) -> list[str]:
 
 
 def _missing(error: ModuleNotFoundError) -> Failure | None:
-    package = (error.name or "").partition(".")[0]
-    if package not in OPTIONAL:
+    package = find_optional(error.name or "")
+    if package is None:
         return None
-    extra, purpose = OPTIONAL[package]
-    return Failure(f'error: {package} is not installed; {purpose} needs it: pip install "convswap[{extra}]"')
+    return Failure(f"error: {package.name} is not installed; {package.purpose} needs it: {package.how_to_install}")
 
 
 def _operating_system(error: OSError) -> str:
     place = f" {error.filename!r}" if error.filename else ""
     hint = {
-        errno.ENOSPC: "free some space, then run the same command again: finished work is kept",
-        errno.EDQUOT: "free some space, then run the same command again: finished work is kept",
+        **dict.fromkeys(DISK_FULL, FREE_SPACE),
         errno.EACCES: "check its permissions, or name another place",
         errno.EPERM: "check its permissions, or name another place",
         errno.EROFS: "the disk is read-only: name another place",

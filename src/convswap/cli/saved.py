@@ -32,13 +32,14 @@ class Saved:
 def load_saved(weights: Path, model: str | None) -> nn.Module:
     """The model of a file, in eval mode; `model` is `--model`, for a function of the user's own."""
     from ..models import load
+    from ..models.saved import ConstructorNeededError
 
     try:
         return load(weights, constructor=model).eval()
-    except UsageError as error:
-        if model is None and "constructor=" in str(error):
-            raise UsageError(str(error).replace("constructor=", "--model ")) from error
-        raise
+    except ConstructorNeededError as error:
+        raise UsageError(
+            f"{str(weights)!r} is built by your function {error.function!r}; give --model {error.function} to load it"
+        ) from error
 
 
 def find_saved(source: Path) -> Saved:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..errors import first_line
+from ..machine import usable_cores
 from .progress import track
 
 
@@ -34,7 +35,7 @@ def find_unreadable(paths: Sequence[Path]) -> dict[Path, str]:
 
 def _reasons(paths: Sequence[Path]) -> Iterator[str | None]:
     # In batches, because map() puts all its arguments in the queue at once. Pillow decodes without Python's lock.
-    with ThreadPoolExecutor(os.cpu_count() or 1) as executor:
+    with ThreadPoolExecutor(usable_cores()) as executor:
         batches = (paths[start : start + 1024] for start in range(0, len(paths), 1024))
         results = (reason for batch in batches for reason in executor.map(_reason, batch))
         yield from track(results, "Checking images", len(paths))
@@ -43,8 +44,8 @@ def _reasons(paths: Sequence[Path]) -> Iterator[str | None]:
 def _reason(path: Path) -> str | None:
     try:
         open_image(path)
+    except UnidentifiedImageError:  # its text repeats the whole path, and the caller names the file already
+        return "not an image"
     except Exception as error:  # decoders raise almost anything on damaged bytes; every case is reported by name
-        # Pillow repeats the whole path when it knows no format; the caller names the file already.
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return "not an image" if "cannot identify image file" in line else line[:100]
+        return first_line(error, 100)
     return None

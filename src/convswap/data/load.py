@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import UsageError, unknown_name
+from ..errors import UsageError, check_whole, unknown_name
 from .arrays import data_from_arrays
 from .digits import load_digits
-from .folder import load_image_folder
+from .image_folder import load_image_folder
 from .named import NAMED_SETS, load_named
 from .npz import read_npz
 from .types import Data
@@ -44,8 +44,8 @@ def load_data(
         UsageError: an unknown name, or an argument that does not fit the data set.
         DataError: the data are missing, damaged, or not laid out as described.
     """
-    if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
-        raise UsageError(f"image_size={image_size!r} is not allowed; give a whole number of at least 1")
+    if image_size is not None:
+        check_whole("image_size", image_size)
     kind, _, rest = name.partition(":")
     if kind in ("npz", "imagefolder"):
         if not rest:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, first_line
 
 _WANTED = ("x_train", "y_train", "x_test", "y_test")
 
@@ -28,5 +28,4 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         with file:
             return {key: file[key] for key in file.files if key in _WANTED}
     except (OSError, ValueError, EOFError, KeyError, SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: damaged, or no .npz file of plain arrays ({reason})") from error
+        raise DataError(f"{path}: damaged, or no .npz file of plain arrays ({first_line(error)})") from error

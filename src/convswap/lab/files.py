@@ -1,16 +1,13 @@
-"""Files of a lab: written whole or not at all, read back with a message when damaged; and full disks."""
+"""Files of a lab: written whole or not at all, read back with a message when damaged."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
-from ..files import DISK_FULL, write_atomically
-
-_NEXT_TO_NOTHING = 1 << 20
+from ..files import write_atomically
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -35,22 +32,3 @@ def read_object(path: Path, fix: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise StoreError(f"{path} is damaged (no JSON object); {fix}")
     return value
-
-
-def disk_is_full(error: BaseException, directory: Path) -> bool:
-    """Is a full disk (or quota) behind this error? Some libraries report it as a plain RuntimeError."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in DISK_FULL:
-            return True
-        seen = seen.__cause__ or seen.__context__
-    writes = isinstance(error, (OSError, RuntimeError))
-    return writes and directory.is_dir() and shutil.disk_usage(directory).free < _NEXT_TO_NOTHING
-
-
-def full_disk_error(path: Path) -> StoreError:
-    """The error for a full disk: what could not be written, and that nothing is lost."""
-    return StoreError(
-        f"the disk is full: {path} could not be written; free some space, then run the same command again: "
-        "finished trials and the last checkpoint are kept"
-    )

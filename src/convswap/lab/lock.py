@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
+from datetime import datetime
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from ..errors import StoreError
-
-_held: set[Path] = set()  # POSIX locks do not exclude within one process
+from ..files import write_atomically
 
 
 class LabLock:
-    """An exclusive lock on a file that names its holder.
+    """An exclusive lock on a file; a file beside it names the holder.
 
-    The lock is the operating system's, not the file's existence, so the file a killed process leaves behind
-    blocks nobody. POSIX record locks are used because, unlike `flock`, forked data workers do not inherit them.
+    The lock is the operating system's, not the file's existence, so the files a killed process leaves behind
+    block nobody. Forked data workers do not inherit the lock.
 
     Raises:
         StoreError: another process, or another store in this one, holds it.
@@ -26,57 +26,39 @@ class LabLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        if self.path in _held:
-            raise StoreError(f"lab {self.path.parent} is already open for writing in this process; close it first")
-        self._stream = _open(self.path)
+        self._holder = self.path.with_name(f"{self.path.name}.holder")
+        # any thread may close the store; the mode leaves it to the umask who else may use the lab
+        self._lock = FileLock(self.path, timeout=0, thread_local=False, mode=0o666)
         try:
-            _acquire(self._stream)
-        except OSError as error:
-            holder = self._stream.read()
-            self._stream.close()
-            raise StoreError(_refusal(self.path, holder, error)) from error
-        _held.add(self.path)
-        self._stream.seek(0)
-        self._stream.truncate()
-        self._stream.write(json.dumps({"pid": os.getpid(), "host": platform.node()}))
-        self._stream.flush()
+            self._lock.acquire()
+        except Timeout as error:
+            raise StoreError(self._refusal()) from error
+        except (OSError, NotImplementedError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise StoreError(f"lab {self.path.parent} cannot be locked ({reason}); put it on a local disk") from error
+        try:
+            since = datetime.now().astimezone().isoformat(timespec="seconds")
+            who = {"pid": os.getpid(), "host": platform.node(), "since": since}
+            write_atomically(self._holder, json.dumps(who).encode())
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Give the lock up; the file stays, empty."""
-        if self.path in _held:
-            self._stream.truncate(0)
-            self._stream.close()
-            _held.discard(self.path)
+        if self._lock.is_locked:
+            self._holder.unlink(missing_ok=True)
+            self._lock.release()
 
-
-def _open(path: Path) -> IO[str]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    return os.fdopen(descriptor, "r+", encoding="utf-8")
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _acquire(stream: IO[str]) -> None:
-        stream.seek(1 << 30)  # far behind the text, which others may then still read
+    def _refusal(self) -> str:
         try:
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
-        finally:
-            stream.seek(0)
-
-else:
-    import fcntl
-
-    def _acquire(stream: IO[str]) -> None:
-        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _refusal(path: Path, holder: str, error: OSError) -> str:
-    try:
-        who = json.loads(holder)
-        owner = f"process {who['pid']} on {who['host']}"
-    except (ValueError, TypeError, KeyError):
-        owner = "another process"
-    if isinstance(error, (BlockingIOError, PermissionError)):
-        return f"lab {path.parent} is in use by {owner}; wait for it, stop it, or choose another lab"
-    return f"lab {path.parent} cannot be locked ({error.strerror}); put it on a local disk"
+            who = json.loads(self._holder.read_text(encoding="utf-8"))
+            pid, host, since = who["pid"], who["host"], who["since"]
+        except (OSError, ValueError, TypeError, KeyError):  # the holder has only just begun, or has just let go
+            return f"lab {self.path.parent} is in use by another process; wait for it, or choose another lab"
+        if (pid, host) == (os.getpid(), platform.node()):
+            return f"lab {self.path.parent} is already open for writing in this process; close it first"
+        return (
+            f"lab {self.path.parent} is in use by process {pid} on {host} since {since}; "
+            "wait for it, stop it, or choose another lab"
+        )

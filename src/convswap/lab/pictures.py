@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
-from ..errors import StoreError
+from ..errors import StoreError, described
 from .files import read_object, write_atomic
 from .progress import says_how_to_go_on
 from .report.svg import color
@@ -156,7 +156,7 @@ def _group(
     try:
         section = _section(lab, rows, chosen, data, tell, problems)
     except Exception as error:  # hours of training must not end without a report; it says what happened
-        problems.append(f"there are no pictures: {_said(error)}")
+        problems.append(f"there are no pictures: {described(error)}")
         return group
     tell("drawing")
     figures = [figure for picture in section.pictures if (figure := _figure(picture, problems)) is not None]
@@ -192,13 +192,9 @@ def _figure(picture: Picture, problems: list[str]) -> dict[str, str] | None:
     try:
         png = picture.png()
     except Exception as error:  # the report says so, and shows the others
-        problems.append(f"{picture.title} could not be drawn: {_said(error)}")
+        problems.append(f"{picture.title} could not be drawn: {described(error)}")
         return None
     return {"title": picture.title, "note": picture.note, "alt": picture.alt, "png": base64.b64encode(png).decode()}
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from ..errors import check_choice
-from .files import disk_is_full, full_disk_error
+from ..files import disk_is_full, full_disk_error
 from .progress import GridProgress
 from .run import MODEL, run_trial
 from .store import STORE_FILE, Store, StoredTrial

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from .._version import __version__
 from ..errors import StoreError
-from .files import disk_is_full, full_disk_error
+from ..files import disk_is_full, full_disk_error
 from .lock import LabLock
 from .trial import Trial, canonical_json
 

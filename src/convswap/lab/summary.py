@@ -10,10 +10,7 @@ from ..measure.statistics import Comparison, Interval, compare_to_baseline, holm
 from .robustness.files import RobustnessFiles
 from .robustness.summary import add_robustness
 from .store import StoredTrial
-from .trial import BASELINE, Trial, canonical_json
-
-ENOUGH_SEEDS = 3
-"""A result from fewer finished seeds is shown but neither ranked nor tested."""
+from .trial import BASELINE, ENOUGH_SEEDS, Trial, canonical_json
 
 _TIMED = ("latency_ms", "latency_fused_ms", "parameters_fused", "macs_fused", "cost_fused")
 

@@ -14,6 +14,8 @@ from ..errors import StoreError, UsageError, check_choice
 
 BASELINE = "conv"
 """The unit whose trials train the network as it is; every other unit is compared with them."""
+ENOUGH_SEEDS = 3
+"""A result from fewer finished seeds is shown but neither ranked nor tested."""
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "model": (str,),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, is_whole
 from ..surgery.modes import evaluating
 
 _EPSILON = 0.1
@@ -91,8 +91,7 @@ def _check_sizes(image_size: int, square: int, window: int) -> None:
         ("square", square, image_size),
         ("window", window, min(square // 2, image_size - square)),
     ):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or value < 2 or value % 2 or (most is not None and value > most):
+        if not is_whole(value) or value < 2 or value % 2 or (most is not None and value > most):
             limit = "" if most is None else f" and at most {most}"
             raise UsageError(f"{name}={value!r} is not allowed; give an even whole number of at least 2{limit}")
 

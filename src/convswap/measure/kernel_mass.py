@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, check_number, check_whole
 from ..surgery.modes import evaluating
 from ..units.niff.niff import FusedNIFF, NIFFConv2d
 
@@ -38,8 +38,7 @@ class KernelMass:
         Raises:
             ValueError: an even or not positive size.
         """
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size % 2 == 0:
-            raise UsageError(f"size={size!r} is not allowed; give an odd whole number of at least 1")
+        check_whole("size", size, odd=True)
         index = min(size // 2, len(self.sizes) - 1)
         return float(self.mass[:, index].nanmean()), float(self.energy[:, index].nanmean())
 
@@ -49,8 +48,7 @@ class KernelMass:
         Raises:
             ValueError: a part that is not above 0 and at most 1.
         """
-        if isinstance(part, bool) or not isinstance(part, int | float) or not 0 < part <= 1:
-            raise UsageError(f"part={part!r} is not allowed; give a number from 0, excluded, to 1")
+        check_number("part", part, lambda share: 0 < share <= 1, "a number from 0, excluded, to 1")
         mean = self.energy.nanmean(0)
         return next((s for s, e in zip(self.sizes, mean, strict=True) if float(e) >= part), self.sizes[-1])
 
@@ -137,11 +135,8 @@ def kernel_components(kernels: Tensor, count: int = 7) -> KernelComponents:
         raise UsageError(f"kernels of shape {tuple(kernels.shape)} are not allowed; give (K, H, W)")
     flat = kernels.detach().to(torch.float64).flatten(1)
     most = min(flat.shape)
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
-        raise UsageError(
-            f"count={count!r} is not allowed; give a whole number from 1 to {most}, the most components of "
-            f"{len(flat)} kernels of {flat.shape[1]} pixels"
-        )
+    reason = f", the most components of {len(flat)} kernels of {flat.shape[1]} pixels"
+    check_whole("count", count, 1, most, hint=reason)
     mean = flat.mean(0)
     _, values, directions = torch.linalg.svd(flat - mean, full_matrices=False)
     variance = values.square()

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConvswapError, UsageError, check_choice
+from ..errors import ConvswapError, UsageError, check_choice, check_whole
 
 Build = Callable[[], tuple[nn.Module, Tensor]]
 Mode = Literal["inference", "training"]
@@ -53,8 +53,7 @@ def peak_memory(build: Build, mode: Mode = "inference", *, threads: int = 1, inp
         ConvswapError: the process ended before it answered.
     """
     check_choice("mode", mode, ("inference", "training"))
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise UsageError(f"threads={threads!r} is not allowed; give a whole number of at least 1")
+    check_whole("threads", threads)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(_measure, build, mode, threads, input_gradient).result()

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, is_number, is_whole
 
 STEP_SIZES = (0.03, 0.06, 0.1, 0.3, 1.0)
 DEPTHS = (1, 2, 4, 8, 16, 32, 64)
@@ -196,7 +196,7 @@ def _watching(watched: list[nn.Module], maps: list[Tensor]) -> Iterator[None]:
 
 
 def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return is_number(value) and value > 0
 
 
 def _checked_steps(step_sizes: Iterable[float], any_stepped: bool) -> list[float | None]:
@@ -210,7 +210,7 @@ def _checked_steps(step_sizes: Iterable[float], any_stepped: bool) -> list[float
 
 def _checked_depths(depths: Iterable[int]) -> list[int]:
     found: Any = list(depths) if isinstance(depths, Iterable) else depths
-    whole = isinstance(found, list) and all(isinstance(d, int) and not isinstance(d, bool) and d > 0 for d in found)
+    whole = isinstance(found, list) and all(is_whole(d) and d > 0 for d in found)
     if not whole or not found:
         raise UsageError(f"depths={found!r} is not allowed; give whole numbers of at least 1")
     return cast(list[int], found)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ..errors import UsageError, check_choice
+from ..errors import UsageError, check_choice, is_whole
 from ..units.minimum.block import MinimumBlock
 from .classifier import Classifier, cifar_cfg
 
@@ -150,7 +150,7 @@ class CifarDenseNet(Classifier):
 
 def _layers(depth: int, bottleneck: bool) -> int:
     each = 6 if bottleneck else 3
-    if isinstance(depth, bool) or not isinstance(depth, int) or depth <= 4 or (depth - 4) % each:
+    if not is_whole(depth) or depth <= 4 or (depth - 4) % each:
         raise UsageError(
             f"depth={depth!r} is not allowed; give {each} n + 4 for n layers in each of the three blocks, "
             f"for example {each * 6 + 4}"

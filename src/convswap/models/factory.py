@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import StoreError, UsageError, unknown_name
+from ..errors import UsageError, check_whole, unknown_name
+from .building import construct, no_download
 from .weights import load_weights
 
 _log = logging.getLogger("convswap")
@@ -48,14 +49,13 @@ def create_model(
         The model in train mode. `model._convswap_constructor` says how it was made, for `convswap.save`.
     """
     for option, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UsageError(f"{option}={value!r} is not allowed; give a whole number of at least 1")
+        check_whole(option, value)
     if pretrained and weights is not None:
         raise UsageError(f"pretrained=True and weights={str(weights)!r} exclude each other; give one of them")
 
     origin, _, rest = name.partition(":")
     if origin == "torchvision" and rest:
-        from .from_torchvision import create_torchvision_model
+        from .from_torchvision import create_torchvision_model  # here: torchvision is loaded when it is needed
 
         model, arguments = create_torchvision_model(rest, num_classes, in_channels, pretrained, arguments)
     elif rest and origin != "timm":
@@ -74,32 +74,6 @@ def create_model(
         if fresh:
             _log.warning("%s: the classifier (%s) has other classes and starts fresh", weights, ", ".join(fresh))
     return model
-
-
-def construct(name: str, function: Callable[..., Any], given: dict[str, Any], arguments: dict[str, Any]) -> nn.Module:
-    """Call a model's constructor; an argument it does not know is the user's mistake, not a crash."""
-    both = sorted(set(given) & set(arguments))
-    if both:
-        raise UsageError(f"model {name!r}: {', '.join(both)} is set by create_model and cannot be given again")
-    try:
-        model = function(**given, **arguments)
-    except TypeError as error:
-        wrong = [key for key in arguments if "unexpected keyword argument" in str(error) and f"'{key}'" in str(error)]
-        if not wrong:
-            raise
-        raise UsageError(f"model {name!r} has no argument {wrong[0]!r} (got {arguments[wrong[0]]!r})") from error
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"model {name!r}: expected an nn.Module, got {type(model).__name__}")
-    return model
-
-
-def no_download(name: str, error: BaseException) -> StoreError:
-    """The error for published weights that cannot be fetched."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    return StoreError(
-        f"the pretrained weights of {name!r} cannot be downloaded ({reason}); "
-        "without a network, give a file with weights=PATH (--weights)"
-    )
 
 
 def _create_timm_model(
@@ -121,14 +95,10 @@ def _create_timm_model(
     given = {"model_name": name, "pretrained": pretrained, "num_classes": num_classes, "in_chans": in_channels}
     try:
         return construct(name, timm.create_model, given, arguments)
-    except (OSError, RuntimeError) as error:
-        if not (pretrained and _is_network_error(error)):
+    except OSError as error:  # whatever a network raises is one
+        if not pretrained:
             raise
         raise no_download(name, error) from error
-
-
-def _is_network_error(error: BaseException) -> bool:
-    return isinstance(error, OSError) or "download" in str(error).lower() or "connect" in str(error).lower()
 
 
 def _create_own_model(

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from ..errors import UsageError, unknown_name
-from .factory import construct, no_download
+from .building import construct, no_download
 from .weights import classifier_path
 
 _AUXILIARY_HEADS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}

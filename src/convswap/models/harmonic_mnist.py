@@ -20,7 +20,7 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ..errors import UsageError, check_choice
+from ..errors import UsageError, check_choice, is_whole
 from ..units.harmonic.layers import ComplexBatchNorm, ComplexReLU, HarmonicConv2d, HarmonicMeanPool, magnitude_sum
 from .classifier import Classifier, cifar_cfg
 
@@ -36,7 +36,7 @@ def _check_channels(channels: object, *, pairs: bool = False) -> None:
         ValueError: it is not.
     """
     found = list(channels) if isinstance(channels, Sequence) else []
-    whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in found)
+    whole = all(is_whole(n) and n > 0 for n in found)
     if not found or not whole or (pairs and len(found) % 2):
         wanted = "pairs of whole numbers" if pairs else "one or more whole numbers"
         raise UsageError(f"channels={channels!r} is not allowed; give {wanted} of at least 1")

@@ -14,7 +14,7 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ..errors import UsageError, check_choice
+from ..errors import check_choice, check_whole
 from ..units.minimum.block import MinimumBlock, ResidualAdapter
 from .classifier import Classifier, cifar_cfg
 
@@ -94,8 +94,7 @@ class MinNet(Classifier):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 1:
-            raise UsageError(f"blocks={blocks!r} is not allowed; give a whole number of at least 1")
+        check_whole("blocks", blocks)
         check_choice("basic", basic, (True, False))
         self.num_features = self.head_hidden_size = 64
         self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False)

@@ -23,7 +23,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UsageError
+from ..errors import UsageError, check_whole, is_whole
 from ..units.pide.hamiltonian import KERAS_NORM, HamiltonianBlock, draw_conv
 from ..units.pide.pide import PIDEBlock
 from .classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, cifar_cfg
@@ -75,10 +75,9 @@ class PIDENet(Classifier):
     ) -> None:
         super().__init__()
         for name, value in (("blocks", blocks), ("grid", grid)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name}={value!r} is not allowed; give a whole number of at least 1")
+            check_whole(name, value)
         three = isinstance(widths, Sequence) and len(widths) == 3
-        if not three or any(isinstance(width, bool) or not isinstance(width, int) or width < 1 for width in widths):
+        if not three or any(not is_whole(width) or width < 1 for width in widths):
             raise UsageError(f"widths={widths!r} is not allowed; give the channels of the three units, whole numbers")
         self.grid, self.num_features = grid, widths[2]
         self.head_hidden_size = widths[2] * grid * grid

@@ -59,6 +59,22 @@ def save(
     return target
 
 
+class ConstructorNeededError(UsageError):
+    """The file names a function of the user's own, which `load` was not given.
+
+    Attributes:
+        path: the file.
+        function: the name of the function, `package.module:function`.
+    """
+
+    def __init__(self, path: Path, function: str) -> None:
+        super().__init__(
+            f"{str(path)!r} is built by your function {function!r}; "
+            f"pass constructor={function!r} (or the function) to load it"
+        )
+        self.path, self.function = path, function
+
+
 def load(
     path: str | Path, *, constructor: str | Callable[..., nn.Module] | None = None, device: str | torch.device = "cpu"
 ) -> nn.Module:
@@ -175,9 +191,7 @@ def _construct(path: Path, built: dict[str, Any], constructor: str | Callable[..
         return call_own_function(name, constructor, **arguments)
     origin, colon, _ = name.partition(":")
     if colon and origin not in ("timm", "torchvision") and constructor != name:
-        raise UsageError(
-            f"{str(path)!r} is built by your function {name!r}; pass constructor={name!r} (or the function) to load it"
-        )
+        raise ConstructorNeededError(path, name)
     return create_model(constructor or name, **arguments)
 
 

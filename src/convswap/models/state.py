@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import StoreError, UsageError
+from ..errors import StoreError, UsageError, first_line
 
 _WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel / DDP, and by torch.compile
@@ -74,20 +74,28 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         return state | {name: state[kept] for name, kept in aliases.items()}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise StoreError(f"damaged, or no safetensors file ({_first_line(error)})") from error
+        raise StoreError(f"damaged, or no safetensors file ({first_line(error)})") from error
 
 
 def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises almost anything on damaged bytes; every case is reported
-        line = _first_line(error)
-        if "Weights only load failed" in str(error) and "GLOBAL" in str(error):
+        foreign = _foreign_objects(path)
+        if foreign:
             raise StoreError(
-                "holds Python objects besides tensors, and reading those could run code; "
+                f"holds Python objects besides tensors ({', '.join(foreign[:3])}), and reading those could run code; "
                 "save model.state_dict() alone, as safetensors or with torch.save"
             ) from error
-        raise StoreError(f"damaged, or no file of weights ({line})") from error
+        raise StoreError(f"damaged, or no file of weights ({first_line(error)})") from error
+
+
+def _foreign_objects(path: Path) -> list[str]:
+    """Classes and functions in a file of torch.save that are not safe to read; none where the file cannot be read."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except Exception:  # whatever the damage is, the caller has its own error to report
+        return []
 
 
 def _plain_aliases(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -102,7 +110,7 @@ def _plain_aliases(metadata: Mapping[str, str]) -> dict[str, str]:
         history, aliases = header.get("history") or [], dict(header.get("aliases") or {})
         kinds = [(entry["kind"], entry.get("unit")) for entry in history]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StoreError(f"its convswap metadata is damaged ({_first_line(error)})") from error
+        raise StoreError(f"its convswap metadata is damaged ({first_line(error)})") from error
     if any(kind == "fuse" for kind, _ in kinds):
         raise StoreError(
             "holds a fused model, which is for inference: its BatchNorms and units are folded away and cannot be "
@@ -115,8 +123,3 @@ def _plain_aliases(metadata: Mapping[str, str]) -> dict[str, str]:
             "convolutions; open it with convswap.load, or give the weights from before the swap"
         )
     return aliases
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__

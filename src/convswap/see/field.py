@@ -136,11 +136,15 @@ def receptive_field(
             dead += int((maps[~bad].flatten(1).amax(1) == 0).sum()) if bool((~bad).any()) else 0
             total += maps[~bad].sum(0)
     if float(total.max()) == 0:
-        raise UsageError(
+        raise NoFieldError(
             f"layer={layer!r}: no image of {used} moves the unit in the middle of its map; give other images"
             + (", or gradient='absolute'" if gradient == "positive" else "")
         )
     return ReceptiveField(layer, total / max(used, 1), used, dead, skipped, gradient)
+
+
+class NoFieldError(UsageError):
+    """The layer has no receptive field to measure: no gradient passes, or none of the images moves the unit."""
 
 
 def _check_images(images: Tensor) -> None:
@@ -159,7 +163,7 @@ def _contributions(model: nn.Module, batch: Tensor, layer: str, gradient: str) -
     score = middle.relu().sum() if gradient == "positive" else middle.sum()
     found = torch.autograd.grad(score, inputs, allow_unused=True)[0] if score.requires_grad else None
     if found is None:
-        raise UsageError(f"layer={layer!r}: no gradient passes from it to the images")
+        raise NoFieldError(f"layer={layer!r}: no gradient passes from it to the images")
     kept = found.relu() if gradient == "positive" else found.abs()
     return kept.sum(1).cpu().double()
 

@@ -12,7 +12,7 @@ from ..errors import UsageError
 from .atlas import Atlas, kernel_atlas
 from .attribution import Attribution, GradCam, attribute, grad_cam
 from .classes import StageClasses, classes_by_stage
-from .field import ReceptiveField, receptive_field
+from .field import NoFieldError, ReceptiveField, receptive_field
 from .kernels import LayerKernels, layer_kernels
 from .layers import feature_maps, pass_through
 from .lowpass import LowPass, evenly, low_pass, spread
@@ -144,9 +144,7 @@ def _fields(model: nn.Module, images: Tensor, layers: Sequence[str], notes: list
         try:
             # Convolutions are followed by norms that move zero: the sign of their bare output means nothing.
             found[layer] = receptive_field(model, images, layer, gradient="absolute")
-        except UsageError as reason:
-            if "moves the unit" not in str(reason) and "no gradient" not in str(reason):
-                raise
+        except NoFieldError as reason:
             notes.append(f"no receptive field: {reason}")
     return found
 

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..errors import is_number
+
 
 class _Rule(torch.autograd.Function):
     """A clipped identity whose gradient follows a rule: out = clamp(x, 0, top)."""
@@ -129,7 +131,7 @@ def rectifier(
 def _is_zero(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.grad_fn is None and not value.requires_grad and not bool((value != 0).any())
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
+    return is_number(value) and value == 0
 
 
 _PARAMETERS: dict[Callable[..., Any], tuple[str, ...]] = {

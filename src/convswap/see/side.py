@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, described
 from .atlas import Atlas, kernel_atlas
 from .classes import StageClasses, classes_by_stage
 from .field import ReceptiveField, receptive_field
@@ -111,7 +111,7 @@ def _attempt(found: SideBySide, name: str, what: str, measure: Callable[[], T]) 
     try:
         return measure()
     except Exception as error:  # any model may come: what fails is said beside the pictures, and the rest is shown
-        found.problems.append(f"{name}: no {what}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+        found.problems.append(f"{name}: no {what}: {described(error)}")
         return None
 
 

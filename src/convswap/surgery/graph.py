@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from ..errors import FusionError
+from ..errors import FusionError, first_line
 
 _CONVOLUTIONS = (
     torch.ops.aten.conv2d.default,
@@ -60,8 +60,7 @@ class Reader:
             with torch.no_grad():
                 self.program = torch.export.export(model, (example_input,), strict=False)
         except Exception as error:
-            message = str(error).strip().splitlines()
-            raise FusionError(f"torch.export cannot read the model: {message[0] if message else error!r}") from error
+            raise FusionError(f"torch.export cannot read the model: {first_line(error)}") from error
         signature = self.program.graph_signature
         self.names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
 

@@ -8,7 +8,6 @@ same global batches.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from ..data import ArrayImages, FolderImages
 from ..errors import DataError, UsageError
+from ..machine import usable_cores
 from .augment import Draws, Normalize, check_padding, crop_flip
 
 Batch = tuple[Tensor, Tensor]
@@ -158,8 +158,7 @@ def _stack(images: ArrayImages, device: torch.device) -> Tensor:
 
 def worker_count() -> int:
     """Processes that read images: one per core this process may use, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores)
+    return min(8, usable_cores())
 
 
 def _loader(images: Any, rows: list[list[int]], device: torch.device) -> DataLoader[Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..errors import StoreError, TrainingError
+from ..errors import StoreError, TrainingError, first_line
 from ..files import write_atomically
 
 FORMAT = 1
@@ -138,5 +138,4 @@ def _read(path: Path) -> Any:
     except OSError as error:
         raise StoreError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StoreError(f"the checkpoint {path} is damaged ({reason}); delete it to start again") from error
+        raise StoreError(f"the checkpoint {path} is damaged ({first_line(error)}); delete it to start again") from error

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import UsageError, check_choice, unknown_name
+from ..errors import UsageError, check_choice, check_number, check_whole, unknown_name
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -68,15 +68,15 @@ class Recipe:
     loss: Loss = field(default="cross_entropy", metadata=_LATER)
 
     def __post_init__(self) -> None:
-        _check_number("epochs", self.epochs, int, lambda v: v >= 1, "a whole number of at least 1")
-        _check_number("batch_size", self.batch_size, int, lambda v: v >= 1, "a whole number of at least 1")
-        _check_number("learning_rate", self.learning_rate, float, lambda v: v > 0, "a number above 0")
-        _check_number("momentum", self.momentum, float, lambda v: 0 <= v < 1, "a number from 0 to below 1")
-        _check_number("weight_decay", self.weight_decay, float, lambda v: v >= 0, "a number of at least 0")
-        _check_number("label_smoothing", self.label_smoothing, float, lambda v: 0 <= v < 1, "from 0 to below 1")
-        _check_number("warmup", self.warmup, float, lambda v: 0 <= v <= 1, "a fraction from 0 to 1")
-        _check_number("final_learning_rate", self.final_learning_rate, float, lambda v: 0 <= v <= 1, "from 0 to 1")
-        _check_number("crop_padding", self.crop_padding, int, lambda v: v >= 0, "a whole number of at least 0")
+        check_whole("epochs", self.epochs)
+        check_whole("batch_size", self.batch_size)
+        check_number("learning_rate", self.learning_rate, lambda v: v > 0, "a number above 0")
+        check_number("momentum", self.momentum, lambda v: 0 <= v < 1, "a number from 0 to below 1")
+        check_number("weight_decay", self.weight_decay, lambda v: v >= 0, "a number of at least 0")
+        check_number("label_smoothing", self.label_smoothing, lambda v: 0 <= v < 1, "a number from 0 to below 1")
+        check_number("warmup", self.warmup, lambda v: 0 <= v <= 1, "a fraction from 0 to 1")
+        check_number("final_learning_rate", self.final_learning_rate, lambda v: 0 <= v <= 1, "a number from 0 to 1")
+        check_whole("crop_padding", self.crop_padding, 0)
         check_choice("schedule", self.schedule, ("linear", "cosine", "exponential"))
         check_choice("padding_mode", self.padding_mode, ("reflect", "zeros"))
         check_choice("precision", self.precision, ("auto", "bf16", "fp32"))
@@ -116,13 +116,6 @@ class Recipe:
             return self.learning_rate * self.final_learning_rate**done
         left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * left)
-
-
-def _check_number(name: str, value: object, kind: type, allowed: Callable[[Any], bool], wanted: str) -> None:
-    types = (int,) if kind is int else (int, float)
-    good = isinstance(value, types) and not isinstance(value, bool) and math.isfinite(cast(float, value))
-    if not good or not allowed(value):
-        raise UsageError(f"{name}={value!r} is not allowed; it must be {wanted}")
 
 
 def digits_recipe(epochs: int = 10) -> Recipe:

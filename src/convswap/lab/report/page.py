@@ -11,6 +11,7 @@ from typing import Any
 
 from ..._version import __version__
 from ..files import write_atomic
+from ..trial import ENOUGH_SEEDS
 from . import charts, costs, robustness, svg, text, view
 from .verdict import verdict
 from .view import Record, RowView
@@ -107,6 +108,7 @@ def render(
         fused=any(row.cost_trained is not None or row.parameters_trained is not None for row in rows),
         noisy=any(timing is not None and timing.noisy for row in rows for timing in (row.latency, row.latency_fused)),
         seeds=_seeds(rows),
+        enough_seeds=ENOUGH_SEEDS,
         curves=_curves(rows, records),
         costs=_costs(rows),
         vectors_final=costs.table(rows),

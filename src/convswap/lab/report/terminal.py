@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..trial import ENOUGH_SEEDS
 from . import text
 from .robustness import Score, cell, present
 from .view import RowView, Timing, view_rows
@@ -150,7 +151,7 @@ def _notes(views: Iterable[RowView], columns: Sequence[str]) -> str:
     views = list(views)
     notes = []
     if any(not view.ranked for view in views):
-        notes.append("* fewer than three seeds: not ranked")
+        notes.append(f"* fewer than {ENOUGH_SEEDS} seeds: not ranked")
     shown = {"ms": [view.latency for view in views], "ms fused": [view.latency_fused for view in views]}
     if any(timing is not None and timing.noisy for name in shown if name in columns for timing in shown[name]):
         notes.append(f"~ {text.NOISY}")

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...measure.latencies.timing import WIDEST_SPREAD
+
 NONE = "–"
-NOISY = "noisy: the quartiles are over 20 % of the median apart, or other programs had the processor"
+NOISY = (
+    f"noisy: the quartiles are over {100 * WIDEST_SPREAD:.0f} % of the median apart, "
+    "or other programs had the processor"
+)
 _MINUS = "\N{MINUS SIGN}"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..trial import ENOUGH_SEEDS
 from . import text
-from .view import ENOUGH_SEEDS, RowView, by_model
+from .view import RowView, by_model
 
 LEVEL = 0.05
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from ...measure.latencies.timing import spread_too_wide
+from ..trial import BASELINE, ENOUGH_SEEDS
 from . import text
 
 Record = Mapping[str, Any]
-
-BASELINE = "conv"
-ENOUGH_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -26,10 +25,10 @@ class Timing:
 
     @property
     def noisy(self) -> bool:
-        """Whether the quartiles are more than a fifth of the median apart, or `Latency.noise` had another reason."""
+        """Whether the quartiles are too far apart (`Latency.noise`), or `Latency.noise` had another reason."""
         if self.spoilt or self.q1_ms is None or self.q3_ms is None:
             return self.spoilt
-        return self.q3_ms - self.q1_ms > 0.2 * self.median_ms
+        return spread_too_wide(self.median_ms, self.q1_ms, self.q3_ms)
 
     @classmethod
     def of(cls, value: Any) -> Timing | None:

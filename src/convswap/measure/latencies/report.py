@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import ConvswapError, UsageError, check_choice
+from ...errors import ConvswapError, UsageError, check_choice, described, is_whole
+from ...machine import usable_cores
 from .timing import Latency, measure_latency
 
 RUNTIMES = ("eager", "compiled", "onnx")
@@ -131,7 +132,7 @@ def latency(
         raise UsageError(f"{found} is not allowed; give a torch.nn.Module and a tensor")
     if example_input.ndim < 2 or example_input.shape[0] < 1:
         raise UsageError(f"example_input of shape {tuple(example_input.shape)} holds no image; give at least one")
-    counts = _distinct("threads", (1,) if example_input.is_cuda else (1, _cores()), threads)
+    counts = _distinct("threads", (1,) if example_input.is_cuda else (1, usable_cores()), threads)
     sizes = _distinct("batches", (1, example_input.shape[0]), batches)
     _distinct("attempts", (), (attempts,))
     forms = _forms(model, example_input, fused)
@@ -141,11 +142,7 @@ def latency(
             x = _batch(example_input, size)
             timings += _side_by_side(forms, x, tuple(runtimes), count, attempts, repeats=repeats, warmup=warmup)
     device = torch.cuda.get_device_name(example_input.device) if example_input.is_cuda else example_input.device.type
-    return LatencyReport(tuple(timings), device, torch.__version__, _cores())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return LatencyReport(tuple(timings), device, torch.__version__, usable_cores())
 
 
 def _distinct(name: str, default: Sequence[int], given: Sequence[int] | None) -> tuple[int, ...]:
@@ -153,7 +150,7 @@ def _distinct(name: str, default: Sequence[int], given: Sequence[int] | None) ->
         raise UsageError(f"{name}={given!r} is not allowed; give a list of whole numbers")
     values = tuple(dict.fromkeys(default if given is None else given))
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_whole(value) or value < 1:
             raise UsageError(f"{name}={value!r} is not allowed; give whole numbers of at least 1")
     if not values:
         raise UsageError(f"{name}=() has nothing to measure; give at least one number")
@@ -230,7 +227,7 @@ def _quiet(
 def _load() -> str:
     if not hasattr(os, "getloadavg"):
         return ""
-    return f" (load {os.getloadavg()[0]:.1f} on {_cores()} cores)"
+    return f" (load {os.getloadavg()[0]:.1f} on {usable_cores()} cores)"
 
 
 def _ready(build: Callable[[nn.Module, Tensor, int], nn.Module], model: nn.Module, x: Tensor, threads: int) -> Any:
@@ -245,8 +242,7 @@ def _ready(build: Callable[[nn.Module, Tensor, int], nn.Module], model: nn.Modul
             ready(x)
         return ready
     except Exception as error:  # whatever a compiler raises: the row says it
-        first = str(error).strip().partition("\n")[0]
-        return f"{type(error).__name__}: {first}"
+        return described(error)
     finally:
         torch.set_num_threads(before)
 

@@ -18,14 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError
+from ...errors import UsageError, check_whole
 from ...surgery.modes import evaluating
 
 # One timed block lasts at least this long: below it, the clock and the scheduler are what is measured.
 _BLOCK_MS = 2.0
 _MOST_CALLS = 100
 # Beyond these a machine is too noisy.
-_SPREAD, _SLOWER, _BUSY = 0.2, 1.5, 0.8
+WIDEST_SPREAD, _SLOWER, _BUSY = 0.2, 1.5, 0.8
+
+
+def spread_too_wide(median_ms: float, q1_ms: float, q3_ms: float) -> bool:
+    """Whether the quartiles are so far apart that the median says little."""
+    return q3_ms - q1_ms > WIDEST_SPREAD * median_ms
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class Latency:
 
         Steady load leaves the quartiles close together, so they alone do not tell.
         """
-        spread = (self.q3_ms - self.q1_ms) / self.median_ms
-        if spread > _SPREAD:
+        if spread_too_wide(self.median_ms, self.q1_ms, self.q3_ms):
+            spread = (self.q3_ms - self.q1_ms) / self.median_ms
             return f"the middle half of {self.repeats} repetitions spreads over {spread:.0%} of the median"
         if self.fastest_ms is not None and self.median_ms > _SLOWER * self.fastest_ms:
             times = self.median_ms / self.fastest_ms
@@ -98,8 +103,7 @@ def measure_latency(
     if not models:
         raise UsageError("models={} has nothing to measure; give at least one model by name")
     for name, value, least in (("threads", threads, 1), ("repeats", repeats, 3), ("warmup", warmup, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UsageError(f"{name}={value!r} is not allowed; give a whole number, {least} or more")
+        check_whole(name, value, least)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import UsageError
-from .perturbation import check_whole
+from ...errors import UsageError, check_whole
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def calibration(logits_NC: Tensor, labels_N: Tensor, bins: int = 15) -> Calibrat
             f"logits of shape {tuple(logits_NC.shape)} and labels of shape {tuple(labels_N.shape)} are not allowed; "
             "give (images, classes) and (images,)"
         )
-    check_whole("bins", bins, 1)
+    check_whole("bins", bins)
     if not bool(logits_NC.isfinite().all()) or labels_N.dtype != torch.int64:
         raise UsageError(f"logits must be finite, labels torch.int64, got {labels_N.dtype}; NaN has no confidence")
     classes = logits_NC.shape[1]

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import DataError, check_choice
+from ...errors import DataError, check_choice, check_whole
 from .corruptions import COMMON, HELD_OUT
 from .draws import Draws
-from .perturbation import Perturbation, check_whole
+from .perturbation import Perturbation
 
 _LEVELS = 5
 
@@ -37,7 +37,7 @@ def load_cifar_c(folder: str | Path, name: str, severity: int) -> tuple[Tensor, 
         UsageError: no such severity.
         DataError: a file is missing or is not what it should be.
     """
-    check_whole("severity", severity)
+    check_whole("severity", severity, None)
     check_choice("severity", severity, range(1, _LEVELS + 1))
     images = _read(Path(folder) / f"{name}.npy")
     labels = _read(Path(folder) / "labels.npy")

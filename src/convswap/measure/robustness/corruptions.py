@@ -7,11 +7,11 @@ from functools import partial
 
 from torch import Tensor
 
-from ...errors import UsageError, check_choice, unknown_name
+from ...errors import UsageError, check_choice, check_whole, unknown_name
 from . import blur, digital, noise, spatter, weather
 from .draws import Draws
 from .parameters import PARAMETERS
-from .perturbation import Perturbation, check_images, check_whole
+from .perturbation import Perturbation, check_images
 
 Function = Callable[[Tensor, tuple[float, ...], Draws], Tensor]
 
@@ -77,7 +77,7 @@ def corruption(name: str, severity: int, parameters: str = "auto") -> Perturbati
     """
     if name not in _BY_NAME:
         raise unknown_name("corruption", name, _BY_NAME)
-    check_whole("severity", severity)
+    check_whole("severity", severity, None)
     check_choice("severity", severity, range(1, 6))
     check_choice("parameters", parameters, PARAMETER_SETS)
     return Perturbation(f"{name}/{severity}", partial(_corrupt, name, severity, parameters), severity)

@@ -10,9 +10,9 @@ import math
 import torch
 from torch import Tensor
 
-from ...errors import UsageError, check_choice
+from ...errors import UsageError, check_choice, check_number, check_whole
 from .draws import Draws
-from .perturbation import Perturbation, check_whole
+from .perturbation import Perturbation
 
 INTERPOLATIONS = ("nearest", "bilinear")
 FILLS = ("black", "edge")
@@ -74,7 +74,7 @@ def random_shear(degrees: float, interpolation: str = "nearest", fill: str = "bl
 
 def quarter_turn(turns: int) -> Perturbation:
     """Turned counterclockwise by 90 degrees `turns` times; no pixel is interpolated. For claims of equivariance."""
-    check_whole("turns", turns)
+    check_whole("turns", turns, None)
     check_choice("turns", turns, range(4))
     return Perturbation(f"quarter_turn/{turns}", lambda images, draws: torch.rot90(images, turns, (2, 3)), turns)
 
@@ -99,9 +99,8 @@ def inscribed_circle(images: Tensor) -> Tensor:
 
 
 def _check_angle(degrees: float, below: float = math.inf) -> None:
-    if isinstance(degrees, bool) or not isinstance(degrees, int | float) or not abs(degrees) < below:
-        limit = "" if below == math.inf else f" between -{below:g} and {below:g}"
-        raise UsageError(f"degrees={degrees!r} is not allowed; give a finite angle{limit}")
+    limit = "" if below == math.inf else f" between -{below:g} and {below:g}"
+    check_number("degrees", degrees, lambda angle: abs(angle) < below, f"a finite angle{limit}")
 
 
 def _affine_name(kind: str, interpolation: str, fill: str, masked: bool) -> str:

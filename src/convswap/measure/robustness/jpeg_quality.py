@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import UsageError, check_choice
-from .perturbation import Perturbation, check_images, check_whole
+from ...errors import UsageError, check_choice, check_whole
+from .perturbation import Perturbation, check_images
 
 QUALITIES = tuple(range(90, 0, -10))
 """The qualities of the Min-Nets paper."""
@@ -33,7 +33,7 @@ def compress(images: Tensor, quality: int, channel_order: str = "rgb") -> Tensor
         UsageError: not such images, quality or channel order.
     """
     check_images(images)
-    check_whole("quality", quality, 1)
+    check_whole("quality", quality)
     if quality > 100:
         raise UsageError(f"quality={quality!r} is not allowed; choose a whole number from 1 to 100")
     check_choice("channel_order", channel_order, ("rgb", "minnets_bgr"))

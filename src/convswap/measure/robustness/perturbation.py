@@ -9,7 +9,7 @@ from operator import index
 import torch
 from torch import Tensor
 
-from ...errors import UsageError
+from ...errors import UsageError, check_whole
 from .draws import Draws
 
 
@@ -40,7 +40,7 @@ class Perturbation:
             UsageError: the images are not a uint8 batch, there are not as many indices, or the seed is no whole number.
         """
         check_images(images)
-        check_whole("seed", seed)
+        check_whole("seed", seed, None)
         places = range(len(images)) if indices is None else [*map(index, indices)]
         if len(places) != len(images):
             raise UsageError(f"indices has {len(places)} entries for {len(images)} images; give one for each")
@@ -61,10 +61,3 @@ def check_images(images: Tensor) -> None:
             f"images of {images.dtype} and shape {tuple(images.shape)} are not allowed; give torch.uint8 images "
             "(N, C, H, W) with 1 or 3 channels, before normalisation"
         )
-
-
-def check_whole(name: str, value: object, least: int | None = None) -> None:
-    """Raise a `UsageError` unless this is a whole number, of at least `least` where one is given."""
-    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-        bound = "" if least is None else f" of at least {least}"
-        raise UsageError(f"{name}={value!r} is not allowed; give a whole number{bound}")

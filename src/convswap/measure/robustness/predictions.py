@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ...data import ArrayImages, Data, FolderImages
-from ...errors import DataError, UsageError
+from ...errors import DataError, UsageError, check_whole
 from ...surgery.modes import evaluating
-from .perturbation import Perturbation, check_images, check_whole
+from .perturbation import Perturbation, check_images
 from .table import Predictions
 
 
@@ -68,7 +68,7 @@ def sample_of(data: Data | Sample, limit: int | None = None) -> Sample:
         DataError: there are no test images.
     """
     if limit is not None:
-        check_whole("images", limit, 1)
+        check_whole("images", limit)
     if not isinstance(data, Data | Sample):
         raise UsageError(
             f"dataset={type(data).__name__} is not allowed; give a data set (convswap.data.load_data) or a Sample"
@@ -124,7 +124,7 @@ def predict(
             are labels.
     """
     names = tuple(variant.name for variant in perturbations)
-    check_whole("batch_size", batch_size, 1)
+    check_whole("batch_size", batch_size)
     if not isinstance(model, nn.Module):
         raise UsageError(f"model={type(model).__name__} is not allowed; give a torch.nn.Module")
     if not names or not len(sample):

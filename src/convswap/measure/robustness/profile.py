@@ -8,9 +8,10 @@ from statistics import fmean
 from torch import nn
 
 from ...data import Data
+from ...errors import check_whole
 from .calibration_error import calibration
 from .corruptions import GROUPS
-from .perturbation import Perturbation, check_whole, clean
+from .perturbation import Perturbation, clean
 from .predictions import Sample, predict, sample_of
 from .result import Robustness
 from .scores import all_pairs_consistency, flip_probability, flip_rate, shift_divergence
@@ -56,8 +57,8 @@ def robustness(
     from ...train.precision import resolve_device
 
     if batch_size is not None:
-        check_whole("batch_size", batch_size, 1)
-    check_whole("seed", seed)
+        check_whole("batch_size", batch_size)
+    check_whole("seed", seed, None)
     place = resolve_device(device)
     limit = 1000 if images is None and profile == "quick" else images
     sample = sample_of(dataset, limit)

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import UsageError, check_choice
+from ...errors import UsageError, check_choice, check_whole
 from .corruptions import COMMON
-from .perturbation import check_whole
 
 ALEXNET_ERRORS: dict[str, float] = dict(
     zip(
@@ -62,7 +61,7 @@ def flip_rate(classes_NF: Tensor, apart: int) -> float:
     (0.3333333333333333, 1.0)
     """
     _check_table(classes_NF, 2)
-    check_whole("apart", apart)
+    check_whole("apart", apart, None)
     if not 1 <= apart < classes_NF.shape[1]:
         raise UsageError(f"apart={apart} is not allowed for {classes_NF.shape[1]} frames; give 1 or more, below that")
     return float((classes_NF[:, apart:] != classes_NF[:, :-apart]).double().mean())

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import UsageError, check_choice
+from ...errors import UsageError, check_choice, check_whole
 from .draws import Draws
 from .filters import fold
-from .perturbation import Perturbation, check_whole
+from .perturbation import Perturbation
 
 PADDINGS = ("reflect", "zeros", "edge", "circular")
 _BATCH = 8  # images that share a pair of crops, as in the published script's batches
@@ -31,8 +31,8 @@ def shift(down: int, right: int, padding: str = "reflect") -> Perturbation:
         UsageError: no such padding; when applied, a shift as large as the image.
     """
     check_choice("padding", padding, PADDINGS)
-    check_whole("down", down)
-    check_whole("right", right)
+    check_whole("down", down, None)
+    check_whole("right", right, None)
     name = f"shift_{padding}/{down},{right}"
     size = max(abs(down), abs(right))
     return Perturbation(name, lambda images, draws: moved(images, down, right, padding), size)
@@ -55,14 +55,14 @@ def moved(images: Tensor, down: int, right: int, padding: str) -> Tensor:
 
 def all_shifts(reach: int, padding: str = "reflect") -> list[Perturbation]:
     """Every shift by up to `reach` pixels in both directions, (2 reach + 1)² of them, row by row."""
-    check_whole("reach", reach, 1)
+    check_whole("reach", reach)
     steps = range(-reach, reach + 1)
     return [shift(down, right, padding) for down in steps for right in steps]
 
 
 def shift_line(reach: int, padding: str = "reflect", direction: str = "horizontal") -> list[Perturbation]:
     """Shifts by -reach ... reach along one direction: `"horizontal"`, `"vertical"` or `"diagonal"`."""
-    check_whole("reach", reach, 1)
+    check_whole("reach", reach)
     check_choice("direction", direction, ("horizontal", "vertical", "diagonal"))
     down, right = direction != "horizontal", direction != "vertical"
     return [shift(k * down, k * right, padding) for k in range(-reach, reach + 1)]
@@ -76,8 +76,8 @@ def crop_pairs(crop: int, epochs: int = 5) -> tuple[list[Perturbation], list[Per
     Returns:
         The first crops and the second ones, for `pair_consistency(table.columns(...), table.columns(...))`.
     """
-    check_whole("crop", crop, 1)
-    check_whole("epochs", epochs, 1)
+    check_whole("crop", crop)
+    check_whole("epochs", epochs)
 
     def one(which: str, epoch: int) -> Perturbation:
         return Perturbation(f"crop_{which}/{crop},{epoch}", lambda x, draws: _random_crop(x, crop, draws), crop)
@@ -101,8 +101,8 @@ def crop_diagonal(crop: int, count: int = 33) -> list[Perturbation]:
     Raises:
         UsageError: a number below 1; when applied, images too small for the last crop.
     """
-    check_whole("crop", crop, 1)
-    check_whole("count", count, 1)
+    check_whole("crop", crop)
+    check_whole("count", count)
 
     def one(step: int) -> Perturbation:
         def apply(images: Tensor, draws: Draws) -> Tensor:
@@ -133,7 +133,7 @@ def enlarged_shifts(size: int, reach: int = 8, divide: int = 1, direction: str =
     """
     check_choice("direction", direction, ("horizontal", "vertical", "diagonal"))
     for name, value in (("size", size), ("reach", reach), ("divide", divide)):
-        check_whole(name, value, 1)
+        check_whole(name, value)
 
     def one(step: int) -> Perturbation:
         def apply(images: Tensor, draws: Draws) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ...errors import UsageError
+from ...errors import UsageError, check_number, is_whole
 from ...ops.signs import in_type, signs
 from ..contract.precision import compute_dtype
 from ..support.draws import uniform
@@ -19,14 +19,13 @@ SCHEMES = ("linear", "log")
 
 def check_bits(name: str, bits: object, least: int = 1) -> None:
     """Raise a `UsageError` unless `bits` is a whole number from `least` to 16, or 32 for full precision."""
-    if isinstance(bits, bool) or not isinstance(bits, int) or not (least <= bits <= 16 or bits == FULL):
+    if not is_whole(bits) or not (least <= bits <= 16 or bits == FULL):
         raise UsageError(f"{name}={bits!r} is not allowed; give {least} to 16 bits, or {FULL} for full precision")
 
 
 def check_dropout(value: object) -> None:
     """Raise a `UsageError` unless `value` is a number from 0 to below 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise UsageError(f"dropout={value!r} is not allowed; give a number from 0 to below 1")
+    check_number("dropout", value, lambda p: 0 <= p < 1, "a number from 0 to below 1")
 
 
 def nearest_power_of_two(x: Tensor) -> Tensor:

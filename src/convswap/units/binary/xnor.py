@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError, check_choice
+from ...errors import check_choice, check_whole
 from ...ops.binary_conv import PackedBinaryConv2d
 from ...ops.signs import levels, levels_ste
 from ..contract.feature import FeatureUnit
@@ -81,8 +81,7 @@ class XnorConv2d(FeatureUnit):
         """Check the options and build the unit; see the class."""
         check_choice("order", order, ORDERS)
         check_choice("input_scale", input_scale, ("none", "K"))
-        if isinstance(bits, bool) or bits not in range(1, 9):
-            raise UsageError(f"bits={bits!r} is not allowed; give a whole number from 1 to 8")
+        check_whole("bits", bits, 1, 8)
         check_dropout(dropout)
         place = self.place
         self.order, self.input_scale, self.bits, self.dropout = order, input_scale, bits, dropout

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError
+from ...errors import UsageError, check_number
 
 ANGLES = ("even", "arctan")
 RINGS = ("max", "floor")
@@ -51,9 +51,8 @@ def check_size(kernel_size: tuple[int, ...]) -> int:
 
 def check_factor(option: str, value: object) -> float:
     """A ring radius factor: a number from 0 (all off-axis points at the centre) to sqrt(2)."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_FACTOR:
-        raise UsageError(f"{option}={value!r} is not allowed; give a number from 0 to sqrt(2) or 'learnable'")
-    return float(value)
+    wanted = "a number from 0 to sqrt(2) or 'learnable'"
+    return float(check_number(option, value, lambda factor: 0 <= factor <= LARGEST_FACTOR, wanted))
 
 
 @lru_cache

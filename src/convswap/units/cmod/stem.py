@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError, check_choice
+from ...errors import UsageError, check_choice, check_whole
 from ..contract.block import BlockUnit, Place
 from ..contract.geometry import Geometry, plain_conv
 from ..contract.precision import double_copy
@@ -191,9 +191,8 @@ class ModulusStem(_Stem, BlockUnit):
         if self.wavelets is None:
             raise UsageError("to_convolutions: wavelet_channels=0, so there is nothing to make a convolution of")
         whole = cast(WaveletMaps, self.wavelets).taps
-        valid = isinstance(kernel_size, int) and not isinstance(kernel_size, bool) and 1 <= kernel_size <= whole
-        if kernel_size is not None and not valid:
-            raise UsageError(f"kernel_size={kernel_size!r} is not allowed; give a whole number from 1 to {whole}")
+        if kernel_size is not None:
+            check_whole("kernel_size", kernel_size, 1, whole)
         return FusedModulusStem(self, dense=True, kernel_size=kernel_size)
 
 
@@ -278,9 +277,8 @@ def _refused(
     check_choice("arch", arch, (None, *ARCHES))
     check_choice("pooling", pooling, POOLING)
     check_choice("packets", packets, (None, "excluded", "full"))
-    whole = isinstance(wavelet_channels, int) and not isinstance(wavelet_channels, bool) and wavelet_channels >= 0
-    if wavelet_channels is not None and not whole:
-        raise UsageError(f"wavelet_channels={wavelet_channels!r} is not allowed; give a whole number, or None")
+    if wavelet_channels is not None:
+        check_whole("wavelet_channels", wavelet_channels, 0, hint=", or None")
     name = _STRIDES.get(stride)
     if name is None or arch not in (None, name):
         wanted = {a: s for s, a in _STRIDES.items()}

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
-from ...errors import UsageError
+from ...errors import UsageError, check_whole
 from ...hooks import Hooks
 from .options import Configured
 
@@ -74,8 +74,7 @@ class BlockUnit(Configured, Hooks, nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("stride", stride)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name}={value!r} is not allowed; give a whole number of at least 1")
+            check_whole(name, value)
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
         self._set_up(options, device=device, dtype=dtype)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import UsageError, check_choice
+from ...errors import UsageError, check_choice, check_number, check_whole
 from ...ops.dendritic import dendritic_conv2d, register_flops
 from ..contract.feature import FeatureUnit
 from ..contract.geometry import Geometry
@@ -171,8 +171,8 @@ class DendriticConv2d(FeatureUnit):
         Raises:
             ValueError: levels is not a whole number of at least 1.
         """
-        if levels is not None and (isinstance(levels, bool) or not isinstance(levels, int) or levels < 1):
-            raise UsageError(f"levels={levels!r} is not allowed; give a whole number of at least 1, or None")
+        if levels is not None:
+            check_whole("levels", levels, hint=", or None")
         if self.bias_sharing == "input":
             return self._levelled(self.dendrite_bias[:, None].detach(), 1)
         values = biases_by_input(self.dendrite_bias.detach(), self.groups)
@@ -295,6 +295,4 @@ def rectified_correlation(conv: nn.Conv2d) -> float:
 
 
 def _check_bias_init(value: object) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= cast(float, value) < math.inf:
-        raise UsageError(f"bias_init={value!r} is not allowed; give a number of at least 0")
+    check_number("bias_init", value, lambda bound: bound >= 0, "a number of at least 0")

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError, check_choice
+from ...errors import UsageError, check_choice, check_number, check_whole, is_whole
 from ..contract.block import BlockUnit, Place
 from ..contract.registry import register_unit
 from ..support.folding import fold_pairs
@@ -159,8 +159,7 @@ class GGhostStage(_StageForward, BlockUnit):
     ) -> None:
         """Check the options and build the unit; see the class."""
         check_choice("mix", mix, (True, False))
-        if isinstance(depth, bool) or not isinstance(depth, int) or depth < FEWEST_BLOCKS:
-            raise UsageError(f"depth={depth!r} is not allowed; give a whole number of at least {FEWEST_BLOCKS}")
+        check_whole("depth", depth, FEWEST_BLOCKS)
         self.depth, self.cheap_ratio, self.mix = depth, cheap_ratio, bool(mix)
         self.group_width = _group_width(self.out_channels, cheap_ratio, group_width)
         self.raw = _raw_channels(self.out_channels, cheap_ratio, self.group_width)
@@ -260,9 +259,7 @@ def _allowed_group_widths(out_channels: int, cheap_ratio: float) -> list[int]:
 
 
 def _check_ratio(cheap_ratio: object) -> None:
-    number = isinstance(cheap_ratio, int | float) and not isinstance(cheap_ratio, bool)
-    if not (number and 0 < cast(float, cheap_ratio) < 1):
-        raise UsageError(f"cheap_ratio={cheap_ratio!r} is not allowed; give a number between 0 and 1, both excluded")
+    check_number("cheap_ratio", cheap_ratio, lambda r: 0 < r < 1, "a number between 0 and 1, both excluded")
 
 
 def _group_width(out_channels: int, cheap_ratio: float, group_width: object) -> int:
@@ -273,7 +270,7 @@ def _group_width(out_channels: int, cheap_ratio: float, group_width: object) -> 
         raise UsageError(f"out_channels={out_channels} cannot be split by cheap_ratio={cheap_ratio!r}; give more")
     if group_width is None:
         return max((width for width in allowed if width <= _DEFAULT_GROUP_WIDTH), default=allowed[0])
-    if isinstance(group_width, bool) or not isinstance(group_width, int) or group_width not in allowed:
+    if not is_whole(group_width) or group_width not in allowed:
         raise UsageError(_wrong_group_width(out_channels, group_width, allowed))
     return group_width
 

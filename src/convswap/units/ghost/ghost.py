@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError, check_choice
+from ...errors import UsageError, check_choice, check_whole
 from ..contract.feature import FeatureUnit
 from ..contract.geometry import Geometry
 from ..contract.registry import register_unit
@@ -185,10 +185,8 @@ def _intrinsic(out_channels: int, ratio: int) -> int:
 
 
 def _check_options(ratio: object, cheap_kernel: object, relu: object) -> None:
-    if isinstance(ratio, bool) or not isinstance(ratio, int) or ratio < 1:
-        raise UsageError(f"ratio={ratio!r} is not allowed; give a whole number of at least 1")
-    if isinstance(cheap_kernel, bool) or not isinstance(cheap_kernel, int) or cheap_kernel < 1 or cheap_kernel % 2 == 0:
-        raise UsageError(f"cheap_kernel={cheap_kernel!r} is not allowed; give an odd whole number: 1, 3, 5, ...")
+    check_whole("ratio", ratio)
+    check_whole("cheap_kernel", cheap_kernel, odd=True)
     check_choice("relu", relu, (True, False))
 
 

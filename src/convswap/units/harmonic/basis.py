@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import UsageError
+from ...errors import check_whole
 
 _EXACT: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}  # whatever the default device is
 _SIGMA = 0.5
@@ -45,8 +45,7 @@ def ring_basis(kernel_size: int, rings: int, order: int) -> Tensor:
         ValueError: the kernel is smaller than 2, there is no ring, or the order is negative.
     """
     for name, value, least in (("kernel_size", kernel_size, 2), ("rings", rings, 1), ("order", order, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UsageError(f"{name}={value!r} is not allowed; give a whole number of at least {least}")
+        check_whole(name, value, least)
     with torch.inference_mode(False):  # a cached inference tensor could not take part in training later
         count = angles(kernel_size)
         theta_A = 2 * math.pi * torch.arange(count, **_EXACT) / count

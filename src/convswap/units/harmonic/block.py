@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import UsageError, check_choice
+from ...errors import check_choice, check_number
 from ..contract.block import BlockUnit
 from ..contract.registry import register_unit
 from .layers import ComplexBatchNorm, ComplexReLU, HarmonicConv2d, HarmonicMeanPool
@@ -151,7 +150,4 @@ class FusedHarmonicBlock(_BlockForward):
 
 
 def _hidden(out_channels: int, width: object) -> int:
-    number = isinstance(width, int | float) and not isinstance(width, bool) and math.isfinite(width)
-    if not number or width <= 0:  # type: ignore[operator]
-        raise UsageError(f"width={width!r} is not allowed; give a number greater than 0")
-    return max(1, round(out_channels * width))  # type: ignore[operator]
+    return max(1, round(out_channels * check_number("width", width, lambda w: w > 0, "a number greater than 0")))

@@ -14,20 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import UsageError, check_choice
+from ...errors import check_choice, check_whole
 from ..contract.precision import compute_dtype
 from ..contract.weight import WeightUnit
 from ..support.folding import batch_norm_affine
 from . import basis as harmonic_basis
 
 LEAST_SQUARE = 1e-4  # of a magnitude: |Z| = sqrt(max(re^2 + im^2, 1e-4))
-
-
-def check_count(option: str, value: object, least: int = 1) -> int:
-    """A whole number of at least `least`; a `UsageError` names the option otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"{option}={value!r} is not allowed; give a whole number of at least {least}")
-    return value
 
 
 class HarmonicConv2d(WeightUnit):
@@ -80,21 +73,21 @@ class HarmonicConv2d(WeightUnit):
         dtype: torch.dtype | None = None,
     ) -> None:
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
-            check_count(name, value)
-        check_count("kernel_size", kernel_size, 2)
-        check_count("max_order", max_order, 0)
+            check_whole(name, value)
+        check_whole("kernel_size", kernel_size, 2)
+        check_whole("max_order", max_order, 0)
         for name, flag in (("phase", phase), ("dead_weights", dead_weights)):
             check_choice(name, flag, (True, False))
         check_choice("zero_order_phase", zero_order_phase, ("paper", "code"))
         check_choice("basis", basis, ("unit", "sum"))
         real = max_order_in is None
-        orders_in = 1 if max_order_in is None else check_count("max_order_in", max_order_in, 0) + 1
+        orders_in = 1 if max_order_in is None else check_whole("max_order_in", max_order_in, 0) + 1
         flat_in = in_channels if real else 2 * orders_in * in_channels
         flat_out = 2 * (max_order + 1) * out_channels
         super().__init__(flat_in, flat_out, kernel_size, padding=padding, bias=False, device="meta")
         self.streams = (in_channels, out_channels)
         self.max_order, self.max_order_in = max_order, max_order_in
-        self.rings = harmonic_basis.default_rings(kernel_size) if rings is None else check_count("rings", rings)
+        self.rings = harmonic_basis.default_rings(kernel_size) if rings is None else check_whole("rings", rings)
         self.zero_order_phase, self.basis = zero_order_phase, basis
         self.highest = max(max_order, orders_in - 1)
         self.dead = self.highest if dead_weights else 0
@@ -202,7 +195,7 @@ class _Complex(nn.Module):
 
     def __init__(self, channels: int, max_order: int) -> None:
         super().__init__()
-        self.channels, self.max_order = check_count("channels", channels), check_count("max_order", max_order, 0)
+        self.channels, self.max_order = check_whole("channels", channels), check_whole("max_order", max_order, 0)
 
     def extra_repr(self) -> str:
         """The size of the streams."""
@@ -339,7 +332,7 @@ class HarmonicMeanPool(nn.Module):
 
     def __init__(self, stride: int = 2) -> None:
         super().__init__()
-        self.stride = check_count("stride", stride)
+        self.stride = check_whole("stride", stride)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride))."""

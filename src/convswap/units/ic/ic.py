@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import UsageError, check_choice
+from ...errors import UsageError, check_choice, is_number
 from ..contract.feature import FeatureUnit
 from ..contract.geometry import Geometry
 from ..contract.precision import compute_dtype, double_copy
@@ -286,8 +286,7 @@ def _check_w_init(value: object) -> None:
             stacklevel=3,
         )
         return
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number and value not in ("mean", "zero"):
+    if not is_number(value) and value not in ("mean", "zero"):
         raise UsageError(f"w_init={value!r} is not allowed; choose one of 'mean', 'zero', 'one' or a number")
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...errors import UsageError, check_choice
+from ...errors import UsageError, check_choice, check_whole
 from ..contract.block import BlockUnit, Place
 from ..contract.registry import register_unit
 from ..support.folding import fold_pairs
-from .levels import Hierarchy, Level, check_at_least, check_shaping, default_expansion, hierarchy, mgic_parameters
+from .levels import Hierarchy, Level, check_shaping, default_expansion, hierarchy, mgic_parameters
 from .steps import basic_step, bottleneck_step, conv_norm, inverted_step
 
 __all__ = ["FusedMGIC", "MGICBlock", "mgic_parameters"]
@@ -236,7 +236,7 @@ class FusedMGIC(_Cycle):
 
 def _check_details(block: str, kernel_size: object, squeeze_excite: object, activation: object) -> None:
     """The options that do not shape the hierarchy."""
-    check_at_least("kernel_size", kernel_size, 1)
+    check_whole("kernel_size", kernel_size, 1)
     if isinstance(kernel_size, int) and kernel_size % 2 == 0:
         raise UsageError(f"kernel_size={kernel_size} is not allowed; give an odd number")
     check_choice("squeeze_excite", squeeze_excite, (False, True))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...errors import UsageError, check_choice
+from ...errors import UsageError, check_choice, check_number, check_whole
 
 BLOCKS = ("basic", "bottleneck", "mobilenet")
 COARSEST = ("code", "paper")
@@ -53,12 +53,6 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     return nearest + divisor if nearest < 0.9 * value else nearest
 
 
-def check_at_least(option: str, value: object, least: int) -> None:
-    """Raise a `UsageError` unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"{option}={value!r} is not allowed; give a whole number of at least {least}")
-
-
 def default_expansion(block: str) -> int:
     """4 for a bottleneck (ResNet's), 6 for an inverted residual (most rows of MobileNetV3), 1 for a basic block."""
     return {"bottleneck": 4, "mobilenet": 6}.get(block, 1)
@@ -75,10 +69,8 @@ def check_expansion(block: str, expansion: float | None) -> float:
     if block == "basic":
         raise UsageError(f"expansion={expansion!r} is not allowed with block='basic', which expands nothing")
     if block == "bottleneck":
-        check_at_least("expansion", expansion, 1)
-    elif isinstance(expansion, bool) or not isinstance(expansion, (int, float)) or not 0 < expansion < math.inf:
-        raise UsageError(f"expansion={expansion!r} is not allowed; give a positive number")
-    return expansion
+        return check_whole("expansion", expansion)
+    return check_number("expansion", expansion, lambda factor: factor > 0, "a positive number")
 
 
 def check_shaping(
@@ -92,8 +84,8 @@ def check_shaping(
     """Raise a `UsageError` (a `ValueError`) for an option that is wrong at every place."""
     check_choice("block", block, BLOCKS)
     check_choice("coarsest", coarsest, COARSEST)
-    check_at_least("group_size", group_size, 1)
-    check_at_least("coarse_channels", coarse_channels, 2)
+    check_whole("group_size", group_size, 1)
+    check_whole("coarse_channels", coarse_channels, 2)
     check_expansion(block, expansion)
 
 

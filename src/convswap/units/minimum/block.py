@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import UsageError
+from ...errors import UsageError, check_whole
 from ..contract.block import BlockUnit, Place
 from ..contract.geometry import Geometry
 from ..contract.registry import register_unit
@@ -116,8 +116,7 @@ class MinimumBlock(BlockUnit):
         kernel_size: int = 3,
     ) -> None:
         """Check the options and build the unit; see the class."""
-        if isinstance(kernel_size, bool) or not isinstance(kernel_size, int) or kernel_size < 3 or kernel_size % 2 == 0:
-            raise UsageError(f"kernel_size={kernel_size!r} is not allowed; give an odd whole number of at least 3")
+        check_whole("kernel_size", kernel_size, 3, odd=True)
         place = self.place
         self.shortcut = ResidualAdapter(self.in_channels, self.out_channels, self.stride, **place)
         side, margin = (kernel_size, kernel_size), (kernel_size // 2, kernel_size // 2)

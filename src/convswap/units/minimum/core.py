@@ -11,14 +11,13 @@ several times slower on a CPU, where only one filter a channel has a fast kernel
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import UsageError, check_choice
+from ...errors import UsageError, check_choice, is_number
 from ..contract.geometry import Geometry, plain_conv
 from ..contract.precision import compute_dtype
 from ..support.depthwise import run_depthwise
@@ -34,9 +33,8 @@ def count_maps(out_channels: int, groups: int, expansion: float) -> int:
     Raises:
         ValueError: `expansion` is not a number that leaves every group at least one map.
     """
-    number = isinstance(expansion, int | float) and not isinstance(expansion, bool) and math.isfinite(expansion)
     each = out_channels // groups
-    if not number or int(expansion * each) < 1:
+    if not is_number(expansion) or int(expansion * each) < 1:
         raise UsageError(
             f"expansion={expansion!r} is not allowed; give a number of at least {1 / each:g}, which makes one map of "
             f"the {each} output channels{'' if groups == 1 else ' of a group'}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError
+from ...errors import UsageError, check_whole
 from ..contract.geometry import Geometry, plain_conv
 from .spectrum import Size, check_size
 
@@ -63,8 +63,7 @@ def spatial_form(exact: NIFFConv2d, size: Size, crop: int | None, like: NIFFConv
     kernels = torch.roll(filters(exact, size, torch.float64), (height // 2, width // 2), (-2, -1))
     energy, mass = kernels.square().sum((2, 3)), kernels.abs().sum((2, 3))
     if crop is not None:
-        if isinstance(crop, bool) or not isinstance(crop, int) or crop < 1 or crop % 2 == 0:
-            raise UsageError(f"crop={crop!r} is not allowed; give an odd whole number: the kernel has a centre")
+        check_whole("crop", crop, odd=True, hint=": the kernel has a centre")
         rows, columns = (slice(max(n // 2 - crop // 2, 0), n // 2 + crop // 2 + 1) for n in size)
         kernels = kernels[:, :, rows, columns]
         if kernels.shape[-2:] != (crop, crop):

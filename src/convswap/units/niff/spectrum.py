@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import UsageError
+from ...errors import UsageError, is_whole
 
 HIDDEN = {"tiny": (8,), "small": (8, 4), "big": (16, 128, 32)}
 NOMINAL = 32  # the size at which filters start with the energy they are given
@@ -27,7 +27,7 @@ def check_size(value: object, name: str = "size") -> Size:
         ValueError: neither is given, or a side is not a whole number of at least 1; the argument is called `name`.
     """
     pair = value if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in pair):
+    if len(pair) != 2 or any(not is_whole(n) or n < 1 for n in pair):
         raise UsageError(f"{name}={value!r} is not allowed; give a whole number of at least 1 or a pair (H, W) of them")
     return pair[0], pair[1]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import UsageError, check_choice
+from ...errors import UsageError, check_choice, check_number
 from ..contract.block import BlockUnit, Place
 from ..contract.registry import register_unit
 from ..support.folding import fold_conv_norm
@@ -185,7 +185,5 @@ def check_positive(name: str, value: object, most: float = math.inf) -> None:
     Raises:
         ValueError: it is not.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and 0 < cast(float, value) < most):
-        allowed = "a positive number" if most == math.inf else f"a number between 0 and {most:g}, both excluded"
-        raise UsageError(f"{name}={value!r} is not allowed; give {allowed}")
+    wanted = "a positive number" if most == math.inf else f"a number between 0 and {most:g}, both excluded"
+    check_number(name, value, lambda number: 0 < number < most, wanted)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import UsageError, check_choice
+from ...errors import UsageError, check_choice, check_whole
 from ..contract.block import BlockUnit, Place
 from ..contract.precision import compute_dtype
 from ..contract.registry import register_unit
@@ -154,8 +154,8 @@ class PIDEBlock(_NonlocalForward, BlockUnit):
         check_positive("s", s, most=1)
         check_positive("scale", scale)
         check_positive("step", step)
-        _check_count("subsample", subsample)
-        _check_count("iterations", iterations)
+        check_whole("subsample", subsample)
+        check_whole("iterations", iterations)
         self.kernel, self.s, self.scale, self.step = kernel, float(s), float(scale), float(step)
         self.subsample, self.rows = subsample, _divides_by_rows(kernel, normalization)
         place = self.place
@@ -219,8 +219,3 @@ def _divides_by_rows(kernel: str, normalization: str | None) -> bool:
     if normalization == "pixels" and kernel in _ALWAYS_ROWS:
         raise UsageError(f"normalization='pixels' is not allowed with kernel={kernel!r}; give 'rows' or None")
     return normalization == "rows"
-
-
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name}={value!r} is not allowed; give a whole number of at least 1")

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError, check_choice
+from ...errors import UsageError, check_choice, check_whole
 from ..contract.feature import FeatureUnit
 from ..contract.registry import register_unit
 from ..support.folding import fold_conv_norm
@@ -243,9 +243,8 @@ def _check_options(
     if branch_groups is not None:
         counts["branch_groups"] = branch_groups
     for option, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            alternative = " or None (the convolution's groups)" if option == "branch_groups" else ""
-            raise UsageError(f"{option}={value!r} is not allowed; give a whole number of at least 1{alternative}")
+        alternative = " or None (the convolution's groups)" if option == "branch_groups" else ""
+        check_whole(option, value, hint=alternative)
     check_choice("kernels", kernels, ("dilated", "true"))
     check_choice("relu", relu, (True, False))
 

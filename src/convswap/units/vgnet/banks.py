@@ -7,14 +7,13 @@ the authors' code at the time of the paper: the edge bank (4 kernels) and the ed
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...errors import UsageError, check_choice
+from ...errors import UsageError, check_choice, check_number
 
 BANKS = ("auto", "gaussian", "gaussian_signed", "edge", "edge_gaussian")
 _SIGMA = {"gaussian": 1.0, "gaussian_signed": 1.1}
@@ -53,11 +52,10 @@ def check_sigma(sigma: object, bank: str) -> float | None:
     """
     if sigma is None:
         return None
-    if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not (math.isfinite(sigma) and sigma > 0):
-        raise UsageError(f"sigma={sigma!r} is not allowed; give a positive number, or None for the bank's own")
+    width = check_number("sigma", sigma, lambda value: value > 0, "a positive number, or None for the bank's own")
     if bank in ("edge", "edge_gaussian"):
         raise UsageError(f"sigma={sigma!r} is not allowed with bank={bank!r}, whose kernels are fixed; leave it None")
-    return float(sigma)
+    return float(width)
 
 
 def refused_size(bank: str, kernel_size: tuple[int, ...]) -> str | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError, check_choice
+from ...errors import check_choice, check_number
 from ..contract.geometry import Geometry, plain_conv
 from ..contract.weight import WeightUnit
 from ..support.folding import batch_norm_affine
@@ -35,10 +35,8 @@ def check_ratio(squeeze_excite: object) -> float:
     Raises:
         ValueError: it is something else.
     """
-    number = isinstance(squeeze_excite, int | float) and not isinstance(squeeze_excite, bool)
-    if not number or not 0 <= cast(float, squeeze_excite) <= 1:
-        raise UsageError(f"squeeze_excite={squeeze_excite!r} is not allowed; give a number from 0 (no gate) to 1")
-    return float(cast(float, squeeze_excite))
+    wanted = "a number from 0 (no gate) to 1"
+    return float(check_number("squeeze_excite", squeeze_excite, lambda share: 0 <= share <= 1, wanted))
 
 
 def gate_channels(channels: int, ratio: float) -> int:
