@@ -19,7 +19,7 @@ from .blocks import BlockSite
 from .macs import count_macs
 from .observe import Observation
 from .plan import Replacement
-from .sites import Site, why_not_plain
+from .sites import Site, outside_the_tree, why_not_plain
 
 
 def check_options(spec: UnitSpec, options: dict[str, Any]) -> None:
@@ -60,7 +60,7 @@ def why_not(spec: UnitSpec, site: Site, options: dict[str, Any], tied: set[int],
     if reason is not None:
         return reason
     if id(module) in held:
-        return f"it also stands in {held[id(module)]}, outside of the module tree; use nn.ModuleList or nn.ModuleDict"
+        return outside_the_tree(held[id(module)])
     if isinstance(site, BlockSite):
         return cast(type[BlockUnit], spec.cls).supports(site.place, **options)
     source = module if type(module) is nn.Conv2d else cast(WeightUnit, module).fuse()

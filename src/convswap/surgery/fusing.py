@@ -8,23 +8,23 @@ difference is reported.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import FusionError
 from .chain import find_chains, find_thresholds
+from .compare import outputs_of, precision_of, relative_difference, rounding
+from .copying import check_copy, copy_model
 from .graph import read_graph
 from .history import append_history
 from .observe import check_example, example_input_of
 from .recalibrate import recalibrate_batch_norm
-from .sites import is_unit, refuse_wrappers, sites
-from .steps import Step, apply_step, find_block_hooks
+from .sites import held_elsewhere, is_unit, outside_the_tree, refuse_lazy, refuse_wrappers, sites
+from .steps import Step, apply_step, exchanged, find_block_hooks
 
 Skipped = tuple[str, str]
 
@@ -35,7 +35,7 @@ class FusePlan:
 
     Attributes:
         steps: the edits in order, as data: `["unit", path]`, `["block", path, method]`, `["fold", source, norm]`,
-            `["merge", [paths]]`, `["threshold", norm, convolution, [paths between]]`,
+            `["merge", [paths], path of the merged one or None]`, `["threshold", norm, convolution, [paths between]]`,
             `["chain", [paths], [[paths between two]]]`.
         skipped: `(module path, reason)` of batch norms, blocks and branches that stay.
         difference: largest relative difference of the outputs.
@@ -87,10 +87,10 @@ class FusePlan:
             FusionError: in place, when the model as a whole is a unit and so cannot become another object.
         """
         if not inplace:
-            return copy.deepcopy(self.fused)
+            return copy_model(self.fused, FusionError)
         if any(step[:2] in (["unit", ""], ["block", ""]) for step in self.steps):
             raise FusionError("the model is itself one unit or block and cannot be fused in place; use apply()")
-        fused = copy.deepcopy(self.fused)
+        fused = copy_model(self.fused, FusionError)
         self.model._modules.update(fused._modules)
         self.model._parameters.update(fused._parameters)
         self.model.__dict__.update({k: v for k, v in self.fused.__dict__.items() if k.startswith("_convswap")})
@@ -140,18 +140,20 @@ def plan_fuse(
         SurgeryError: the model is wrapped (DDP, compile, ...).
     """
     refuse_wrappers(model)
+    refuse_lazy(model)
     check_example(example_input)
     _refuse_train_mode(model)
     example = example_input_of(model) if example_input is None else example_input
     if example is None:
         raise FusionError("fuse needs example_input=, a tensor (N, C, H, W) of the size the model is used with")
-    reference = _copy(model)
+    reference = copy_model(model, FusionError)
+    check_copy(_given_outputs(model, example), model, reference, example, FusionError)
     if recalibrate is not None:
         recalibrate_batch_norm(reference, recalibrate)
     dtypes = _dtypes(reference)
     reference, inputs, expected, precision = _reference(reference, example)
     if precision != torch.float64:
-        tolerance = max(tolerance, 1e-4 if precision == torch.float32 else 2e-2)
+        tolerance = max(tolerance, rounding(precision))
     fused, steps, skipped, difference = _fuse_verified(reference, inputs, expected, tolerance)
     name = str(precision).removeprefix("torch.")
     if difference > tolerance:
@@ -166,31 +168,48 @@ def plan_fuse(
     return FusePlan(tuple(steps), tuple(skipped), difference, before, after, name, fused, model)
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise FusionError(f"the model cannot be copied: {error}") from error
-
-
 def _reference(model: nn.Module, example: Tensor) -> tuple[nn.Module, list[Tensor], list[list[Tensor]], torch.dtype]:
     """The model to compare with, its inputs and outputs, and their precision: float64 if the model allows it."""
-    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), example.dtype)
     problem: Exception | None = None
-    for dtype in dict.fromkeys((torch.float64, own)):
-        reference = copy.deepcopy(model).to(dtype)
-        inputs = _test_inputs(example, dtype)
+    for dtype in dict.fromkeys((torch.float64, precision_of(model, example))):
         try:
+            reference = _cast(copy_model(model, FusionError), dtype)
+            inputs = _test_inputs(example, dtype)
             return reference, inputs, [_outputs(reference, x) for x in inputs], dtype
         except FusionError:
             raise
         except Exception as error:
             problem = error
+    raise _not_accepted(example, cast(Exception, problem)) from problem
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Every floating-point tensor in this precision, complex ones in complex numbers of it (at least complex64)."""
+
+    def cast_one(t: Tensor) -> Tensor:
+        if t.is_complex():
+            return t.to(torch.promote_types(dtype, torch.complex64))
+        return t.to(dtype) if t.is_floating_point() else t
+
+    return model._apply(cast_one)
+
+
+def _given_outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
+    """What the given model itself computes: the proof starts from it, not from a copy."""
+    try:
+        return _outputs(model, example.detach().to(precision_of(model, example)))
+    except FusionError:
+        raise
+    except Exception as error:
+        raise _not_accepted(example, error) from error
+
+
+def _not_accepted(example: Tensor, problem: Exception) -> FusionError:
     message = str(problem).strip().splitlines()
-    raise FusionError(
+    return FusionError(
         f"the model does not accept the example input of shape {tuple(example.shape)}, {example.dtype} on "
         f"{example.device}: {message[0] if message else repr(problem)}"
-    ) from problem
+    )
 
 
 def _refuse_train_mode(model: nn.Module) -> None:
@@ -205,14 +224,14 @@ def _fuse_verified(
 ) -> tuple[nn.Module, list[Step], list[Skipped], float]:
     """Fuse a copy. What rests on other people's methods, or on rewriting sums, is given up if it breaks equality."""
     blocks = find_block_hooks(reference)
-    given_up: list[Skipped] = []
-    for use_blocks, use_sums in ((True, True), (False, True), (False, False)):
+    problems: dict[tuple[bool, bool], str] = {}
+    for use_blocks, use_sums in ((True, True), (True, False), (False, True), (False, False)):
         last = not (use_blocks or use_sums)
         if use_blocks and not blocks:
             continue
         try:
             model, steps, skipped = _fuse_copy(reference, inputs[0], blocks if use_blocks else [], use_sums)
-            difference = max(_relative_difference(e, _outputs(model, x)) for e, x in zip(expected, inputs, strict=True))
+            difference = max(relative_difference(e, _outputs(model, x)) for e, x in zip(expected, inputs, strict=True))
             problem = f"changes the output by {difference:.1e}"
         except Exception as error:  # raised by a block's own method or by a model that reads what was merged
             if last:
@@ -220,22 +239,32 @@ def _fuse_verified(
             difference, problem = float("inf"), f"fails with {type(error).__name__}: {error}"
         if difference <= tolerance or last:
             break
-        if use_blocks:
-            given_up += [(path, f"merging blocks by their own {hook}() {problem}") for _, path, hook in blocks]
-        else:
-            given_up.append(("(the model)", f"merging summed convolutions {problem}"))
+        problems[use_blocks, use_sums] = problem
+    given_up: list[Skipped] = []
+    if blocks and not use_blocks:
+        given_up += [
+            (path, f"merging blocks by their own {hook}() {problems[True, False]}") for _, path, hook in blocks
+        ]
+    if not use_sums:
+        given_up.append(("(the model)", f"merging summed convolutions {problems[use_blocks, True]}"))
     return model, steps, [*given_up, *skipped], difference
 
 
 def _fuse_copy(
     reference: nn.Module, example: Tensor, blocks: list[Step], use_sums: bool
 ) -> tuple[nn.Module, list[Step], list[Skipped]]:
-    model = copy.deepcopy(reference)
+    model = copy_model(reference, FusionError)
     steps: list[Step] = []
     skipped: list[Skipped] = []
 
     def do(step: Step) -> None:
         nonlocal model
+        held = held_elsewhere(model)
+        for path in exchanged(step):
+            where = held.get(id(model.get_submodule(path)))
+            if where is not None:
+                skipped.append((path, outside_the_tree(where)))
+                return
         model = apply_step(model, step)
         steps.append(step)
 
@@ -250,9 +279,9 @@ def _fuse_copy(
             do(["fold", edge.source, edge.norm])
     except FusionError as error:
         return model, steps, [*skipped, ("(the model)", f"no batch norm was folded: {error}")]
-    for paths in graph.sums if use_sums else ():
+    for paths, at in graph.sums if use_sums else ():
         try:
-            do(["merge", list(paths)])
+            do(["merge", list(paths), at])
         except FusionError as error:
             skipped.append((" + ".join(paths), str(error)))
     for find in (find_thresholds, find_chains):
@@ -275,47 +304,28 @@ def _test_inputs(example: Tensor, dtype: torch.dtype) -> list[Tensor]:
 
 
 def _outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """All tensors of the model's output, whatever its nesting; x is not touched, even by a model that works in place.
+    """The tensors a model gives for x.
 
     Raises:
         FusionError: there is no tensor to compare, so that nothing could be proven.
     """
-    with torch.no_grad():
-        output = model(x.clone())
-    if dataclasses.is_dataclass(output) and not isinstance(output, type):
-        output = [getattr(output, field.name) for field in dataclasses.fields(output)]
-    tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.numel()]
+    tensors = outputs_of(model, x)
     if not tensors:
         raise FusionError(
-            f"the model's output ({type(output).__name__}) for an input of shape {tuple(x.shape)} holds no tensor "
-            "elements to compare, so a fusion could not be verified"
+            f"the model's output for an input of shape {tuple(x.shape)} holds no tensor elements to compare, so a "
+            "fusion could not be verified"
         )
     return tensors
 
 
-def _relative_difference(expected: list[Tensor], found: list[Tensor]) -> float:
-    """The largest difference relative to the largest value; infinite where shapes or non-finite values differ."""
-    if [t.shape for t in expected] != [t.shape for t in found]:
-        return float("inf")
-    worst = 0.0
-    for a, b in zip(expected, found, strict=True):
-        a, b = a.double(), b.double()
-        finite = a.isfinite() & b.isfinite()
-        if not torch.equal(a[~finite].nan_to_num(nan=0.5), b[~finite].nan_to_num(nan=0.5)):
-            return float("inf")
-        if finite.any():
-            largest, error = a[finite].abs().max().item(), (a[finite] - b[finite]).abs().max().item()
-            worst = max(worst, error / largest if largest else error)
-    return worst
-
-
 def _dtypes(model: nn.Module) -> dict[str, torch.dtype]:
-    return {name: t.dtype for name, t in [*model.named_parameters(), *model.named_buffers()] if t.is_floating_point()}
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: t.dtype for name, t in named if t.is_floating_point() or t.is_complex()}
 
 
 def _restore_dtypes(model: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
     """Cast back: a tensor that was there takes its old dtype, a new one that of its module or of the model."""
-    common = next(iter(dtypes.values()), torch.float32)
+    common = next((dtype for dtype in dtypes.values() if dtype.is_floating_point), torch.float32)
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         own = next(
@@ -323,5 +333,5 @@ def _restore_dtypes(model: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
         )
         for table in (module._parameters, module._buffers):
             for name, tensor in table.items():
-                if tensor is not None and tensor.is_floating_point():
+                if tensor is not None and (tensor.is_floating_point() or prefix + name in dtypes):
                     tensor.data = tensor.data.to(dtypes.get(prefix + name, own))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from ..errors import FusionError, first_line
+from .sites import all_paths
 
 _CONVOLUTIONS = (
     torch.ops.aten.conv2d.default,
@@ -42,12 +43,13 @@ class Graph:
         foldable: batch norms that fold into the module before them.
         kept: `(batch norm path, reason)` of the others.
         unreached: paths of modules with parameters that the example does not use.
-        sums: groups of modules (convolutions, identity batch norms) that read one tensor and are only ever summed.
+        sums: groups of modules (convolutions, identity batch norms) that read one tensor and are only ever summed, and
+            where the sum is formed in place, the one whose output is the first term: the merged one must stand there.
     """
 
     foldable: tuple[Edge, ...]
     kept: tuple[tuple[str, str], ...]
-    sums: tuple[tuple[str, ...], ...]
+    sums: tuple[tuple[tuple[str, ...], str | None], ...]
     unreached: tuple[str, ...] = ()
 
 
@@ -113,16 +115,16 @@ def read_graph(model: nn.Module, example_input: Tensor) -> Graph:
 
 
 def _unreached(reader: Reader) -> tuple[str, ...]:
-    """Modules none of whose parameters any operator reads."""
+    """Modules none of whose parameters any operator reads, under any of their names."""
     used = {
-        reader.names[node.name].rpartition(".")[0]
+        id(reader.model.get_submodule(reader.names[node.name].rpartition(".")[0]))
         for node in reader.program.graph.nodes
         if node.op == "placeholder" and node.name in reader.names and reader.readers(node)
     }
     return tuple(
         path
         for path, module in reader.model.named_modules()
-        if next(module.parameters(recurse=False), None) is not None and path not in used
+        if next(module.parameters(recurse=False), None) is not None and id(module) not in used
     )
 
 
@@ -195,12 +197,16 @@ def _absorbing_module(reader: Reader, node: Node) -> str | None:
 
 
 def calls_of(reader: Reader, path: str) -> set[str]:
-    """The distinct calls of a module in the graph (export marks repeated calls by a suffix of the stack's key)."""
+    """The distinct calls of a module in the graph, under all of its names.
+
+    Export marks repeated calls by a suffix of the stack's key.
+    """
+    names = all_paths(reader.model, reader.model.get_submodule(path))
     return {
         key
         for node in reader.program.graph.nodes
         for key, (where, _) in node.meta.get("nn_module_stack", {}).items()
-        if where.split("@")[0] == path
+        if where.split("@")[0] in names
     }
 
 
@@ -211,9 +217,9 @@ def module_of(reader: Reader, node: Node) -> str | None:
     return path if path and len(calls_of(reader, path)) == 1 else None
 
 
-def _summed(reader: Reader, linear: dict[Node, tuple[str, Any]]) -> list[tuple[str, ...]]:
+def _summed(reader: Reader, linear: dict[Node, tuple[str, Any]]) -> list[tuple[tuple[str, ...], str | None]]:
     """Maximal sums with several terms that are linear in one tensor, at least one of them a convolution."""
-    groups: list[tuple[str, ...]] = []
+    groups: list[tuple[tuple[str, ...], str | None]] = []
     for node in reader.program.graph.nodes:
         if node.op != "call_function" or node.target not in _ADDITIONS:
             continue
@@ -226,8 +232,15 @@ def _summed(reader: Reader, linear: dict[Node, tuple[str, Any]]) -> list[tuple[s
                 by_input.setdefault(source, []).append(path)
         for paths in by_input.values():
             if len(paths) > 1 and any(isinstance(reader.model.get_submodule(p), nn.Conv2d) for p in paths):
-                groups.append(tuple(paths))
+                # the others become a zero that broadcasts, which cannot take a whole map in place
+                groups.append((tuple(paths), paths[0] if _adds_in_place(node) else None))
     return groups
+
+
+def _adds_in_place(node: Node) -> bool:
+    """Is any addition of this sum written into its first term?"""
+    inner = [a for a in node.args[:2] if isinstance(a, Node) and a.target in _ADDITIONS and len(a.users) == 1]
+    return node.target is torch.ops.aten.add_.Tensor or any(_adds_in_place(a) for a in inner)
 
 
 def _terms(node: Node) -> list[Node]:

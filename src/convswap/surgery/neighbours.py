@@ -6,7 +6,6 @@ exported graph says; definition order does not.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from ..errors import FusionError
 from ..units.contract.registry import spec_of
+from .copying import copy_model
 from .graph import BATCH_NORM, Reader, after_norm, module_of, source_of
 from .sites import replace, sites
 
@@ -80,7 +81,7 @@ def read_neighbourhood(model: nn.Module, example_input: Tensor) -> Neighbourhood
 
 def _with_plain_convolutions(model: nn.Module) -> nn.Module:
     """A copy in which units that equal one convolution are that convolution: the graph then shows them as such."""
-    copied = copy.deepcopy(model)
+    copied = copy_model(model, FusionError)
     for site in sites(copied):
         spec = spec_of(site.module)
         if spec is not None and spec.fusion == "conv" and type(site.module) is not nn.Conv2d:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from ..errors import SurgeryError
@@ -20,8 +22,7 @@ _WRAPPERS = {
     "FullyShardedDataParallel": "swap first, then wrap in FSDP",
     "OptimizedModule": "swap first, then call torch.compile",
     "_FabricModule": "swap first, then call fabric.setup: otherwise the new weights silently never train",
-    "ScriptModule": "swap the eager model, then script it",
-    "RecursiveScriptModule": "swap the eager model, then script it",
+    "ScriptModule": "swap or fuse the eager model, then script or trace it",
 }
 
 _HOOKS = (
@@ -62,10 +63,22 @@ def is_block_unit(module: nn.Module) -> bool:
 def refuse_wrappers(model: nn.Module) -> None:
     """Raise if a wrapper already holds the parameters: edits inside would train nothing."""
     for path, module in model.named_modules():
-        hint = _WRAPPERS.get(type(module).__name__)
+        kind = "ScriptModule" if isinstance(module, torch.jit.ScriptModule) else type(module).__name__
+        hint = _WRAPPERS.get(kind)
         if hint is not None:
             place = f"{path} is" if path else "the model is"
             raise SurgeryError(f"{place} wrapped in {type(module).__name__}; {hint}")
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    """Raise if a module has no weights yet: a first pass would create them in the given model."""
+    for path, module in model.named_modules():
+        own = [*module._parameters.values(), *module._buffers.values()]
+        if any(is_lazy(tensor) for tensor in own):
+            raise SurgeryError(
+                f"{path or 'the model'} is a {type(module).__name__} without weights yet; run the model once on a real "
+                "input first"
+            )
 
 
 def _walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
@@ -116,21 +129,33 @@ def held_elsewhere(model: nn.Module) -> dict[int, str]:
     found: dict[int, str] = {}
     for path, owner in model.named_modules():
         for name, value in owner.__dict__.items():
-            if name in ("_modules", "_parameters", "_buffers"):
-                continue
-            values = (
-                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-            )
-            for each in values:
-                if isinstance(each, nn.Module):
+            if name not in ("_modules", "_parameters", "_buffers"):
+                for each in _modules_in(value):
                     found[id(each)] = f"{path}.{name}" if path else name
     return found
+
+
+def _modules_in(value: object, depth: int = 3) -> Iterator[nn.Module]:
+    """The modules of an attribute: itself, or what plain containers in it hold."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif depth and isinstance(value, dict | list | tuple | set):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _modules_in(each, depth - 1)
+
+
+def outside_the_tree(where: str) -> str:
+    """The reason to leave a module alone that `held_elsewhere` found at this place."""
+    return f"it also stands in {where}, outside of the module tree; use nn.ModuleList or nn.ModuleDict"
 
 
 def why_not_plain(conv: nn.Module) -> str | None:
     """Why this convolution cannot be read as `conv2d(x, weight, bias)`, or None."""
     if "forward" in conv.__dict__:
         return "its forward was replaced on the object"
+    weight = getattr(conv, "weight", None)
+    if isinstance(weight, Tensor) and weight.is_complex():
+        return f"its weight is complex ({weight.dtype})"
     if parametrize.is_parametrized(conv):
         return "its weight is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
     for hook in conv._forward_pre_hooks.values():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from torch.fx import Node
 from ..errors import FusionError, UsageError
 from ..units.contract.block import Place
 from .blocks import BlockSite
+from .copying import copy_model
 from .graph import BATCH_NORM, Reader, calls_of, module_of
 from .neighbours import RELUS
 
@@ -36,7 +36,7 @@ def find_stem(model: nn.Module, example_input: Tensor) -> list[StemSite]:
         UsageError: the model cannot be exported, so that its order of operations is not known.
     """
     try:
-        reader = Reader(copy.deepcopy(model).eval(), example_input)
+        reader = Reader(copy_model(model, FusionError).eval(), example_input)
     except FusionError as error:
         raise UsageError(f"the model's stem cannot be found: {error}") from error
     for node in reader.program.graph.nodes:

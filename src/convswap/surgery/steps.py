@@ -123,8 +123,10 @@ def fold_batch_norm(model: nn.Module, source: str, norm: str) -> nn.Module:
     return replace(model, all_paths(model, batch_norm), rest.eval())
 
 
-def merge_parallel(model: nn.Module, paths: list[str]) -> nn.Module:
+def merge_parallel(model: nn.Module, paths: list[str], at: str | None = None) -> nn.Module:
     """Merge summed parallel branches of one tensor (convolutions, batch norms) into the largest convolution.
+
+    The merged convolution stands at the path `at`, by default that of the largest.
 
     Raises:
         FusionError: geometries that cannot be merged (stride, groups, padding mode, position of the kernel).
@@ -140,9 +142,10 @@ def merge_parallel(model: nn.Module, paths: list[str]) -> nn.Module:
     weight, bias = algebra.add_branches([_branch_kernel(m, target, size, padding) for m in branches.values()])
     geometry = Geometry(**{**Geometry.of(target).arguments(), "dilation": (1, 1), "bias": True})
     merged = plain_conv(geometry, weight, bias, like=target.weight)
-    carry_hooks(target, merged)
+    place = main if at is None else at
+    carry_hooks(branches[place], merged)
     for path, module in branches.items():
-        new = merged if path == main else SummedElsewhere().eval()
+        new = merged if path == place else SummedElsewhere().eval()
         model = replace(model, all_paths(model, module), new)
     return model
 
@@ -185,6 +188,16 @@ def _cannot_merge(convs: dict[str, nn.Conv2d], main: str) -> str | None:
         if conv.padding_mode != "zeros" and conv.padding != target.padding:
             return f"{path} and {main} pad by {conv.padding_mode} to different extents"
     return None
+
+
+def exchanged(step: Step) -> list[str]:
+    """The paths of the modules that a step exchanges for others, so that no other reference to them would follow."""
+    kind, *arguments = step
+    if kind in ("unit", "threshold"):
+        return [arguments[0]]
+    if kind == "fold":
+        return [arguments[1]]
+    return list(arguments[0]) if kind in ("merge", "chain") else []
 
 
 def apply_step(model: nn.Module, step: Step) -> nn.Module:

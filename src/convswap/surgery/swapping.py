@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -16,13 +15,14 @@ from ..units.contract.registry import UnitSpec, get_unit
 from .absorb import Absorption, plan_absorption, take_out
 from .blocks import BlockSite, find_blocks, find_stages
 from .build import build_unit, check_options, replacement_row, tied_parameters, why_not
+from .copying import copy_model
 from .history import append_history, carry_history
 from .observe import Observation, check_example, example_input_of, observe
 from .optimizer import check_optimizer, update_optimizer
 from .plan import Skip, SwapReport
 from .reorder import plan_reorder, takes_signs
 from .selection import Where, select_blocks, select_sites
-from .sites import Site, carry_hooks, held_elsewhere, refuse_wrappers, replace
+from .sites import Site, carry_hooks, held_elsewhere, refuse_lazy, refuse_wrappers, replace
 from .stems import StemSite, find_stem
 
 Start = Literal["warm", "fresh"]
@@ -93,7 +93,9 @@ class SwapPlan(SwapReport):
         if optimizer is not None:
             check_optimizer(optimizer, self.modules)
         record = self._record()
-        model, pairs = perform_swap(self.model if inplace else _copy(self.model), record)
+        model, pairs = perform_swap(
+            self.model if inplace else copy_model(self.model, hint="; use apply(inplace=True)"), record
+        )
         if root:
             carry_history(self.model, model)
         append_history(model, record)
@@ -149,13 +151,6 @@ def _place(module: nn.Module, numbers: dict[str, Any]) -> Place:
     return Place(**numbers, device=like.device, dtype=like.dtype, training=module.training)
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise SurgeryError(f"the model cannot be copied ({error}); use apply(inplace=True)") from error
-
-
 def plan_swap(
     model: nn.Module,
     unit: str,
@@ -192,6 +187,8 @@ def plan_swap(
     selection = spec.default_where if where is None else where
     described = selection if isinstance(selection, str) else getattr(selection, "__name__", "a predicate")
     guess = example_input_of(model) if example_input is None else example_input
+    if guess is not None:
+        refuse_lazy(model)
     chosen = _choose(spec, model, selection, described, guess)
     stems = [site for site in chosen if isinstance(site, StemSite)]
     watched = [*chosen, *(Site((path,), model.get_submodule(path)) for site in stems for path in site.others)]
