@@ -278,3 +278,26 @@ def test_hymenoptera(shared):
     assert images.shape == (32, 3, 64, 64)
     assert 20 < images.float().std() < 110
     assert set(labels.tolist()) == {0, 1}
+
+
+def test_a_file_rewritten_in_place_changes_the_fingerprint(unsplit):
+    before = load_data(f"imagefolder:{unsplit}").fingerprint
+    assert load_data(f"imagefolder:{unsplit}").fingerprint == before
+    save_image(unsplit / "ant" / "0.jpg", seed=99, size=(50, 44))
+    assert load_data(f"imagefolder:{unsplit}").fingerprint != before
+
+
+def test_a_file_that_changes_parts_changes_the_fingerprint(unsplit):
+    root = split_folder(unsplit)
+    before = load_data(f"imagefolder:{root}", image_size=16).fingerprint
+    (root / "train" / "ant" / "0.jpg").rename(root / "val" / "ant" / "0.jpg")
+    assert load_data(f"imagefolder:{root}", image_size=16).fingerprint != before
+
+
+def test_labels_are_those_of_the_training_classes_where_the_test_part_lacks_one(unsplit):
+    root = split_folder(unsplit)
+    shutil.rmtree(root / "val" / "bee")
+    data = load_data(f"imagefolder:{root}", image_size=16)
+    assert data.class_names == ("ant", "bee", "cow")
+    assert data.test.labels == [0, 0, 2, 2]
+    assert [data.class_names[label] for label in data.test.labels] == [path.parent.name for path in data.test.paths]
