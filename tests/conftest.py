@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import settings
+
+import convswap
 
 TESTS = Path(__file__).resolve().parent
 COMPILER = "CXX" in os.environ or any(shutil.which(name) for name in ("c++", "g++", "clang++"))
@@ -24,6 +27,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers run side by side, one a core: more threads would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
     torch.set_num_threads(1)
+
+
+# The first example of a cold process pays for torch's start, any example for a busy machine: time is no property.
+settings.register_profile("convswap", deadline=None)
+settings.load_profile("convswap")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -41,6 +49,18 @@ def shared_folder() -> Path | None:
     """The folder of real data and references beside the checkout, where there is one."""
     folder = TESTS.parent.parent / "shared"
     return folder if folder.is_dir() else None
+
+
+@pytest.fixture
+def child_environment() -> Callable[..., dict[str, str]]:
+    """`child_environment(*folders, **variables)`: a child imports from `folders`, and the convswap under test."""
+
+    def environment(*folders: Path, **variables: str) -> dict[str, str]:
+        given = filter(None, [os.environ.get("PYTHONPATH")])
+        source = Path(convswap.__file__).resolve().parent.parent
+        return os.environ | variables | {"PYTHONPATH": os.pathsep.join([*map(str, folders), str(source), *given])}
+
+    return environment
 
 
 @pytest.fixture(scope="session")

@@ -278,3 +278,48 @@ def test_hymenoptera(shared):
     assert images.shape == (32, 3, 64, 64)
     assert 20 < images.float().std() < 110
     assert set(labels.tolist()) == {0, 1}
+
+
+def test_a_file_rewritten_in_place_changes_the_fingerprint(unsplit):
+    before = load_data(f"imagefolder:{unsplit}").fingerprint
+    assert load_data(f"imagefolder:{unsplit}").fingerprint == before
+    save_image(unsplit / "ant" / "0.jpg", seed=99, size=(50, 44))
+    assert load_data(f"imagefolder:{unsplit}").fingerprint != before
+
+
+def test_a_file_that_changes_parts_changes_the_fingerprint(unsplit):
+    root = split_folder(unsplit)
+    before = load_data(f"imagefolder:{root}", image_size=16).fingerprint
+    (root / "train" / "ant" / "0.jpg").rename(root / "val" / "ant" / "0.jpg")
+    assert load_data(f"imagefolder:{root}", image_size=16).fingerprint != before
+
+
+def test_labels_are_those_of_the_training_classes_where_the_test_part_lacks_one(unsplit):
+    root = split_folder(unsplit)
+    shutil.rmtree(root / "val" / "bee")
+    data = load_data(f"imagefolder:{root}", image_size=16)
+    assert data.class_names == ("ant", "bee", "cow")
+    assert data.test.labels == [0, 0, 2, 2]
+    assert [data.class_names[label] for label in data.test.labels] == [path.parent.name for path in data.test.paths]
+
+
+def test_the_test_folder_comes_before_val(unsplit):
+    root = split_folder(unsplit)
+    shutil.copytree(root / "val", root / "test")
+    data = load_data(f"imagefolder:{root}", image_size=16)
+    assert {path.parent.parent.name for path in data.test.paths} == {"test"}
+    assert {path.parent.parent.name for path in data.train.paths} == {"train"}
+
+
+def test_crops_have_the_aspect_and_reach_that_are_promised():
+    """Of a wide image: width over height from 3/4 to 4/3 (and as often above 1 as below), every edge is reached."""
+    height, width = 60, 120
+    crops = [random_crop(height, width, 0, 0, index) for index in range(4000)]
+    ratios = np.array([w / h for _, _, h, w in crops if w * h > 400])
+    assert 0.7 < ratios.min() < 0.8
+    assert 1.28 < ratios.max() < 1.4
+    assert any(top == 0 for top, *_ in crops)
+    assert any(top + h == height and h < height // 2 for top, _, h, _ in crops)
+    assert any(left + w == width and w < width // 2 for _, left, _, w in crops)
+    tall = [random_crop(300, 40, 0, 0, index) for index in range(300)]
+    assert np.mean([w / h for _, _, h, w in tall]) < 1.1

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,8 @@ def epochs_done(lab: Path) -> int:
     return sum(len(file.read_bytes().splitlines()) for file in files) if files else -1
 
 
-def kill_after(lab: Path, epochs: int, pause: float) -> None:
+def kill_after(lab: Path, epochs: int, pause: float, environment: dict[str, str]) -> None:
     """Start the grid in a process, wait until it is past so many epochs in all, a moment longer, and kill it."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
     process = subprocess.Popen([sys.executable, "-c", RUN, str(lab)], stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None
     process.stdout.readline()
@@ -89,7 +88,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_three_kills_change_nothing(tmp_path: Path) -> None:
+def test_three_kills_change_nothing(tmp_path: Path, child_environment: Callable[..., dict[str, str]]) -> None:
+    environment = child_environment(Path(__file__).parent, OMP_NUM_THREADS="1")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(whole) == ["finished"] * len(UNITS)
     an_epoch = min(json.loads(line)["seconds"] for f in whole.glob("trials/*/metrics.jsonl") for line in f.open())
@@ -98,7 +98,7 @@ def test_three_kills_change_nothing(tmp_path: Path) -> None:
     for third in range(KILLS):
         # One kill in each third of the run, at any moment of an epoch or of the writing after it.
         epochs = draw.randrange(third * total // KILLS, (third + 1) * total // KILLS)
-        kill_after(broken, epochs, draw.random() * an_epoch)
+        kill_after(broken, epochs, draw.random() * an_epoch, environment)
     assert run(broken) == ["finished"] * len(UNITS)
 
     files = sorted(path.relative_to(whole) for path in whole.glob("trials/*/*"))

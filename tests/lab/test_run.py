@@ -221,3 +221,54 @@ def test_an_operator_without_a_formula_stops_no_training(tmp_path: Path, data: D
     assert result["cost"] is None
     assert "convswap_test_run::riddle" in result["cost_problem"]
     assert (result["macs"], result["parameters"]) == (plain["macs"], plain["parameters"])
+
+
+def test_the_seed_of_a_trial_reaches_its_training(tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    import convswap.train
+
+    seen: list[int] = []
+    true_fit = convswap.train.fit
+
+    def fit(*given: Any, **named: Any) -> Any:
+        seen.append(named["seed"])
+        return true_fit(*given, **named)
+
+    monkeypatch.setattr(convswap.train, "fit", fit)
+    for seed in (0, 3):
+        go(make(data, seed=seed), tmp_path / str(seed), data)
+    assert seen == [0, 3]
+
+
+def test_a_trial_whose_model_could_not_be_saved_goes_on_from_its_checkpoint(
+    tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last epoch is not trained again, and no result claims a model that is not there."""
+    import convswap.models
+    import convswap.train
+
+    whole = go(make(data), tmp_path / "whole", data)
+
+    def full(*given: Any, **named: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(convswap.models, "save", full)
+        with pytest.raises(OSError, match="No space"):
+            go(make(data), tmp_path / "broken", data)
+    assert not (tmp_path / "broken" / "result.json").exists()
+    assert (tmp_path / "broken" / "checkpoint.pt").exists()
+    resumed: list[int] = []
+    true_fit = convswap.train.fit
+
+    def fit(*given: Any, **named: Any) -> Any:
+        found = true_fit(*given, **named)
+        resumed.append(found.resumed_after)
+        return found
+
+    monkeypatch.setattr(convswap.train, "fit", fit)
+    again = go(make(data), tmp_path / "broken", data)
+    assert resumed == [1]
+    assert without_timings(again) == without_timings(whole)
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
+    assert {k: v.numpy().tobytes() for k, v in one.items()} == {k: v.numpy().tobytes() for k, v in two.items()}
+    assert not (tmp_path / "broken" / "checkpoint.pt").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -144,3 +145,37 @@ def test_latency_is_found_by_any_trial_of_the_row() -> None:
 
 def test_nothing_gives_nothing() -> None:
     assert summarize([]) == []
+
+
+# Of each field of a trial another value, and whether trials that differ in it may be put together or compared.
+APART: dict[str, Any] = {
+    "model": "other",
+    "model_arguments": {"width": 2},
+    "data": "cifar10",
+    "data_fingerprint": "g",
+    "image_size": 64,
+    "recipe": {"epochs": 9, "flip": False},
+    "weights": {"file": "w.safetensors", "sha256": "0" * 64},
+    "pretrained": True,
+    "normalization": {"mean": [0.5], "std": [0.5]},
+    "version": "0.0.1",
+}
+TOGETHER = {"seed", "unit", "unit_options", "where", "start"}
+
+
+def test_every_field_of_a_trial_is_tried_here() -> None:
+    assert {field.name for field in fields(Trial)} == APART.keys() | TOGETHER
+
+
+@pytest.mark.parametrize("name", APART)
+def test_trials_of_other_conditions_are_neither_put_together_nor_compared(name: str) -> None:
+    trials = grid(conv=[0.90, 0.91, 0.92])
+    trials += [
+        finished(0.5 + seed / 100, unit, seed, **{name: APART[name]})
+        for unit in ("conv", "circle")
+        for seed in range(3)
+    ]
+    rows = summarize(trials)
+    assert [(row["unit"], row["n_seeds"]) for row in rows] == [("conv", 3), ("conv", 3), ("circle", 3)]
+    assert rows[2]["difference"] == pytest.approx(0.0), "compared with the baseline of its own conditions"
+    assert len({row["model"] for row in rows}) == 2, "the names say that the conditions differ"

@@ -143,3 +143,14 @@ class Pair(nn.Module):
 def test_wrong_arguments_are_named(model, x, arguments, words):
     with pytest.raises(ValueError, match=words):
         propagation_stability(model, x, **arguments)
+
+
+def test_another_seed_moves_the_signal_another_way():
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Tanh())
+    x = torch.randn(2, 2, 6, 6)
+    growth = [
+        propagation_stability(block, x, step_sizes=None, depths=[2], seed=seed)[0].perturbation_growth
+        for seed in (0, 0, 1)
+    ]
+    assert growth[0] == growth[1] != growth[2]

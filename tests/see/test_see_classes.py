@@ -164,6 +164,16 @@ def test_low_pass_of_layers() -> None:
     assert down.mean_aliasing < edge.mean_aliasing
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+def test_the_aliasing_of_a_layer_is_that_of_its_own_stride(stride: int) -> None:
+    kernels = torch.stack([gaussian(7, 1.5), delta(7)])[:, None]
+    (found,) = low_pass([layer(kernels, stride=stride)])
+    assert found.stride == (max(stride, 2),) * 2
+    torch.testing.assert_close(found.aliasing.flatten(), aliasing_energy(kernels, max(stride, 2)).flatten())
+    if stride > 2:
+        assert (found.aliasing.flatten() > aliasing_energy(kernels, 2).flatten()).all()
+
+
 def test_spread_writes_dilation_out() -> None:
     wide = spread(torch.ones(2, 3, 3), (2, 1))
     assert wide.shape == (2, 5, 3)

@@ -102,7 +102,9 @@ def test_dead_nan_and_missing() -> None:
     assert (found.images, found.dead) == (2, 1)
     assert float(found.contribution[1, 1]) == 0.5
     broken = nn.Sequential(_Root(), conv)
-    assert receptive_field(broken, images, "1").skipped == 1
+    half = receptive_field(broken, images, "1")
+    assert (half.images, half.skipped) == (1, 1)
+    assert float(half.contribution[1, 1]) == 0.5  # the slope of the root at 1: an image that is skipped halves nothing
     with pytest.raises(NoFieldError, match="no image of 1 moves the unit"):
         receptive_field(model, images[1:], "0")
     with pytest.raises(ValueError, match="not a feature map"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -198,3 +199,32 @@ def test_squeeze_excite_convolutions_get_no_batch_norm() -> None:
     plan = convswap.plan_swap(model, "own", example_input=torch.randn(1, 3, 64, 64))
     skipped = [skip for skip in plan.skipped if "pooled vector" in skip.reason]
     assert {skip.path.rpartition(".")[2] for skip in skipped} == {"conv_reduce", "conv_expand", "conv_head"}
+
+
+class Inherits(Own):
+    def start_from_batch_norm(self, norm: nn.Module) -> None:
+        self.norm.load_state_dict(norm.state_dict())
+
+
+@pytest.mark.parametrize("start", ["warm", "fresh"])
+def test_only_a_warm_start_inherits_what_the_hosts_norm_had_learned(start: Any) -> None:
+    register_unit(
+        "inherits",
+        paper="none",
+        year=2026,
+        summary="a test",
+        warm_start="approximate",
+        fusion="none",
+        default_where="all",
+    )(Inherits)
+    model = nn.Sequential(Block())
+    for value, norm in enumerate((model[0].n1, model[0].n2), 2):
+        norm.running_mean.fill_(value)
+        norm.running_var.fill_(value)
+        norm.weight.data.fill_(value)
+    swapped = convswap.swap(model, "inherits", start=start, example_input=X)
+    for value, unit in enumerate((swapped[0].c1, swapped[0].c2), 2):
+        learned, spread = (value, value) if start == "warm" else (0, 1)
+        assert (unit.norm.running_mean == learned).all()
+        assert (unit.norm.running_var == spread).all()
+        assert (unit.norm.weight == spread).all()

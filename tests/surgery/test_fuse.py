@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import convswap
 from convswap.errors import FusionError, SurgeryError, UsageError
 from convswap.surgery.steps import SummedElsewhere
+from convswap.units import CircleConv2d
 
 
 def image(*shape: int) -> Tensor:
@@ -428,3 +429,131 @@ def test_recalibrating_reaches_the_norms_of_units() -> None:
     once = norm.running_energy.clone()
     convswap.recalibrate_batch_norm(model, [image(2, 3, 32, 32), 3 * image(2, 3, 32, 32)])
     torch.testing.assert_close(norm.running_energy, once)
+
+
+def lie(conv: nn.Conv2d, factor: float) -> nn.Conv2d:
+    with torch.no_grad():
+        conv.weight.mul_(factor)
+    return conv
+
+
+class LyingUnit(CircleConv2d):
+    """Its fused form has another weight, which an input of zeros cannot tell."""
+
+    factor = 2.0
+
+    def fuse(self) -> nn.Conv2d:
+        return lie(super().fuse(), self.factor)
+
+
+class QuietLiar(nn.Module):
+    """A block of two branches whose own method is wrong wherever its input is not zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+
+    def fuse(self) -> nn.Module:
+        return lie(copy.deepcopy(self.a), 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) + self.b(x) - self.b.bias[:, None, None]
+
+
+@pytest.fixture
+def lying_unit(monkeypatch: pytest.MonkeyPatch) -> type[LyingUnit]:
+    monkeypatch.setattr("convswap.surgery.fusing.is_unit", lambda module: isinstance(module, CircleConv2d))
+    return LyingUnit
+
+
+@pytest.mark.parametrize("example", ["zeros", "noise"])
+def test_a_unit_that_lies_is_caught(lying_unit: type[LyingUnit], example: str) -> None:
+    model = nn.Sequential(lying_unit(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    x = torch.zeros(1, 3, 8, 8) if example == "zeros" else image(1, 3, 8, 8)
+    with pytest.raises(FusionError, match="the fused model differs by"):
+        convswap.fuse(model, x)
+
+
+@pytest.mark.parametrize("factor", [1 + 1e-8, 1 + 1e-6, 1 - 1e-7])
+def test_a_unit_that_lies_a_little_is_caught(lying_unit: type[LyingUnit], factor: float) -> None:
+    model = nn.Sequential(lying_unit(3, 4, 3, bias=False)).eval()
+    model[0].factor = factor
+    with pytest.raises(FusionError, match=f"differs by {abs(factor - 1):.0e}".replace("e-0", r"[.0]*e-0")):
+        convswap.fuse(model, image(1, 3, 8, 8))
+    assert convswap.plan_fuse(model, image(1, 3, 8, 8), tolerance=1e-5).difference == pytest.approx(
+        abs(factor - 1), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("example", ["zeros", "noise"])
+def test_a_block_that_lies_is_not_believed_whatever_the_example(example: str) -> None:
+    model = nn.Sequential(QuietLiar(), nn.ReLU()).eval()
+    x = torch.zeros(1, 3, 8, 8) if example == "zeros" else image(1, 3, 8, 8)
+    plan = convswap.plan_fuse(model, x)
+    assert plan.count("block") == 0
+    assert "fuse() changes the output" in str(plan.skipped)
+    assert_equal(model, plan.apply(), image(2, 3, 8, 8))
+
+
+def test_noise_of_a_hundred_millionth_is_above_the_tolerance() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = conv_bn(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.body(x)
+            return y + 1e-8 * torch.rand_like(y) * y.abs().max()
+
+    with pytest.raises(FusionError, match="more than tolerance=1e-09"):
+        convswap.fuse(randomize(Noisy()), image(1, 3, 8, 8))
+
+
+def test_a_lie_is_caught_in_the_precision_of_a_model_that_refuses_float64(lying_unit: type[LyingUnit]) -> None:
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unit = lying_unit(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.dtype == torch.float64:
+                raise RuntimeError("no float64 here")
+            return self.unit(x)
+
+    model = Single().eval()
+    model.unit.factor = 1 + 5e-4
+    with pytest.raises(FusionError, match=r"relative, float32"):
+        convswap.fuse(model, image(1, 3, 8, 8))
+    model.unit.factor = 1 + 1e-5
+    assert convswap.plan_fuse(model, image(1, 3, 8, 8)).precision == "float32"
+
+
+def test_the_worst_of_several_outputs_counts(lying_unit: type[LyingUnit]) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.right, self.wrong = nn.Conv2d(3, 4, 3), lying_unit(3, 4, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"a": self.right(x), "b": self.wrong(x), "c": self.right(-x)}
+
+    with pytest.raises(FusionError, match="the fused model differs by"):
+        convswap.fuse(Two().eval(), image(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_a_batch_norm_with_two_inputs_is_left_affine_or_not(affine: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+            self.norm = nn.BatchNorm2d(4, affine=affine)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.a(x)) * self.norm(self.b(x))
+
+    model, x = randomize(Net()), image(2, 3, 8, 8)
+    plan = convswap.plan_fuse(model, x)
+    assert plan.count("fold") == 0
+    assert plan.skipped[0] == ("norm", "it, or a parameter of it, is used more than once")
+    assert_equal(model, plan.apply(), x)

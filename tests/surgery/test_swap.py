@@ -317,3 +317,29 @@ def test_two_branches_become_one_circle() -> None:
 def test_an_example_that_is_no_tensor() -> None:
     with pytest.raises(UsageError, match="must be one tensor"):
         convswap.plan_swap(Plain(), "circle", example_input=(1, 3, 8, 8))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["momentum", "adam"])
+def test_the_optimizer_forgets_the_state_of_what_was_exchanged_and_goes_on(kind: str) -> None:
+    model = Plain()
+    if kind == "adam":
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(torch.randn(2, 3, 8, 8)).square().sum().backward()
+        optimizer.step()
+
+    step()
+    kept = optimizer.state[model.head.weight]
+    convswap.plan_swap(model, "circle", where="3x3").apply(inplace=True, optimizer=optimizer)
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    assert held == set(model.parameters())
+    assert set(optimizer.state) == held - {p for c in (model.conv1, model.conv2) for p in c.parameters()}
+    assert optimizer.state[model.head.weight] is kept
+    step()
+    assert set(optimizer.state) == held
+    twin = copy.deepcopy(optimizer)
+    twin.load_state_dict(optimizer.state_dict())

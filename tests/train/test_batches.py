@@ -45,6 +45,22 @@ def test_batches_depend_on_seed_and_epoch_alone() -> None:
     assert not equal(first, make_batches(data.train, seed=1).epoch(1))
 
 
+@pytest.mark.parametrize("what", ["crop", "flip"])
+def test_one_picture_looks_different_in_other_epochs_and_seeds(what: str) -> None:
+    # One picture has one order: what differs was drawn for the augmentation.
+    picture = make_data(count=1, size=16).train
+    augmentation = Augmentation(padding=6) if what == "crop" else Augmentation(flip=True)
+
+    def shown(seed: int, epoch: int) -> torch.Tensor:
+        batches = make_batches(picture, seed=seed, augmentation=augmentation)
+        return next(batches.epoch(epoch))[0].flatten()
+
+    epochs = torch.stack([shown(0, epoch) for epoch in range(1, 17)])
+    seeds = torch.stack([shown(seed, 1) for seed in range(16)])
+    for looks in (epochs, seeds):
+        assert len(torch.unique(looks, dim=0)) == (2 if what == "flip" else pytest.approx(16, abs=3))
+
+
 def test_an_epoch_shows_each_image_at_most_once_and_drops_the_rest() -> None:
     data = make_data(count=30)
     batches = make_batches(data.train, augmentation=Augmentation())
@@ -93,6 +109,26 @@ def test_every_test_image_comes_once_over_all_processes() -> None:
         seen += [(image, label) for images, labels in found for image, label in zip(images, labels, strict=True)]
     assert len(seen) == len(data.test)
     assert sorted(int(label) for _, label in seen) == sorted(data.test.labels.tolist())
+
+
+def test_test_images_come_in_order_with_their_labels() -> None:
+    data = make_data()
+    normalize = Normalize((0.0,), (1.0,), device=CPU)
+    found = list(evaluation_batches(data.test, batch_size=8, normalize=normalize, device=CPU))
+    assert torch.equal(torch.cat([labels for _, labels in found]), data.test.labels)
+    images = torch.cat([images for images, _ in found])
+    torch.testing.assert_close(images, data.test.images / 255)
+
+
+def test_training_images_keep_their_labels() -> None:
+    data = make_data()
+    label = {
+        image.numpy().tobytes(): int(label) for image, label in zip(data.train.images, data.train.labels, strict=True)
+    }
+    batches = make_batches(data.train, augmentation=Augmentation())
+    for images, labels in batches.epoch(1):
+        pixels = ((images * 0.25 + 0.3) * 255).round().to(torch.uint8)
+        assert [label[image.contiguous().numpy().tobytes()] for image in pixels] == labels.tolist()
 
 
 class Drawn(FolderImages):

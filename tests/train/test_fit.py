@@ -11,7 +11,7 @@ from torch import nn
 
 from convswap.errors import TrainingError, UsageError
 from convswap.train import evaluate, fit
-from convswap.train.batches import Augmentation
+from convswap.train.batches import Augmentation, TrainBatches
 
 from .conftest import make_data, make_model, make_recipe
 
@@ -53,6 +53,64 @@ def test_a_seed_gives_the_same_training_and_leaves_the_callers_generator(data) -
     assert not torch.equal(first[0].weight, other[0].weight)
 
 
+class Draws(nn.Module):
+    """Draws a number in every step of training, as dropout would, and notes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.drawn = make_model(), []
+
+    def forward(self, x):
+        if self.training:
+            self.drawn.append(float(torch.rand(())))
+        return self.inner(x)
+
+
+def test_the_seed_reaches_what_the_model_draws(data) -> None:
+    drawn = {}
+    for name, seed in (("first", 4), ("again", 4), ("other", 5)):
+        model = Draws()
+        fit(model, data, make_recipe(epochs=1), seed=seed, progress=False, device="cpu")
+        drawn[name] = model.drawn
+    assert drawn["first"] == drawn["again"]
+    assert not set(drawn["first"]) & set(drawn["other"])
+
+
+def test_the_seed_reaches_order_and_augmentation(data, monkeypatch) -> None:
+    seen = []
+
+    class Batches(TrainBatches):
+        def __init__(self, *given, **named) -> None:
+            seen.append(named["seed"])
+            super().__init__(*given, **named)
+
+    monkeypatch.setattr("convswap.train.loop.TrainBatches", Batches)
+    fit(make_model(), data, make_recipe(epochs=1), seed=6, progress=False, device="cpu")
+    assert seen == [6]
+
+
+def test_a_model_handed_over_in_eval_mode_is_trained_all_the_same(data) -> None:
+    first, second = make_model(), make_model().eval()
+    one, other = (fit(m, data, make_recipe(), seed=0, progress=False, device="cpu") for m in (first, second))
+    assert one.history[-1]["train_loss"] == other.history[-1]["train_loss"]
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+    assert int(second[1].num_batches_tracked) == 9
+
+
+def test_each_epoch_sees_other_batches(data, monkeypatch) -> None:
+    epochs = []
+
+    class Batches(TrainBatches):
+        def epoch(self, epoch: int):
+            epochs.append(epoch)
+            return super().epoch(epoch)
+
+    monkeypatch.setattr("convswap.train.loop.TrainBatches", Batches)
+    fit(make_model(), data, make_recipe(epochs=3), seed=0, progress=False, device="cpu")
+    assert epochs == [1, 2, 3]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_precisions_and_memory_formats(data, model, precision, channels_last) -> None:
@@ -60,6 +118,7 @@ def test_precisions_and_memory_formats(data, model, precision, channels_last) ->
     result = fit(model, data, recipe, seed=0, progress=False, device="cpu")
     assert result.precision == precision
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert model[3].weight.is_contiguous(memory_format=torch.channels_last) == channels_last
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,11 +210,13 @@ def measure_all(lab: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
-def test_a_killed_measurement_goes_on_where_it_was(lab: Path, data: Data, tmp_path: Path) -> None:
+def test_a_killed_measurement_goes_on_where_it_was(
+    lab: Path, data: Data, tmp_path: Path, child_environment: Callable[..., dict[str, str]]
+) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(lab, broken, ignore=shutil.ignore_patterns("robustness-*"))
     files, ids = RobustnessFiles(broken), [stored.id for stored in rows_of(broken)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = child_environment(Path(__file__).parent, OMP_NUM_THREADS="1")
     process = subprocess.Popen([sys.executable, "-c", RUN, str(broken)], env=environment, stderr=subprocess.DEVNULL)
     try:
         while sum(bool(files.profiles(id)) for id in ids) < 2 and process.poll() is None:

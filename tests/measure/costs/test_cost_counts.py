@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +276,17 @@ def test_published_multiply_accumulates(row: dict[str, Any]) -> None:
     found = cost(model, torch.zeros(1, row["in_channels"], *row["image_size"]), fused=False)
     assert found.counts.macs == row["macs"]
     assert found.parameters.total == row["parameters"]
+
+
+def test_sums_of_products_by_kind() -> None:
+    """Papers count the products of all kinds as one, FLOPs are floating point's alone, OPs pack 64 bits in one."""
+    for name, ops in (("macs_float", 1.0), ("macs_int8", 1.0), ("macs_binary", 1 / 64)):
+        counts = Counts(**{name: 640})
+        assert counts.macs == 640
+        assert counts.ops == 640 * ops
+        assert counts.flops == (1280 if name == "macs_float" else 0)
+    others = {field.name for field in fields(Counts)} - {"macs_float", "macs_int8", "macs_binary"}
+    rest = Counts(**dict.fromkeys(others, 7))
+    assert (rest.macs, rest.flops, rest.ops) == (0, 0, 0)
+    assert Counts(**dict.fromkeys(others, 3)) + Counts(**dict.fromkeys(others, 4)) == rest
+    assert rest.times(3) == Counts(**dict.fromkeys(others, 21))

@@ -213,3 +213,21 @@ def test_comparisons_by_hand(name: str) -> None:
 def test_parameters_by_hand(name: str) -> None:
     unit, x, _ = build(name)
     assert cost(unit, x, fused=False).parameters.total == HELD[name]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("input_scale", ["none", "K"])
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_packed_convolution_by_hand(bias: bool, input_scale: str, relu: bool) -> None:
+    """For each number written: the scale, K's factor, the bias and the rectifier; the products are binary."""
+    from convswap.ops.binary_conv import PackedBinaryConv2d
+
+    def counts(**options: Any) -> Any:
+        conv = PackedBinaryConv2d(64, 8, 3, padding=1, **options)
+        return cost(conv, torch.randn(2, 64, 6, 6), fused=False).operators["convswap::binary_conv2d"]
+
+    found, written = counts(bias=bias, input_scale=input_scale, relu=relu), 2 * 8 * 36
+    assert (found.macs_float, found.macs_int8, found.macs_binary) == (0, 0, written * 64 * 9)
+    assert found.multiplications == written * (2 if input_scale == "K" else 1)
+    assert found.additions == (written if bias else 0)
+    assert found.comparisons == (written if relu else 0)

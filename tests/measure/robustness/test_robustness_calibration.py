@@ -56,3 +56,13 @@ def test_wrong_arguments() -> None:
         calibration(torch.zeros(2, 3), torch.zeros(2).long(), bins=0)
     with pytest.raises(UsageError, match="3 classes"):
         calibration(torch.zeros(2, 3), torch.tensor([0, 3]))
+
+
+@pytest.mark.parametrize("bins", [5, 10, 15, 20])
+def test_a_confidence_on_an_edge_belongs_to_the_bin_above(bins: int) -> None:
+    for index in range(bins // 2, bins):
+        chance = index / bins
+        logits = torch.tensor([[math.log(chance), math.log(1 - chance)]], dtype=torch.float64)
+        counts = calibration(logits, torch.tensor([0]), bins=bins).counts
+        above = max(index, bins - index)  # the predicted class is the likelier one
+        assert counts[above] == 1, (index, counts)

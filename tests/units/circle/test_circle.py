@@ -367,3 +367,15 @@ def test_effective_weight_under_autocast_is_formed_in_float32():
     exact = conv2d(x.bfloat16(), unit.effective_weight().bfloat16(), unit.bias.bfloat16(), padding=3)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y, exact)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_reset_returns_a_trained_radius_to_the_circle(size):
+    unit = CircleConv2d(2, 3, size, radius="learnable")
+    before = unit.weight.detach().clone()
+    with torch.no_grad():
+        unit.radius_logit.add_(0.7)
+    assert (unit.ring_factors() > 1.1).all()
+    unit.reset_parameters()
+    torch.testing.assert_close(unit.ring_factors(), torch.ones_like(unit.radius_logit))
+    assert not torch.equal(unit.weight, before)

@@ -363,3 +363,35 @@ def test_other_layers_name_bad_options():
         ComplexBatchNorm(1, leave="x")
     with pytest.raises(ValueError, match="order=-1"):
         ring_basis(3, 2, -1)
+
+
+@pytest.mark.parametrize("max_order_in", [None, 0, 1])
+@pytest.mark.parametrize("basis", ["unit", "sum"])
+def test_profiles_and_phases_start_with_the_documented_spread(basis: str, max_order_in: int | None) -> None:
+    torch.manual_seed(0)
+    conv = HarmonicConv2d(24, 32, 5, max_order=1, max_order_in=max_order_in, rings=3, basis=basis)
+    wanted = math.sqrt(1 / (3 * 24 * (1 if max_order_in is None else max_order_in + 1)))
+    if basis == "sum":
+        wanted = 0.4 * math.sqrt(2 / (3 * 24 * 32))
+    assert float(conv.weight.detach().std()) == pytest.approx(wanted, rel=0.05)
+    assert abs(float(conv.weight.detach().mean())) < wanted / 20
+    assert conv.phase is not None
+    assert 0 <= float(conv.phase.detach().min()) < 0.05
+    assert 2 * math.pi - 0.05 < float(conv.phase.detach().max()) <= 2 * math.pi
+
+
+def test_white_noise_keeps_its_size_at_the_start() -> None:
+    torch.manual_seed(0)
+    conv = HarmonicConv2d(16, 16, 5, max_order=1, max_order_in=1)
+    z = torch.randn(4, 2 * 2 * 16, 24, 24)
+    with torch.no_grad():
+        y = conv(z)[:, :, 4:-4, 4:-4]
+    assert 0.7 < float(y.std() / z.std()) < 1.4
+
+
+def test_biases_of_the_complex_relu_start_within_their_bound() -> None:
+    torch.manual_seed(0)
+    relu = ComplexReLU(400, max_order=1)
+    bound = math.sqrt(6 / (2 * 401))
+    assert 0.97 * bound < float(relu.bias.detach().max()) <= bound
+    assert -bound <= float(relu.bias.detach().min()) < -0.97 * bound

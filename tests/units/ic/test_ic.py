@@ -21,6 +21,8 @@ GEOMETRIES = [
     {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "stride": 2, "groups": 2},
     {"in_channels": 3, "out_channels": 6, "kernel_size": 5, "padding": 4, "dilation": 2, "groups": 3},
     {"in_channels": 3, "out_channels": 2, "kernel_size": (2, 3), "stride": (1, 2), "padding": (1, 2)},
+    {"in_channels": 3, "out_channels": 2, "kernel_size": (3, 5), "padding": (1, 2)},
+    {"in_channels": 3, "out_channels": 2, "kernel_size": (3, 2), "stride": (1, 2), "padding": (0, 1)},
     {"in_channels": 3, "out_channels": 2, "kernel_size": 1, "stride": 2},
     {"in_channels": 2, "out_channels": 2, "kernel_size": (4, 3), "padding": "same", "bias": False},
 ]
@@ -339,3 +341,19 @@ def test_fuse_leaves_the_unit_alone_and_follows_dtype_and_mode():
 def test_bad_options_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         ICConv2d(1, 1, 3, **options)
+
+
+def test_reset_starts_everything_again():
+    torch.manual_seed(0)
+    unit = randomised(ICConv2d(3, 4, 3, gate="closed", inner_norm=False))
+    unit.reset_parameters()
+    torch.testing.assert_close(unit.w_prime, unit.weight.mean((1, 2, 3)))
+    for zero in (unit.b1, unit.gate_scale):
+        assert not zero.any()
+    bound = 1 / math.sqrt(27)
+    assert unit.weight.abs().max() <= bound
+    assert unit.bias.abs().max() <= bound
+    normed = randomised(ICConv2d(3, 4, 3, inner_norm=True))
+    normed.reset_parameters()
+    assert (normed.gate_bn.weight == 1).all()
+    assert not normed.gate_bn.running_mean.any()

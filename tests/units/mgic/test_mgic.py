@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from convswap.errors import FusionError
 from convswap.surgery.macs import count_macs
 from convswap.units import MGICBlock, Place, get_unit, mgic_parameters
+from convswap.units.mgic.levels import make_divisible
 
 GOLDEN = [
     "case_mbv3_c16to32_m48_k5_s2_se_hs",
@@ -424,3 +425,16 @@ def test_registry_row():
     assert (spec.kind, spec.replaces, spec.default_where, spec.placement) == ("block", "block", "all", "paper")
     for options in spec.variants:
         MGICBlock(16, 32, 2, **options, device="meta")
+
+
+@pytest.mark.parametrize("divisor", [1, 4, 8])
+def test_make_divisible_is_its_rule(divisor: int) -> None:
+    """The nearest multiple (up from the middle), at least one divisor; the next one where it is below 90 %."""
+    for tenths in range(1, 2000):
+        value = tenths / 10
+        below = value // divisor * divisor
+        nearest = below if value - below < divisor / 2 else below + divisor
+        wanted = max(divisor, nearest)
+        if wanted < 0.9 * value:
+            wanted += divisor
+        assert make_divisible(value, divisor) == wanted, value

@@ -296,3 +296,27 @@ def test_stands_at_the_third_block_of_each_stage() -> None:
 def test_wrong_arguments_are_named(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         PIDEBlock(**({"in_channels": 4, "out_channels": 4} | arguments))
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("mean", [1e-9, -1e-9, 1e-5, -1e-5])
+def test_a_tiny_mean_of_a_row_keeps_its_sign(mean: float, dense: bool) -> None:
+    """The mean is kept 1e-6 from 0, on the side where it is: beyond that it divides as it is."""
+    theta = torch.ones(1, 1, 1, **DOUBLE)
+    phi = torch.tensor([[[1.0 + 2 * mean, -1.0]]], **DOUBLE)
+    operator = make_operator("laplacian_row", theta, phi, s=0.5, scale=1.0, rows=True, dense=dense)
+    u, pooled = torch.tensor([[[2.0]]], **DOUBLE), torch.tensor([[[3.0, 5.0]]], **DOUBLE)
+    divisor = math.copysign(max(abs(mean), 1e-6), mean)
+    wanted = ((1 + 2 * mean) * 3 - 5) / 2 / divisor - mean / divisor * 2
+    assert float(operator(u, pooled)) == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("kernel", ["fractional", "inverse_fractional", "log"])
+def test_embeddings_count_as_a_hundredth_apart_at_least(kernel: str) -> None:
+    def entry(distance: float) -> float:
+        theta, phi = torch.zeros(1, 1, 1, **DOUBLE), torch.full((1, 1, 1), distance, **DOUBLE)
+        operator = make_operator(kernel, theta, phi, s=0.5, scale=1.0, rows=False)
+        return float(operator(torch.zeros(1, 1, 1, **DOUBLE), torch.ones(1, 1, 1, **DOUBLE)))
+
+    assert entry(0.0) == entry(0.004) == pytest.approx(entry(0.01), rel=1e-9)
+    assert entry(0.012) != pytest.approx(entry(0.01), rel=1e-2)

@@ -1,0 +1,1 @@
+"""Plausible bugs, written into the code one at a time: do the tests notice?"""

@@ -1,0 +1,78 @@
+"""Runs pytest in forks of a process that holds the slow libraries already: a run costs its tests, not `import torch`.
+
+Started by `copies.Tests` in a copy of the tree. A line on stdin is a run, `{"selection": [...], "limit_s": 60,
+"output": "file"}`; the answer on stdout is `{"status": 0, "seconds": 1.5}`, status None past the limit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+SLOW = (
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning_fabric",
+    "scipy.special",
+    "safetensors.torch",
+    "hypothesis",
+    "pytest",
+)
+
+
+def run(selection: list[str], limit_s: float, output: str) -> dict[str, Any]:
+    """One run of pytest in a fork, which with all it has started is ended at the limit."""
+    start = time.perf_counter()
+    child = os.fork()
+    if child == 0:
+        _be_pytest(selection, output)
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        seconds = time.perf_counter() - start
+        if ended:
+            return {"status": os.waitstatus_to_exitcode(status), "seconds": seconds}
+        if seconds > limit_s:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return {"status": None, "seconds": seconds}
+        time.sleep(0.05)
+
+
+def _be_pytest(selection: list[str], output: str) -> None:
+    status = 70  # should pytest itself break
+    try:
+        os.setsid()
+        file, nothing = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), os.open(os.devnull, os.O_RDONLY)
+        for target, source in ((0, nothing), (1, file), (2, file)):
+            os.dup2(source, target)
+        import pytest
+
+        status = int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *selection]))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def main() -> None:
+    sys.path.insert(0, os.getcwd())
+    for name in SLOW:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            continue  # not everybody has all of them; the tests say what they need
+    if "convswap" in sys.modules:
+        raise SystemExit("a library has imported convswap: its forks would not see the bugs")
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(run(**json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
