@@ -5,9 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from convswap import list_units
-from convswap.units import UnitSpec, get_unit
-
 ROOT = Path(__file__).parents[1]
 
 USE_GAIN = """
@@ -56,39 +53,6 @@ def test_the_example_unit_is_swapped_and_fused(tmp_path: Path) -> None:
     (unit,) = blocks("CONTRIBUTING.md")
     done = run(unit + USE_GAIN, tmp_path)
     assert done.returncode == 0, done.stderr
-
-
-def test_links_between_the_pages_lead_somewhere() -> None:
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks/README.md"]:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
-
-
-def own_units() -> dict[str, UnitSpec]:
-    """The units of this package, without those that other packages bring."""
-    return {name: spec for name in list_units() if (spec := get_unit(name)).origin.startswith("convswap.")}
-
-
-def family(spec: UnitSpec) -> str:
-    """The room of a unit under convswap.units, which is also the name of its page."""
-    return spec.cls.__module__.split(".")[2]
-
-
-def test_every_unit_has_its_card_on_the_page_of_its_family() -> None:
-    for name, spec in own_units().items():
-        page = (ROOT / f"docs/units/{family(spec)}.md").read_text(encoding="utf-8")
-        assert page.count(f"\n## {name}\n") == 1, f"docs/units/{family(spec)}.md has no card `## {name}`"
-
-
-def test_the_index_of_cards_says_what_the_registry_says() -> None:
-    rows = re.findall(r"^\| \[.*", (ROOT / "docs/units/README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    expected = {
-        f"| [`{name}`]({family(spec)}.md#{name}) | {family(spec)} | {spec.summary} "
-        f"| {spec.kind} | {spec.warm_start} | {spec.fusion} |"
-        for name, spec in own_units().items()
-    }
-    assert set(rows) == expected
-    assert len(rows) == len(expected)
 
 
 def test_the_two_commands_are_each_one_line() -> None:
