@@ -27,12 +27,14 @@ def load_data(
 
     Args:
         name: one of
+
             - `digits`: embedded in scikit-learn, 8x8 pixels, needs no network;
             - `cifar10`, `cifar100`, `mnist`, `fashion_mnist`: from `<root>/<name>.npz`, or torchvision's layout
               under `root`, or downloaded to it by torchvision;
             - `npz:PATH`: a file of `x_train, y_train, x_test, y_test` (uint8 images, integer labels);
             - `imagefolder:PATH`: a folder of class folders of images, split into `train` and `test` (or `val`)
               folders, or else split here, one fifth for testing, always the same.
+
         root: the folder of the named sets; by default the environment variable `CONVSWAP_DATA`, or else
             `~/.cache/convswap/data`.
         image_size: side of the square that images of a folder are cropped to (default 224). The other sets have
