@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from convswap.data import ArrayImages, Data
+from convswap.hooks import Hooks
 from convswap.train import Recipe
 
 
@@ -53,7 +54,7 @@ def make_model(seed: int = 0, classes: int = 3, channels: int = 1) -> nn.Sequent
     )
 
 
-class Bounded(nn.Sequential):
+class Bounded(Hooks, nn.Sequential):
     """`make_model` with a first weight that must stay within a bound and learns at another rate."""
 
     BOUND = 0.05

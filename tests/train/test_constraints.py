@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from convswap.errors import TrainingError, UsageError
+from convswap.hooks import Hooks
 from convswap.train import (
     build_optimizer,
     constrain,
@@ -21,6 +22,21 @@ from convswap.train import (
 from convswap.train.parameters import constraint_of
 
 from .conftest import Bounded, make_model, make_recipe
+
+
+class Scaled(Hooks, nn.Sequential):
+    """`make_model` with these factors of the learning rate."""
+
+    scales: dict[str, float]
+
+    def learning_rate_scale(self) -> dict[str, float]:
+        return self.scales
+
+
+def scaled(scales: dict[str, float]) -> Scaled:
+    model = Scaled(*make_model())
+    model.scales = scales
+    return model
 
 
 def largest(model: nn.Module) -> float:
@@ -86,8 +102,7 @@ def test_scales_make_groups_of_their_own() -> None:
 def test_a_scale_of_adam_scales_the_step(data) -> None:
     steps = []
     for factor in (1.0, 4.0):
-        model = make_model()
-        model.learning_rate_scale = lambda factor=factor: {"0.weight": factor}  # type: ignore[assignment]
+        model = scaled({"0.weight": factor})
         before = model[0].weight.detach().clone()
         optimizer = build_optimizer(model, make_recipe(optimizer="adam", weight_decay=0.0), torch.device("cpu"))
         set_learning_rate(optimizer, 0.01)
@@ -100,10 +115,17 @@ def test_a_scale_of_adam_scales_the_step(data) -> None:
 
 @pytest.mark.parametrize("scales", [{"nothing": 2.0}, {"0.weight": 0.0}, {"0.weight": float("nan")}])
 def test_wrong_scales_are_refused(scales) -> None:
-    model = make_model()
-    model.learning_rate_scale = lambda: scales  # type: ignore[assignment]
+    model = scaled(scales)
     with pytest.raises(UsageError, match="numbers above 0"):
         parameter_groups(model, 0.1)
+
+
+@pytest.mark.parametrize("hook", ["constrain_", "learning_rate_scale"])
+def test_a_hook_that_nobody_would_call_is_refused(hook) -> None:
+    stranger = type("Stranger", (nn.Linear,), {hook: lambda self: {}})
+    ask = {"constrain_": constrain, "learning_rate_scale": learning_rate_scales}[hook]
+    with pytest.raises(UsageError, match=rf"0 is a Stranger with {hook}\(\), but no convswap.hooks.Hooks; inherit"):
+        ask(nn.Sequential(stranger(2, 2)))
 
 
 def test_constrain_reaches_through_a_wrapper() -> None:

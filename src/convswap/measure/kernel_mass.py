@@ -8,14 +8,14 @@ of size s has s pixels (`official=True` gives theirs).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError, check_number, check_whole
+from ..hooks import Hooks, writes
 from ..surgery.modes import evaluating
-from ..units.niff.niff import FusedNIFF, NIFFConv2d
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _window(values: Tensor, reach: int, extra: int) -> Tensor:
 
 
 def niff_kernel_mass(model: nn.Module, example_input: Tensor) -> dict[str, KernelMass]:
-    """`kernel_mass` of every frequency filter of a model, at the sizes of the maps it sees with this input.
+    """`kernel_mass` of every frequency filter of a model (hook `filters`), at the sizes of the maps it sees.
 
     The kernels are those before the 1x1 convolution of the split form. The model is run in evaluation mode and left as
     it was.
@@ -90,7 +90,7 @@ def niff_kernel_mass(model: nn.Module, example_input: Tensor) -> dict[str, Kerne
         ValueError: the model has no `niff` unit.
     """
     sizes: dict[str, tuple[int, int]] = {}
-    units = {name: m for name, m in model.named_modules() if isinstance(m, NIFFConv2d | FusedNIFF)}
+    units = {name: m for name, m in model.named_modules() if writes(m, Hooks.filters)}
     if not units:
         raise UsageError(f"{type(model).__name__} has no niff unit whose kernels could be measured")
 
@@ -111,7 +111,7 @@ def niff_kernel_mass(model: nn.Module, example_input: Tensor) -> dict[str, Kerne
     found = {}
     with torch.no_grad():
         for name, size in sizes.items():
-            kernels = units[name].spectrum.kernels(size, torch.float64)
+            kernels = cast(Tensor, cast(Hooks, units[name]).filters(size))
             found[name] = kernel_mass(torch.roll(kernels, (size[0] // 2, size[1] // 2), (-2, -1)))
     return found
 

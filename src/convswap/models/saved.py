@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..files import write_atomically
 from ..surgery.history import append_history, constructor_of, history_of
 from ..surgery.steps import apply_step
 from ..surgery.swapping import perform_swap
+from ..units.contract.options import described_options
 from .factory import call_own_function, create_model
 
 _KEY = "convswap"
@@ -126,16 +128,27 @@ def _check_provenance(model: nn.Module, built: dict[str, Any]) -> None:
         for record in history_of(model):
             twin = _repeat(twin, record)
     mine, theirs = (
-        {path: f"{type(m).__name__}({m.extra_repr()})" for path, m in net.named_modules(remove_duplicate=False)}
-        for net in (model, twin)
+        {path: _description(m) for path, m in net.named_modules(remove_duplicate=False)} for net in (model, twin)
     )
     for path in [*mine, *theirs]:
         if mine.get(path) != theirs.get(path):
+            here, there = _first_difference(mine.get(path, ["gone"]), theirs.get(path, ["nothing"]))
             raise UsageError(
-                f"{path or 'the model'} is {mine.get(path, 'gone')}, but {built['model']!r} with its recorded surgery "
-                f"has {theirs.get(path, 'nothing')} there; make such edits inside a function of your own and save with "
+                f"{path or 'the model'} is {here}, but {built['model']!r} with its recorded surgery "
+                f"has {there} there; make such edits inside a function of your own and save with "
                 "constructor='package.module:function', and swap the whole model rather than a part of it"
             )
+
+
+def _description(module: nn.Module) -> list[str]:
+    return [f"{type(module).__name__}({module.extra_repr()})", *described_options(module)]
+
+
+def _first_difference(mine: list[str], theirs: list[str]) -> tuple[str, str]:
+    """The first two lines that differ, with the class in front where they are options."""
+    here, there = next((a, b) for a, b in zip_longest(mine, theirs, fillvalue="nothing") if a != b)
+    named = here == mine[0] or here == "nothing"
+    return (here, there) if named else (f"{mine[0]} with {here}", there)
 
 
 def _constructor(model: nn.Module, name: str | None, arguments: dict[str, Any] | None) -> dict[str, Any]:

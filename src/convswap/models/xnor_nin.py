@@ -13,6 +13,7 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from ..hooks import Hooks
 from ..units import XnorConv2d
 from .classifier import Classifier, cifar_cfg
 
@@ -20,7 +21,7 @@ _WIDTH = 192
 _SMALLEST_SCALE = 0.01
 
 
-class XnorNIN(Classifier):
+class XnorNIN(Hooks, Classifier):
     """Network-in-Network of seven XNOR blocks (BatchNorm - sign - [dropout] - convolution - ReLU) in three stages.
 
     (N, in_chans, H, W) -> (N, num_classes): the last 1x1 convolution gives one map per class, which is rectified and

@@ -1,25 +1,26 @@
 """Effective kernels: what each layer convolves with, whatever its parameters mean.
 
 A plain convolution shows its weight, a weight unit its `effective_weight()`, a unit that fuses to a convolution that
-one's weight, a frequency filter (NIFF) its filters in space. Any other unit is linearised: its kernel is the mean
-Jacobian of one output pixel with respect to the input around it, at the inputs the layer sees.
+one's weight, a frequency filter (hook `filters`) its filters in space. Any other unit is linearised: its kernel is the
+mean Jacobian of one output pixel with respect to the input around it, at the inputs the layer sees.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import unknown_name
+from ..hooks import Hooks, writes
 from ..ops.binary_conv import PackedBinaryConv2d
 from ..surgery.modes import evaluating
-from ..surgery.sites import refuse_wrappers
+from ..surgery.sites import is_unit, refuse_wrappers
+from ..units.contract.start import Unit
 from ..units.contract.weight import WeightUnit
-from ..units.niff.niff import FusedNIFF, NIFFConv2d
 from .layers import Layer, find_layers, pass_through
 
 Origin = Literal["weight", "effective weight", "fused weight", "frequency filter", "linearised"]
@@ -142,8 +143,8 @@ def effective_kernel(layer: Layer, inputs: Tensor | None = None) -> tuple[Tensor
             return module.effective_weight().detach().cpu().double(), "effective weight"
         if isinstance(module, PackedBinaryConv2d):
             return module.weight.detach().cpu().double(), "fused weight"
-        if isinstance(module, NIFFConv2d | FusedNIFF):
-            return _filters(module, inputs), "frequency filter"
+        if writes(module, Hooks.filters):
+            return _filters(cast(Hooks, module), inputs), "frequency filter"
         if isinstance(module, nn.Conv2d) and _is_plain(module):
             return module.weight.detach().cpu().double(), "weight"
         fused = None if isinstance(module, nn.Conv2d) else _fused(module)
@@ -152,10 +153,10 @@ def effective_kernel(layer: Layer, inputs: Tensor | None = None) -> tuple[Tensor
     return linearised_kernel(layer, inputs), "linearised"
 
 
-def _filters(unit: NIFFConv2d | FusedNIFF, inputs: Tensor | None) -> Tensor:
-    """The filters before the 1x1 convolution of the split form, as large as the map, laid out as weights are."""
+def _filters(module: Hooks, inputs: Tensor | None) -> Tensor:
+    """The filters that multiply maps of the inputs' size, laid out as weights are."""
     size = (32, 32) if inputs is None else (int(inputs.shape[-2]), int(inputs.shape[-1]))
-    kernels = unit.spectrum.kernels(size, torch.float64).detach().cpu()
+    kernels = cast(Tensor, module.filters(size)).detach().cpu()
     # A convolution's kernel at displacement d multiplies what lies at -d; a weight's tap at +j what lies at +j.
     rows, columns = ((n // 2 - torch.arange(n)).remainder(n) for n in size)
     return kernels[:, rows][:, :, columns][:, None]
@@ -171,7 +172,7 @@ def _is_plain(conv: nn.Conv2d) -> bool:
 
 def _fused(unit: nn.Module) -> nn.Conv2d | None:
     with evaluating(unit):
-        fused = unit.fuse() if hasattr(unit, "fuse") else None  # type: ignore[operator]
+        fused = cast(Unit, unit).fuse() if is_unit(unit) else None
     return fused if type(fused) is nn.Conv2d else None
 
 

@@ -1,12 +1,7 @@
 """What of the host a unit takes over: the BatchNorm after it, the ReLU before it.
 
-A unit that brings its own says so by class attributes:
-
-- `absorbs_batch_norm`: the host's BatchNorm that reads only this convolution is taken out; on a warm start its
-  statistics and affine go to the unit's `start_from_batch_norm(norm)`, if it has one;
-- `absorbs_relu_before`: the unit rectifies its own input, so a ReLU module that feeds only such units is taken out, and
-  on an input that comes from a ReLU a warm start is exact;
-- `relu_follows_host`: the unit's option `relu` is set to whether a ReLU follows in the host.
+A unit that brings its own says so by the hooks `absorbs_batch_norm`, `start_from_batch_norm`, `absorbs_relu_before`
+and `relu_follows_host`, see `convswap.hooks`.
 """
 
 from __future__ import annotations
@@ -19,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import FusionError
+from ..hooks import Hooks
 from ..units.contract.registry import UnitSpec
 from .graph import after_norm
 from .neighbours import Neighbourhood, Neighbours, read_neighbourhood
@@ -47,8 +43,8 @@ class Absorption:
 
 def wants_neighbours(spec: UnitSpec) -> bool:
     """Does the unit take over anything of its host?"""
-    names = ("absorbs_batch_norm", "absorbs_relu_before", "relu_follows_host")
-    return any(getattr(spec.cls, name, False) for name in names)
+    cls = spec.cls
+    return cls.absorbs_batch_norm or cls.absorbs_relu_before or cls.relu_follows_host
 
 
 def plan_absorption(
@@ -67,7 +63,7 @@ def plan_absorption(
         return {}, (f"{stay}{error}",)
     found = _absorptions(spec, model, places, options, around)
     without = [path for path, absorbed in found.items() if not _takes_norm(model, absorbed)]
-    if not without or not getattr(spec.cls, "absorbs_batch_norm", False):
+    if not without or not spec.cls.absorbs_batch_norm:
         return found, ()
     few = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
     return found, (f"{len(without)} of {len(found)} units found no BatchNorm of the host to take over: {few}",)
@@ -88,9 +84,7 @@ def _absorptions(
     spec: UnitSpec, model: nn.Module, places: Sequence[Site], options: dict[str, Any], around: Neighbourhood
 ) -> dict[str, Absorption]:
     relus = around.removable_relus({path for site in places for path in site.paths})
-    takes_norm, takes_relu, sets_relu = (
-        getattr(spec.cls, name, False) for name in ("absorbs_batch_norm", "absorbs_relu_before", "relu_follows_host")
-    )
+    takes_norm, takes_relu = spec.cls.absorbs_batch_norm, spec.cls.absorbs_relu_before
     held = held_elsewhere(model)
     found: dict[str, Absorption] = {}
     for site in places:
@@ -101,7 +95,7 @@ def _absorptions(
         if takes_relu and beside.relu_module in relus and beside.relu_module is not None:
             paths.append(beside.relu_module)
         paths = [path for path in paths if id(model.get_submodule(path)) not in held]
-        own = {"relu": beside.relu_follows} if sets_relu and "relu" not in options else {}
+        own = {"relu": beside.relu_follows} if spec.cls.relu_follows_host and "relu" not in options else {}
         found[site.path] = _gone(model, tuple(paths), options=own, exact=takes_relu and beside.rectified)
     return found
 
@@ -110,7 +104,7 @@ def take_out(model: nn.Module, path: str, heir: nn.Module, *, warm: bool) -> tup
     """Put in a module's place what is left without it; returns the old module and the new one.
 
     The unit's own BatchNorms (those of `heir`) take the host's eps, momentum, mode and trainability. A unit that starts
-    warm and has a method `start_from_batch_norm` also takes over what the host's had learned.
+    warm also takes over, by `start_from_batch_norm`, what the host's had learned.
     """
     old = model.get_submodule(path)
     if isinstance(old, _BatchNorm):
@@ -120,9 +114,8 @@ def take_out(model: nn.Module, path: str, heir: nn.Module, *, warm: bool) -> tup
                 norm.train(old.training)
                 if old.weight is not None and not old.weight.requires_grad:
                     norm.requires_grad_(False)
-        inherit = getattr(heir, "start_from_batch_norm", None)
-        if warm and inherit is not None:
-            inherit(old)
+        if warm and isinstance(heir, Hooks):
+            heir.start_from_batch_norm(old)
     rest = after_norm(old)
     new = nn.Identity() if rest is None else rest
     if rest is None:

@@ -143,8 +143,10 @@ def _weight_error(module: nn.Module, new: nn.Module) -> float | None:
 
 def _declared_start(spec: UnitSpec, site: Site, options: dict[str, Any], absorbed: Absorption, new: nn.Module) -> str:
     module = site.module
-    refine = getattr(spec.cls, "warm_start_for", None)
-    declared = (refine(module, **(options | absorbed.options)) if refine is not None else None) or spec.warm_start
+    # a block unit starts fresh whatever stood there, and is asked about no convolution
+    given = options | absorbed.options
+    refined = None if spec.kind == "block" else spec.cls.warm_start_for(cast(nn.Conv2d, module), **given)
+    declared = refined or spec.warm_start
     if absorbed.exact and spec.warm_start != "none":
         return "exact"
     if declared == "exact" and spec.kind == "weight" and type(module) is nn.Conv2d and not module.weight.is_meta:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from ..errors import FusionError, first_line
+from ..hooks import Hooks, writes
 from .sites import all_paths
 
 _CONVOLUTIONS = (
@@ -191,7 +192,7 @@ def _absorbing_module(reader: Reader, node: Node) -> str | None:
     """The path of an enclosing module that can fold an affine map of its output, if `node` is its output."""
     for path, _ in node.meta.get("nn_module_stack", {}).values():
         module = reader.model.get_submodule(path) if path else reader.model
-        if callable(getattr(module, "fold_affine", None)):
+        if writes(module, Hooks.fold_affine):
             return path if len(calls_of(reader, path)) == 1 else None
     return None
 

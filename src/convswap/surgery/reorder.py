@@ -41,14 +41,14 @@ _PASSES = (
 
 def takes_signs(spec: UnitSpec) -> bool:
     """Does the unit take signs of its input, so that the order of its host's blocks matters?"""
-    return callable(getattr(spec.cls, "normalizes_input", None))
+    return spec.cls.normalizes_input() is not None
 
 
 def plan_reorder(
     spec: UnitSpec, model: nn.Module, places: Sequence[Site], options: dict[str, Any], example: Tensor | None
 ) -> tuple[dict[str, Absorption], tuple[str, ...]]:
     """The host's BatchNorm that goes with each unit, by the site's path, and what a reader of the plan should know."""
-    brings_norm = bool(cast(Any, spec.cls).normalizes_input(**options))
+    brings_norm = bool(spec.cls.normalizes_input(**options))
     unknown = "the host's BatchNorms stay behind the units" if brings_norm else "nothing is known of the units' inputs"
     if example is None:
         return {}, (f"{unknown}: no example input is known",)

@@ -19,37 +19,19 @@ conditions that must all hold by `&`, and `!` negates one. A condition is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from torch import nn
 
-from ..errors import UsageError, unknown_name
+from ..errors import unknown_name
+from ..units.contract.where import BLOCKS, CONVOLUTIONS, KERNEL, Keywords, bare_words, parse
 from .blocks import BlockSite
 from .sites import Site, is_block_unit, sites
 
 Where = str | Callable[[str, nn.Module], bool]
 S = TypeVar("S", bound=Site)
-_Keywords = Mapping[str, Callable[[Any], bool]]
-
-_CONVOLUTION: _Keywords = {
-    "all": lambda site: True,
-    "spatial": lambda site: max(site.module.kernel_size) > 1,
-    "pointwise": lambda site: max(site.module.kernel_size) == 1,
-    "depthwise": lambda site: 1 < site.module.groups == site.module.in_channels,
-    "grouped": lambda site: site.module.groups > 1,
-    "dense": lambda site: site.module.groups == 1,
-    "strided": lambda site: max(site.module.stride) > 1,
-}
-_BLOCK: _Keywords = {
-    "all": lambda site: True,
-    "strided": lambda site: site.place.stride > 1,
-    "stage_start": lambda site: site.place.stride > 1,  # and the first, see below
-    "same": lambda site: site.place.stride == 1 and site.place.in_channels == site.place.out_channels,
-}
-_KERNEL = re.compile(r"(\d+)x(\d+)")
 
 
 def select_sites(model: nn.Module, where: Where) -> list[Site]:
@@ -61,7 +43,7 @@ def select_sites(model: nn.Module, where: Where) -> list[Site]:
     found = [site for site in sites(model) if not is_block_unit(site.module)]
     if callable(where):
         return [s for s in found if isinstance(s.module, nn.Conv2d) and any(where(p, s.module) for p in s.paths)]
-    return _choose(found, where, _CONVOLUTION, {"output": _output_layer(model, found)})
+    return _choose(found, where, CONVOLUTIONS, lambda site: site.module, {"output": _output_layer(model, found)})
 
 
 def select_blocks(found: Sequence[BlockSite], where: Where) -> list[BlockSite]:
@@ -72,7 +54,7 @@ def select_blocks(found: Sequence[BlockSite], where: Where) -> list[BlockSite]:
     """
     if callable(where):
         return [site for site in found if any(where(path, site.module) for path in site.paths)]
-    return _choose(list(found), where, _BLOCK)
+    return _choose(list(found), where, BLOCKS, lambda site: site.place)
 
 
 def _output_layer(model: nn.Module, found: Sequence[Site]) -> Site | None:
@@ -83,13 +65,15 @@ def _output_layer(model: nn.Module, found: Sequence[Site]) -> Site | None:
 
 
 def _choose(
-    found: list[S], where: str, keywords: _Keywords, single: Mapping[str, Site | None] | None = None
+    found: list[S],
+    where: str,
+    keywords: Keywords,
+    read: Callable[[S], Any],
+    single: Mapping[str, Site | None] | None = None,
 ) -> list[S]:
-    alternatives = [[term.strip() for term in part.split("&")] for part in where.split(",")]
-    if any(term in ("", "!") for part in alternatives for term in part):
-        raise UsageError(f"where={where!r} has an empty condition; write for example 'spatial & !first' or 'layer4.*'")
+    alternatives = parse(where)
     ends = {"first": found[0], "last": found[-1], **(single or {})} if found else {}
-    for term in {term.lstrip("! ") for part in alternatives for term in part}:
+    for term in bare_words(alternatives):
         _refuse_misspelt(term, found, [*keywords, *(ends or ("first", "last"))])
 
     def holds(term: str, site: S) -> bool:
@@ -100,9 +84,9 @@ def _choose(
         if term == "stage_start" and term in keywords and site is ends["first"]:
             return True
         if term in keywords:
-            return keywords[term](site)
-        kernel = _KERNEL.fullmatch(term)
-        if kernel and keywords is _CONVOLUTION:
+            return keywords[term](read(site))
+        kernel = KERNEL.fullmatch(term)
+        if kernel and keywords is CONVOLUTIONS:
             return tuple(site.module.kernel_size) == (int(kernel[1]), int(kernel[2]))  # type: ignore[arg-type]
         return any(fnmatchcase(path, term) for path in site.paths)
 
@@ -111,8 +95,7 @@ def _choose(
 
 def _refuse_misspelt(term: str, found: Sequence[Site], known: Sequence[str]) -> None:
     """A bare word that is no keyword and no module is a slip, which under `!` would silently select everything."""
-    word = term.replace("_", "").isalpha()
-    if word and term not in known and found and not any(term in site.paths for site in found):
+    if term not in known and found and not any(term in site.paths for site in found):
         raise unknown_name("condition in where", term, known)
 
 

@@ -290,7 +290,7 @@ def _sort_out(
         reason = why_not(spec, site, options, tied, held)
         if reason is None and example is not None and id(site.module) not in seen.inputs:
             reason = "a pass over the example does not call it; its weight may be read directly"
-        if reason is None and getattr(spec.cls, "absorbs_batch_norm", False):
+        if reason is None and spec.cls.absorbs_batch_norm:
             reason = _why_not_pooled(site, seen)
         if reason is None:
             places.append(site)

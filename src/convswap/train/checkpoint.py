@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from ..errors import StoreError, TrainingError, first_line
 from ..files import write_atomically
+from ..units.contract.options import described_options
 
 FORMAT = 1
 
@@ -55,12 +56,12 @@ def _difference(name: str, mine: Any, theirs: Any) -> str:
 
 
 def describe_model(model: nn.Module) -> list[str]:
-    """One line per module (path, class, settings) and per saved tensor (name, dtype, shape)."""
+    """One line per option of a unit, per module (path, class, settings) and per saved tensor (name, dtype, shape)."""
     lines = []
     for path, module in model.named_modules():
+        own = [*described_options(module), f"{type(module).__qualname__}({module.extra_repr()})"]
         # Addresses in a repr differ from run to run.
-        settings = re.sub(r" at 0x[0-9a-fA-F]+", "", module.extra_repr())
-        lines.append(f"{path or '(model)'}: {type(module).__qualname__}({settings})")
+        lines += [f"{path or '(model)'}: " + re.sub(r" at 0x[0-9a-fA-F]+", "", text) for text in own]
     for name, value in model.state_dict().items():
         if isinstance(value, torch.Tensor):
             lines.append(f"{name}: {str(value.dtype).removeprefix('torch.')}{list(value.shape)}")

@@ -1,23 +1,20 @@
 """What recipes do with single parameters: which ones decay, at what rate each learns, what keeps them in bounds.
 
-Weight decay is for the weights of convolutions and linear layers. A module may write two methods that training obeys:
-
-- `constrain_()` puts its parameters back into the set they are meant to lie in, in place (clipping latent weights to
-  [-1, 1], mean-centring). It runs once before the first step and once after every step. (Twice is not the same as once
-  where weights are centred and then clipped, as in `binary_weight`.)
-- `learning_rate_scale()` gives factors of the learning rate by parameter name, relative to the module.
+Weight decay is for the weights of convolutions and linear layers. Training obeys two hooks of `convswap.hooks.Hooks`:
+`constrain_()`, which puts a module's parameters back into bounds, and `learning_rate_scale()`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from ..errors import UsageError
+from ..hooks import Hooks, writes
 from ..units import spec_of
 
 NORMS = (
@@ -53,18 +50,18 @@ def undecayed_names(model: nn.Module) -> set[str]:
 
 
 def learning_rate_scales(model: nn.Module) -> dict[str, float]:
-    """Factors of the learning rate by full parameter name, from every module's `learning_rate_scale()`.
+    """Factors of the learning rate by full parameter name, from every `Hooks` module's `learning_rate_scale()`.
 
     Raises:
-        UsageError: a factor is no number above 0, or there is no such parameter.
+        UsageError: a factor is no number above 0, there is no such parameter, or a module that is no `Hooks` has a
+            method of that name.
     """
     scales: dict[str, float] = {}
     for path, module in model.named_modules():
-        rule = getattr(module, "learning_rate_scale", None)
-        if not callable(rule):
+        if not _has_hook(module, path, Hooks.learning_rate_scale):
             continue
         own = dict(module.named_parameters(remove_duplicate=False))
-        for name, factor in rule().items():
+        for name, factor in cast(Hooks, module).learning_rate_scale().items():
             if name not in own or not (math.isfinite(factor) and factor > 0):
                 raise UsageError(
                     f"learning_rate_scale() of {path or 'the model'} gives {name!r}: {factor!r}; it must map names of "
@@ -72,6 +69,17 @@ def learning_rate_scales(model: nn.Module) -> dict[str, float]:
                 )
             scales[f"{path}.{name}" if path else name] = float(factor)
     return scales
+
+
+def _has_hook(module: nn.Module, path: str, hook: Callable[..., Any]) -> bool:
+    """Does the module write this hook? A method of its name on a module that is no `Hooks` would never be called."""
+    name = hook.__name__
+    if not isinstance(module, Hooks) and hasattr(type(module), name):
+        raise UsageError(
+            f"{path or 'the model'} is a {type(module).__name__} with {name}(), but no convswap.hooks.Hooks; inherit "
+            "Hooks before nn.Module, or training does not call it"
+        )
+    return writes(module, hook)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -98,7 +106,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def constrain(model: nn.Module) -> None:
-    """Let every module that has a `constrain_()` put its parameters back into bounds; see the top of this file.
+    """Let every `Hooks` module with a `constrain_()` of its own put its parameters back into bounds.
 
     For a training loop of one's own: call it once before the first step and after each optimizer step, on the module
     itself or on its DDP or compiled wrapper.
@@ -108,11 +116,11 @@ def constrain(model: nn.Module) -> None:
 
 def constraint_of(model: nn.Module) -> Callable[[], None]:
     """`constrain(model)` for every step: the modules are looked up now, as walking a large model takes 0.5 ms."""
-    rules = [rule for module in model.modules() if callable(rule := getattr(module, "constrain_", None))]
+    bounded = [cast(Hooks, m) for path, m in model.named_modules() if _has_hook(m, path, Hooks.constrain_)]
 
     @torch.no_grad()
     def apply() -> None:
-        for rule in rules:
-            rule()
+        for module in bounded:
+            module.constrain_()
 
     return apply

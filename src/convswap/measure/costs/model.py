@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConvswapError, UsageError, check_choice
+from ...hooks import Hooks
 from ...surgery.macs import count_macs, meta_copy
-from ...units.niff.spectrum import SpectrumStore
 from .counts import Call, CostError, Counts, register_cost, unregister_cost
 
 __all__ = [
@@ -217,7 +217,7 @@ def _remembers(model: nn.Module) -> bool:
     """Does it keep results between inferences, and has it the memory to?"""
     if any(parameter.is_meta for parameter in model.parameters()):
         return False
-    return any(isinstance(value, SpectrumStore) for module in model.modules() for value in vars(module).values())
+    return any(isinstance(module, Hooks) and module.keeps_results for module in model.modules())
 
 
 def _run(model: nn.Module, example: Tensor, mode: Mode, input_gradient: bool) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import FusionError, check_choice
+from ...hooks import Hooks
 from . import native_calls
 from .layer_geometry import LayerGeometry
 from .operator import binary_conv2d, binary_pack, binary_to_nchw, register_flops
@@ -17,7 +18,7 @@ from .packing import pack_weight, unpack_weight, weight_shape, words_for
 from .thresholds import batch_norm_threshold
 
 
-class PackedBinaryConv2d(nn.Module):
+class PackedBinaryConv2d(Hooks, nn.Module):
     """`y = relu?(scale * K? * conv(sign(norm(x)), signs) + bias)` on bits, for inference.
 
     sign is +1 from 0 on (-0 too), -1 below and for NaN; the signs' sum is an exact integer, scale and bias are applied

@@ -10,13 +10,14 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from ...errors import UsageError, check_choice
+from ...hooks import Hooks
 from .quantized import quantized_weight
 from .quantizers import FULL, SCHEMES, check_bits, quantize_ste
 
 State = tuple[Tensor, ...]
 
 
-class _QuantizedRecurrence(nn.RNNBase):
+class _QuantizedRecurrence(Hooks, nn.RNNBase):
     """What both layers share: options, the quantised weights, and the loop over layers, directions and time."""
 
     def __init__(

@@ -33,8 +33,9 @@ class Configured:
     """Mixin of the bases, before `nn.Module`: options, their storage, and the constructor's signature.
 
     Attributes:
-        options: the unit's options by name, defaults included, as given to the constructor (lists as tuples). They are
-            part of the unit's identity: a checkpoint resumes, and a saved model loads, only with the same ones.
+        options: the unit's options by name, defaults included, as given to the constructor (lists as tuples, 1.0 as 1).
+            They are part of the unit's identity: a checkpoint resumes, and a saved model loads, only with the same
+            ones.
         place: `device` and `dtype`, during `setup` only.
     """
 
@@ -99,6 +100,13 @@ def options_of(cls: type) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in PLACE}
 
 
+def described_options(module: object) -> list[str]:
+    """One line for each option of a unit, `option radius=1.2`, for those who compare units; none for other modules."""
+    if not isinstance(module, Configured):
+        return []
+    return [f"option {name}={value!r}" for name, value in module.options.items()]
+
+
 def refuse_unknown(who: str, known: Iterable[str], given: Iterable[str]) -> None:
     """Raise an `UnknownOptionError` for an option that `who` does not have, with the nearest it has."""
     names = list(known)
@@ -110,10 +118,14 @@ def refuse_unknown(who: str, known: Iterable[str], given: Iterable[str]) -> None
 
 
 def frozen(value: Any) -> Any:
-    """The value with tuples in place of lists: JSON knows lists only, and options are compared after a round trip."""
+    """The value with tuples for lists and whole numbers without `.0`, so that equal options are written alike.
+
+    JSON knows no tuples, and 1 and 1.0 are the same radius.
+    """
     if isinstance(value, list | tuple):
         return tuple(frozen(item) for item in value)
-    return value
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return int(value) if whole else value
 
 
 def _declared_options(cls: type) -> dict[str, inspect.Parameter]:

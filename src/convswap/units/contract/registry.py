@@ -7,12 +7,15 @@ from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from torch import nn
 
 from ...errors import ConvswapError, UsageError, unknown_name
+from .block import BlockUnit
 from .checks import Kind, check_class, check_row
+from .feature import FeatureUnit
+from .weight import WeightUnit
 
 C = TypeVar("C", bound=type[nn.Module])
 WarmStart = Literal["exact", "approximate", "none"]
@@ -89,7 +92,7 @@ class UnitSpec(UnitRow):
     """
 
     no_weight_decay: frozenset[str] = frozenset()
-    cls: type[nn.Module]
+    cls: type[WeightUnit] | type[FeatureUnit] | type[BlockUnit]
     kind: Kind
     origin: str
 
@@ -123,7 +126,7 @@ class register_unit(UnitRow):
             "variants": tuple(MappingProxyType(dict(v)) for v in self.variants),
             "no_weight_decay": frozenset(self.no_weight_decay),
         }
-        _UNITS[self.name] = UnitSpec(**row, cls=cls, kind=kind, origin=origin)
+        _UNITS[self.name] = UnitSpec(**row, cls=cast(Any, cls), kind=kind, origin=origin)
         return cls
 
 

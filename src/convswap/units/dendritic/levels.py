@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...hooks import Hooks
 from ..contract.geometry import Geometry, plain_conv
 from ..contract.precision import compute_dtype
 
 _ROUNDS = 100
 
 
-class LevelConv2d(nn.Module):
+class LevelConv2d(Hooks, nn.Module):
     """`conv(relu(x_c + levels[c, t]))` over T maps per input channel: (N, in, H, W) -> (N, out, H', W').
 
     The inference form of a dendritic convolution whose biases take at most T values per input channel: weights stand

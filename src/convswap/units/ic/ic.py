@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import UsageError, check_choice, is_number
+from ...hooks import Hooks
 from ..contract.feature import FeatureUnit
 from ..contract.geometry import Geometry
 from ..contract.precision import compute_dtype, double_copy
@@ -201,7 +202,7 @@ class ICConv2d(FeatureUnit):
             return fused.to(self.weight.device, self.weight.dtype).train(self.training)
 
 
-class FusedIC(nn.Module):
+class FusedIC(Hooks, nn.Module):
     """The inference form of `ICConv2d`: `y = o prelu(conv(x, V) + c, m) + v s + d`, all constants per channel.
 
     V is (out, in/groups, kH, kW); c, the slopes m, v, d and the signs o are (out,), s is the group sum. It is built by

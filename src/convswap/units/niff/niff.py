@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_choice
+from ...hooks import Hooks
 from ..contract.feature import FeatureUnit
 from ..contract.geometry import Geometry
 from ..contract.precision import compute_dtype, double_copy
@@ -17,7 +18,7 @@ from .spatial import SpatialForm, combined_kernel, spatial_form
 from .spectrum import HIDDEN, Size, Spectrum, check_size, linear_size, linear_spectrum, real_fft
 
 
-class _FrequencyConvolution:
+class _FrequencyConvolution(Hooks):
     """The forward pass that the unit and its inference form share."""
 
     form: str
@@ -70,6 +71,10 @@ class _FrequencyConvolution:
         response = self._stored(x, lambda: linear_spectrum(self.spectrum.kernels(size, dtype), padded))
         y = torch.fft.irfft2(self._multiply(real_fft(x, padded), response), s=padded)
         return y[..., height // 2 : height // 2 + height, width // 2 : width // 2 + width]
+
+    def filters(self, size: Size, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The filters before the 1x1 convolution of the split form, (maps, *size), centre at (0, 0)."""
+        return self.spectrum.kernels(size, dtype)
 
     def _stored(self, x: Tensor, evaluate: Any) -> Tensor:
         return self.spectrum.stored((*x.shape[-2:], self.boundary, x.dtype, x.device), x, evaluate)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import UsageError, is_whole
+from ...hooks import Hooks
 
 HIDDEN = {"tiny": (8,), "small": (8, 4), "big": (16, 128, 32)}
 NOMINAL = 32  # the size at which filters start with the energy they are given
@@ -78,7 +79,7 @@ def apply_linear(layer: nn.Linear, x: Tensor) -> Tensor:
     return weight @ x if layer.bias is None else torch.addmm(layer.bias.to(x.dtype)[:, None], weight, x)
 
 
-class Spectrum(nn.Module):
+class Spectrum(Hooks, nn.Module):
     """The frequency responses of `maps` real filters, for maps of any size.
 
     `R(u, v) = mlp_real(u, v) + i mlp_imag(u, v)`, of which a real output keeps the Hermitian part
@@ -93,6 +94,8 @@ class Spectrum(nn.Module):
         imag_bias: keep the bias without effect.
         init: `"scaled"` or `"paper"`, see `reset_parameters`.
     """
+
+    keeps_results = True
 
     def __init__(
         self,
