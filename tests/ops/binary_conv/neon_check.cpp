@@ -45,7 +45,7 @@ bool equal(const Geometry& g) {
   std::vector<uint64_t> weight(size_t(padded * g.kh * g.kw * g.words()));
   fill(x, g.words(), g.c, false);
   fill(weight, g.words(), g.c, true);
-  std::vector<float> scale(size_t(padded)), bias(scale), map(size_t(g.pixels()));
+  std::vector<float> scale(size_t(padded), 0.0f), bias(scale), map(size_t(g.pixels()), 0.0f);
   std::vector<int32_t> threshold(scale.size());
   std::vector<uint8_t> flip(scale.size());
   for (size_t at = 0; at < scale.size(); ++at) {
