@@ -42,7 +42,7 @@ from convswap.train import evaluate
 def timed(model: nn.Module, images: ArrayImages, data: Data) -> tuple[Any, float]:
     """What `evaluate` finds in float32 on this processor, and the seconds it took."""
     start = perf_counter()
-    found = evaluate(model, images, data, batch_size=100, device="cpu")
+    found = evaluate(model, data, images, batch_size=100, device="cpu")
     return found, perf_counter() - start
 
 

@@ -33,14 +33,14 @@ def main() -> None:
     constants = choose_normalization("model", model, data, trained=True)
     assert constants is not None
     data = replace(data, mean=tuple(constants["mean"]), std=tuple(constants["std"]))
-    plain = evaluate(model, data.test, data)
+    plain = evaluate(model, data)
     rows: list[dict[str, Any]] = [{"model": "as published", "accuracy": plain.accuracy, "changed": 0}]
     example = torch.zeros(1, 3, 32, 32)
     rows_of_units = [convswap.get_unit(name) for name in convswap.list_units()]
     for unit in (spec.name for spec in rows_of_units if spec.warm_start == "exact"):
         swapped = convswap.swap(model, unit, example_input=example)
         for name, each in ((f"swapped to {unit}", swapped), (f"{unit}, fused", convswap.fuse(swapped, example))):
-            found = evaluate(each, data.test, data)
+            found = evaluate(each, data)
             changed = int((found.predictions != plain.predictions).sum())
             rows.append({"model": name, "accuracy": found.accuracy, "changed": changed})
     for row in rows:

@@ -157,7 +157,7 @@ def test_one_epoch_of_mnist_is_learned(data_root):
     result = fit(model, data, binary_recipe(epochs=2), seed=0, progress=False, device="cpu")
     assert result.test_accuracy > 0.8
     fused = convswap.fuse(model.eval(), torch.randn(2, 1, 28, 28))
-    assert torch.equal(evaluate(fused, data.test, data).predictions, evaluate(model, data.test, data).predictions)
+    assert torch.equal(evaluate(fused, data).predictions, evaluate(model, data).predictions)
 
 
 @pytest.mark.parametrize(

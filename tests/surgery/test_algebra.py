@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import convswap
 from convswap.errors import FusionError
+from convswap.ops.batch_norm import batch_norm_affine
 from convswap.surgery import algebra
-from convswap.units.support.folding import batch_norm_affine
 
 Golden = Callable[[str], dict[str, Any]]
 

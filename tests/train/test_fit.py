@@ -37,7 +37,7 @@ def test_it_learns_and_keeps_a_line_per_epoch(data, model, tmp_path) -> None:
     assert set(lines[0]) == METRICS
     assert result.images_per_second > 0
     assert (result.precision, result.device, result.processes, result.resumed_after) == ("fp32", "cpu", 1, 0)
-    found = evaluate(model, data.test, data, device="cpu")
+    found = evaluate(model, data, device="cpu")
     assert found.accuracy == result.test_accuracy
     assert found.loss == pytest.approx(result.test_loss)
 

@@ -136,7 +136,7 @@ def _print_latency(model: nn.Module, fused: nn.Module, example: Tensor) -> None:
 def _print_accuracy(data: Data, model: nn.Module, fused: nn.Module) -> None:
     from ..train import evaluate
 
-    before, after = (evaluate(m, data.test, data) for m in (model, fused))
+    before, after = (evaluate(m, data) for m in (model, fused))
     changed = int((before.predictions != after.predictions).sum())
     print(
         f"test accuracy {before.accuracy:.2%} -> {after.accuracy:.2%}; "

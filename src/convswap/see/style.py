@@ -1,13 +1,12 @@
 """The looks of the page."""
 
-STYLE = """
-:root { --paper: #fdfdfe; --ink: #1a1c20; --muted: #5c6169; --grid: #e2e4e8; color-scheme: light dark; }
-@media screen and (prefers-color-scheme: dark) {
-  :root { --paper: #131417; --ink: #eceef1; --muted: #a0a5ad; --grid: #2d3036; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }
+from __future__ import annotations
+
+from ..page_style import PAGE_STYLE
+
+STYLE = (
+    PAGE_STYLE
+    + """
 main { max-width: 1176px; margin: 0 auto; padding: 40px 24px 64px; }
 h1, h2, p, figure { margin: 0; overflow-wrap: anywhere; }
 h1 { font-size: 28px; line-height: 1.2; }
@@ -27,9 +26,10 @@ figure img { display: block; width: 100%; max-width: 440px; height: auto; backgr
 details { margin-top: 14px; font-size: 14px; }
 summary { cursor: pointer; color: var(--muted); padding: 6px 0; width: fit-content; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: 13px; }
 th, td { padding: 5px 12px 5px 0; text-align: left; font-weight: 400; white-space: nowrap;
   border-bottom: 1px solid var(--grid); }
 thead th { color: var(--muted); }
 @media (max-width: 640px) { main { padding: 22px 14px 40px; } h1 { font-size: 23px; } }
 """
+)

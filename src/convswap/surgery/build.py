@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..ops.memory_format import is_channels_last
+from ..units.contract.bases import FeatureUnit, Geometry, WeightUnit
 from ..units.contract.block import BlockUnit, Place
 from ..units.contract.feature import FeatureUnit
 from ..units.contract.geometry import Geometry
@@ -45,9 +47,8 @@ def build_unit(
 
 def _like(unit: nn.Module, weights: Sequence[Tensor]) -> None:
     """Take over channels_last where the weights have it and it differs from the ordinary format."""
-    last = torch.channels_last
-    if any(w.is_contiguous(memory_format=last) and not w.is_contiguous() for w in weights):
-        unit.to(memory_format=last)
+    if any(map(is_channels_last, weights)):
+        unit.to(memory_format=torch.channels_last)
 
 
 def why_not(spec: UnitSpec, site: Site, options: dict[str, Any], tied: set[int], held: dict[int, str]) -> str | None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FusionError
+from ..ops.batch_norm import batch_norm_affine
+from ..units.contract.bases import Geometry, plain_conv
 from ..units.contract.geometry import Geometry, plain_conv
 from ..units.support.folding import batch_norm_affine
 from . import algebra

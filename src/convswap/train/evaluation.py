@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data import ArrayImages, Data, FolderImages
-from ..errors import DataError, TrainingError, UsageError
+from ..errors import DataError, TrainingError, check_whole
+from ..surgery.modes import evaluating
 from .augment import Normalize
 from .batches import Batch, evaluation_batches
 from .precision import autocast, input_dtype, resolve_device, resolve_precision
@@ -43,8 +44,8 @@ class Sums:
 
 def evaluate(
     model: nn.Module,
-    images: ArrayImages | FolderImages,
     data: Data,
+    images: ArrayImages | FolderImages | None = None,
     *,
     batch_size: int | None = None,
     precision: str = "fp32",
@@ -55,15 +56,16 @@ def evaluate(
 
     Args:
         model: is moved to the device.
-        images: e.g. `data.test`.
-        data: the data set they are of, for the normalisation.
+        data: the data set, which says how images are normalised.
+        images: other images of the data set; by default `data.test`.
         batch_size: by default as many as suit the image size, at most 512.
         precision: `"fp32"` here, since an evaluation is for exactness; `"bf16"` or `"auto"` to save time.
         device: `"auto"`, `"cpu"`, `"cuda"`, ...
         channels_last: memory format of model and images.
     """
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"batch_size={batch_size} is not allowed; it must be at least 1")
+    images = data.test if images is None else images
+    if batch_size is not None:
+        check_whole("batch_size", batch_size)
     if len(images) == 0:
         raise DataError(f"there are no images to evaluate on in {data.name!r}")
     place = resolve_device(device)
@@ -92,21 +94,15 @@ def evaluation_batch_size(data: Data) -> int:
 
 def sum_up(model: nn.Module, forward: Callable[[Tensor], Tensor], batches: Iterator[Batch]) -> Sums:
     """Add up over batches in eval mode, with one wait for the device at the end."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     count, losses, hits, predictions = 0, [], [], []
-    try:
-        with torch.no_grad():
-            for images, labels in batches:
-                logits = check_logits(forward(images)).float()
-                losses.append(F.cross_entropy(logits, labels, reduction="sum"))
-                predicted = logits.argmax(1)
-                hits.append((predicted == labels).sum())
-                predictions.append(predicted)
-                count += len(labels)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model), torch.no_grad():
+        for images, labels in batches:
+            logits = check_logits(forward(images)).float()
+            losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+            predicted = logits.argmax(1)
+            hits.append((predicted == labels).sum())
+            predictions.append(predicted)
+            count += len(labels)
     if not count:
         return Sums(0, 0, 0.0, torch.empty(0, dtype=torch.int64))
     return Sums(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convswap.ops.dendritic import chunked, dendritic_conv2d_reference
 from convswap.ops.dendritic import triton_kernels as tk
-from convswap.ops.dendritic.tiling import memory_format
+from convswap.ops.memory_format import memory_format
 
 EXACT = {"rtol": 0, "atol": 1e-11}
 

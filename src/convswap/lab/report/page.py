@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._version import __version__
+from ...page_style import PAGE_STYLE
 from ..files import write_atomic
 from ..trial import ENOUGH_SEEDS
 from . import charts, costs, robustness, svg, text, view
@@ -89,7 +90,7 @@ def render(
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    style = loader.get_source(environment, "report.css")[0]
+    style = PAGE_STYLE + loader.get_source(environment, "report.css")[0]
     trials = [record["trial"] for record in records]
     names = list(dict.fromkeys(trial["data"] for trial in trials))
     return environment.get_template("report.html.j2").render(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...errors import ConvswapError, UsageError, check_choice, described, is_whole
 from ...machine import usable_cores
+from ...ops.memory_format import memory_format
 from .timing import Latency, measure_latency
 
 RUNTIMES = ("eager", "compiled", "onnx")
@@ -159,10 +160,7 @@ def _distinct(name: str, default: Sequence[int], given: Sequence[int] | None) ->
 
 def _batch(example: Tensor, size: int) -> Tensor:
     places = torch.arange(size, device=example.device) % example.shape[0]
-    last = example.ndim == 4 and example.is_contiguous(memory_format=torch.channels_last)
-    return example.index_select(0, places).contiguous(
-        memory_format=torch.channels_last if last and not example.is_contiguous() else torch.contiguous_format
-    )
+    return example.index_select(0, places).contiguous(memory_format=memory_format(example))
 
 
 def _forms(model: nn.Module, example: Tensor, fused: bool) -> dict[bool, nn.Module | str]:

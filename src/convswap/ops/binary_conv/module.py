@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from ...errors import FusionError, check_choice
 from ...hooks import Hooks
+from ..batch_norm import batch_norm_affine
+from ..memory_format import is_channels_last
 from . import native_calls
 from .layer_geometry import LayerGeometry
 from .operator import binary_conv2d, binary_pack, binary_to_nchw, register_flops
@@ -160,10 +162,7 @@ class PackedBinaryConv2d(Hooks, nn.Module):
     def _fold_norm(self, norm: nn.BatchNorm2d) -> None:
         self.threshold, self.flip = batch_norm_threshold(norm)
         if self.norm_scale is not None and norm.running_mean is not None and norm.running_var is not None:
-            slope = torch.rsqrt(norm.running_var.double() + norm.eps)
-            slope = slope if norm.weight is None else slope * norm.weight.detach().double()
-            shift = -norm.running_mean.double() * slope
-            shift = shift if norm.bias is None else shift + norm.bias.detach().double()
+            slope, shift = (part.detach() for part in batch_norm_affine(norm))
             self.norm_scale, self.norm_shift = slope.to(self.threshold.dtype), shift.to(self.threshold.dtype)
 
     @property
@@ -322,9 +321,8 @@ def _as_input(y: Tensor, x: Tensor) -> Tensor:
     device = x.device.type
     if device != "meta" and y.dtype != torch.float64 and torch.is_autocast_enabled(device):
         y = y.to(torch.get_autocast_dtype(device))
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     one = x.shape[1] == 1 or (x.shape[2] == 1 and x.shape[3] == 1)
-    if last or (one and x.stride(1) == 1) or y.is_contiguous():
+    if is_channels_last(x) or (one and x.stride(1) == 1) or y.is_contiguous():
         return y
     # compilers write their own copy, and may merge it with what follows
     own = y.device.type == "cpu" and y.dtype == torch.float32 and not torch.compiler.is_compiling()

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..memory_format import memory_format
 from ..shapes import output_size
-from .tiling import Chunk, Phase, Tap, Tiles, memory_format, phases
+from .tiling import Chunk, Phase, Tap, Tiles, phases
 
 
 class _Buffers:

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from ...errors import ConvswapError, UsageError
 from .. import native as house
+from ..memory_format import memory_format
 from ..shapes import output_size
-from .tiling import memory_format
 
 VARIABLE = "CONVSWAP_DENDRITIC_CONV"
 PATHS = {"avx512": 1, "avx2": 2, "portable": 3}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ..memory_format import memory_format
 from ..shapes import output_size
 from . import chunked, native
-from .tiling import memory_format
 
 _FORWARD = "convswap::dendritic_conv2d"
 _BACKWARD = "convswap::dendritic_conv2d_backward"

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..shapes import output_size
@@ -176,9 +175,3 @@ def elementwise_operations(
     once = sum(phase.size[0] * phase.size[1] for phase in found)
     count = x_shape[0] * weight_shape[0] * weight_shape[1] * once
     return Elementwise(count, count)
-
-
-def memory_format(x: Tensor) -> torch.memory_format:
-    """Channels last where the input is that and nothing else, as convolutions answer."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from .. import gpu
+from ..memory_format import memory_format
 from ..shapes import output_size
-from .tiling import Phase, memory_format, phases
+from .tiling import Phase, phases
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PROGRAMS = 1056  # that a gradient of weights is cut into at least: eight for each multiprocessor of an H100

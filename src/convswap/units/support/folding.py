@@ -7,36 +7,16 @@ from itertools import pairwise
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ...errors import FusionError
+from ...ops.batch_norm import batch_norm_affine
+from ..contract.bases import Geometry, plain_conv
 from ..contract.geometry import Geometry, plain_conv
 
 M = TypeVar("M", bound=nn.Module)
 
 # `convert_sync_batchnorm` makes the one of the other, which is no subclass of it.
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
-
-
-def batch_norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """The per-channel `(scale, shift)` of a BatchNorm in eval mode, each (C,), in float64.
-
-    `scale = gamma / sqrt(running_var + eps)`, `shift = beta - running_mean * scale`; gamma = 1 and beta = 0 for
-    `affine=False`.
-
-    Raises:
-        FusionError: it keeps no running statistics, so it is not a fixed affine map.
-    """
-    mean, variance = norm.running_mean, norm.running_var
-    if not isinstance(mean, Tensor) or not isinstance(variance, Tensor):
-        raise FusionError(f"{norm} keeps no running statistics: it normalises by the batch and cannot be folded")
-    scale = torch.rsqrt(variance.double() + float(norm.eps))  # type: ignore[arg-type]
-    if isinstance(norm.weight, Tensor):
-        scale = scale * norm.weight.double()
-    shift = -mean.double() * scale
-    if isinstance(norm.bias, Tensor):
-        shift = shift + norm.bias.double()
-    return scale, shift
 
 
 @torch.no_grad()

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 from convswap.data import ArrayImages
 from convswap.errors import DataError, UsageError
 from convswap.train import evaluate, precision
-from convswap.train.evaluation import evaluation_batch_size
+from convswap.train.evaluation import evaluate, evaluation_batch_size
 
 from .conftest import make_data, make_model
 
 
 def test_it_equals_one_forward_pass(data, model) -> None:
-    found = evaluate(model, data.test, data, batch_size=4, device="cpu")
+    found = evaluate(model, data, batch_size=4, device="cpu")
     pixels = (data.test.images.float() / 255 - 0.3) / 0.25
     with torch.no_grad():
         logits = model.eval()(pixels)
@@ -30,7 +30,7 @@ def test_modes_statistics_and_generators_stay(data, model) -> None:
     model[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    evaluate(model, data.test, data, device="cpu")
+    evaluate(model, data, device="cpu")
     assert model.training
     assert not model[1].training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -41,17 +41,17 @@ def test_modes_statistics_and_generators_stay(data, model) -> None:
 def test_modes_come_back_after_an_error(data) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 3))
     with pytest.raises(RuntimeError):
-        evaluate(model, data.test, data, device="cpu")
+        evaluate(model, data, device="cpu")
     assert model.training
 
 
 def test_bad_arguments_are_named(data, model) -> None:
     with pytest.raises(UsageError, match="batch_size=0"):
-        evaluate(model, data.test, data, batch_size=0)
+        evaluate(model, data, batch_size=0)
     with pytest.raises(UsageError, match="precision='half'"):
-        evaluate(model, data.test, data, precision="half")
+        evaluate(model, data, precision="half")
     with pytest.raises(DataError, match="no images"):
-        evaluate(model, ArrayImages(data.test.images[:0], data.test.labels[:0]), data)
+        evaluate(model, data, ArrayImages(data.test.images[:0], data.test.labels[:0]))
 
 
 def test_large_images_come_in_smaller_batches() -> None:
@@ -72,5 +72,5 @@ def test_auto_precision_follows_the_hardware(monkeypatch, fast, wanted) -> None:
 
 def test_bf16_predictions_are_close(data) -> None:
     model = make_model()
-    exact, rounded = (evaluate(model, data.test, data, precision=p, device="cpu") for p in ("fp32", "bf16"))
+    exact, rounded = (evaluate(model, data, precision=p, device="cpu") for p in ("fp32", "bf16"))
     assert rounded.loss == pytest.approx(exact.loss, rel=2e-2)
