@@ -26,7 +26,7 @@ LEVELS = [
     {"surgery"},
     {"models"},
     {"train", "measure", "see", "export", "tasks"},
-    {"lab"},
+    {"lab", "testing"},
     {"cli", "doctor"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -50,6 +50,8 @@ HEAVY = (
     "PIL",
     "ray",
     "onnx",
+    "pytest",
+    "hypothesis",
     "matplotlib",
 )
 

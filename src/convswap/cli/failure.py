@@ -24,6 +24,8 @@ OPTIONAL: dict[str, tuple[str, str]] = {
     "jinja2": ("lab", "the report"),
     "matplotlib": ("lab", "pictures"),
     "PIL": ("lab", "image folders"),
+    "pytest": ("testing", "checking units"),
+    "hypothesis": ("testing", "checking units"),
     "onnx": ("onnx", "ONNX export"),
     "onnxscript": ("onnx", "ONNX export"),
     "onnxruntime": ("onnx", "running ONNX models"),

@@ -52,6 +52,7 @@ class UnitSpec:
             plain checkpoint can set.
         gradient: `"exact"` (the derivative of the forward pass), or `"straight_through"` (the forward pass has steps,
             and the backward pass is an estimator of its own).
+        onnx: why the unit cannot be exported to ONNX; empty when it can.
         origin: where the row was registered, `module:class`.
     """
 
@@ -71,6 +72,7 @@ class UnitSpec:
     no_weight_decay: frozenset[str] = field(default_factory=frozenset)
     constant_weight: bool = False
     gradient: Gradient = "exact"
+    onnx: str = ""
     origin: str = ""
 
 
@@ -95,6 +97,7 @@ def register_unit(
     no_weight_decay: tuple[str, ...] = (),
     constant_weight: bool = False,
     gradient: Gradient = "exact",
+    onnx: str = "",
 ) -> Callable[[C], C]:
     """Class decorator that adds a row to the registry; see `UnitSpec` for the arguments.
 
@@ -126,6 +129,7 @@ def register_unit(
             no_weight_decay=frozenset(no_weight_decay),
             constant_weight=constant_weight,
             gradient=gradient,
+            onnx=onnx,
             origin=origin,
         )
         return cls
