@@ -197,7 +197,7 @@ def without(package: str) -> str:
         ("typer", ["compare"], 1, 'typer is not installed; the command line needs it: pip install "convswap[lab]"'),
         ("typer", ["--version"], 0, ""),
         ("typer", ["doctor"], 0, ""),
-        ("hypothesis", ["check-unit", "conv"], 1, 'hypothesis is not installed; checking units needs it'),
+        ("hypothesis", ["check-unit", "conv"], 1, "hypothesis is not installed; checking units needs it"),
         ("timm", ["plan", "cifar_resnet8", "circle"], 1, "timm is not installed; models by name"),
     ],
 )

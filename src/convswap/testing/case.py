@@ -83,8 +83,8 @@ class Case:
         """Typical geometries the unit supports, its homes first."""
         if self.block:
             return self.homes() + [g for g in _BLOCKS if self.cls.supports(Place(**g), **self.options) is None]
-        k3 = {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "padding": 1}
-        others = [
+        k3: dict[str, Any] = {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "padding": 1}
+        others: list[dict[str, Any]] = [
             {"in_channels": 3, "out_channels": 4, "kernel_size": 5, "padding": 2, "bias": False},
             k3 | {"groups": 2, "dilation": 2, "padding": "same"},
             k3 | {"out_channels": 4, "groups": 4},

@@ -21,7 +21,7 @@ class ContractError(ConvswapError, AssertionError):
     """A unit breaks rules of the contract; the message says which, and what the unit must do."""
 
 
-class NotApplicable(pytest.skip.Exception):
+class NotApplicable(pytest.skip.Exception):  # type: ignore[name-defined]
     """The rule says nothing about this case, or this machine cannot check it. pytest shows a skipped test."""
 
 

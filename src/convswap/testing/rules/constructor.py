@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,7 +88,7 @@ def unknown_option_is_refused(case: Case) -> None:
     conv = nn.Conv2d(**home)
     for start in ("from_conv", "fresh_like"):
         build = getattr(case.cls, start)
-        raised(f"{start}(no_such_option=1)", TypeError, lambda b=build: b(conv, **case.options, **wrong), *wrong)
+        raised(f"{start}(no_such_option=1)", TypeError, partial(build, conv, **case.options, **wrong), *wrong)
 
 
 @rule()
@@ -97,10 +98,10 @@ def bad_option_value_is_refused(case: Case) -> None:
     for name in own_options(case):
         options = {**case.options, name: "no-such-value"}
         what = f"{name}='no-such-value'"
-        raised(what, ValueError, lambda o=options: case.cls(**(home | o)), name, "no-such-value")
+        raised(what, ValueError, partial(case.cls, **(home | options)), name, "no-such-value")
         if not case.block:
             conv = nn.Conv2d(**home)
-            raised(f"from_conv({what})", ValueError, lambda o=options, c=conv: case.cls.from_conv(c, **o), name)
+            raised(f"from_conv({what})", ValueError, partial(case.cls.from_conv, conv, **options), name)
 
 
 @rule(("block",))
@@ -109,7 +110,7 @@ def bad_place_is_refused(case: Case) -> None:
     for name in _GEOMETRY_OF_A_BLOCK:
         for value in (0, -1, 1.5, True, "2"):
             geometry = case.homes()[0] | {name: value}
-            raised(f"{name}={value!r}", ValueError, lambda g=geometry: case.build(g), name, repr(value))
+            raised(f"{name}={value!r}", ValueError, partial(case.build, geometry), name, repr(value))
 
 
 @rule(CONVOLUTIONS)
@@ -149,10 +150,10 @@ def stands_in_its_default_places(case: Case) -> None:
     for geometry in case.homes():
         if case.block:
             place = Place(**geometry)
-            reason, build = case.cls.supports(place, **case.options), lambda p=place: case.cls.at(p, **case.options)
+            reason, build = case.cls.supports(place, **case.options), partial(case.cls.at, place, **case.options)
         else:
             conv = nn.Conv2d(**geometry)
-            reason, build = case.refuses(conv), lambda c=conv: case.from_conv(c)
+            reason, build = case.refuses(conv), partial(case.from_conv, conv)
         demand(reason is None, f"{geometry} is refused ({reason}), where default_where={case.spec.default_where!r}")
         demand(isinstance(build(), case.cls), f"the unit built there is no {case.cls.__name__}")
 

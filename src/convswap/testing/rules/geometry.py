@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def _demand_refused(case: Case, conv: nn.Conv2d, reason: str) -> None:
     demand(isinstance(reason, str) and bool(reason.strip()), f"supports() gives {reason!r}, which is no reason")
     for start in ("from_conv", "fresh_like"):
         build = getattr(case.cls, start)
-        raised(f"{start} of a refused place", ValueError, lambda b=build: b(conv, **case.options), reason)
+        raised(f"{start} of a refused place", ValueError, partial(build, conv, **case.options), reason)
     geometry = Geometry.of(conv).arguments()
     raised("the constructor in a refused place", ValueError, lambda: case.build(geometry))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -112,7 +113,7 @@ def activation_checkpointing_gives_the_same_gradients(case: Case) -> None:
         x = image(unit)
         for repeat in range(4 if case.stochastic else 1):
             torch.manual_seed(repeat)
-            expected = gradients(unit, lambda u=unit, x=x: u(x))
+            expected = gradients(unit, partial(unit, x))
             torch.manual_seed(repeat)
-            got = gradients(twin, lambda t=twin, x=x: checkpoint(t, x, use_reentrant=False))
+            got = gradients(twin, partial(checkpoint, twin, x, use_reentrant=False))
             demand_same_gradients(got, expected, 1e-12, f"checkpointed, {'train' if train else 'eval'} mode")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ def cast_as_a_whole_computes_and_trains(case: Case) -> None:
         output = unit(low)
         demand(output.dtype == dtype, f"output of {output.dtype} from a unit cast to {dtype}")
         demand_close(output, expected, 2 * _tolerance(case, dtype), f"the output in {dtype}")
-        for name, gradient in gradients(unit, lambda u=unit, x=low: u(x)).items():
+        for name, gradient in gradients(unit, partial(unit, low)).items():
             _demand_gradient(name, gradient)
 
 

@@ -43,7 +43,7 @@ def saves_and_loads_after_training(case: Case) -> None:
     x = torch.randn(2, geometry["in_channels"], 9, 8)
     model = plan_swap(model, case.spec.name, where="0", example_input=x, **case.options).apply()
     trained = nn.Sequential(model)
-    trained.in_channels = geometry["in_channels"]  # type: ignore[assignment]
+    trained.in_channels = geometry["in_channels"]
     train_steps(trained, steps=2)
     randomize_batch_norms(model)
     model.eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def plain_checkpoint_loads_strictly(case: Case) -> None:
     for geometry in case.geometries():
         conv, unit = nn.Conv2d(**geometry), case.build(geometry)
         if case.spec.constant_weight:  # trained kernels would be dropped: said, not done in silence
-            load = lambda u=unit, c=conv: u.load_state_dict(c.state_dict(), strict=True)  # noqa: E731
+            load = partial(unit.load_state_dict, conv.state_dict(), strict=True)
             raised("loading trained kernels", RuntimeError, load, "weight holds other kernels")
             continue
         unit.load_state_dict(conv.state_dict(), strict=True)

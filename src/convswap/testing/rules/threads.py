@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,13 +23,13 @@ def other_threads_compute_the_same(case: Case) -> None:
     x = image(unit)
     for name, module in (("the unit", unit), ("its fused form", unit.fuse())):
         expected = module(x)
-        (found,) = _in_threads([lambda m=module: m(x)])
+        (found,) = _in_threads([partial(module, x)])
         demand_close(found, expected, 1e-12, f"the output of {name} in another thread")
     trained = unit.train(not case.stochastic)
-    copies = [copy.deepcopy(trained) for _ in range(3)]
+    copies = [copy.deepcopy(trained) for _ in range(2)]
     inputs = [x, image(unit)]
     wanted = [_pass(copy.deepcopy(trained), one) for one in inputs]
-    both = _in_threads([lambda m=m, one=one: _pass(m, one) for m, one in zip(copies, inputs, strict=False)])
+    both = _in_threads([partial(_pass, copied, one) for copied, one in zip(copies, inputs, strict=True)])
     for (output, found), (first, gradient) in zip(both, wanted, strict=True):
         demand_close(output, first, 1e-12, "the output of one of two threads")
         demand_same_gradients(found, gradient, 1e-11, "one of two threads")
