@@ -19,6 +19,7 @@ from hypothesis import settings
 import convswap
 
 TESTS = Path(__file__).resolve().parent
+collect_ignore = ["fixtures"]  # a package of its own, with tests of its own; tests/testing installs and runs it
 COMPILER = "CXX" in os.environ or any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 # A shell that starts the tests in the background makes them, and all they start, deaf to Ctrl-C, which some test.

@@ -26,7 +26,7 @@ LEVELS = [
     {"surgery"},
     {"models"},
     {"train", "measure", "see"},
-    {"lab"},
+    {"lab", "testing"},
     {"cli", "doctor"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -53,6 +53,8 @@ HEAVY = (
     "jinja2",
     "PIL",
     "onnx",
+    "pytest",
+    "hypothesis",
     "matplotlib",
     "filelock",
 )

@@ -15,7 +15,7 @@ from convswap.cli import main
 from convswap.cli.options import absolute_data, parse_options, parse_units, parse_where
 from convswap.errors import UsageError
 
-VERBS = ["compare", "units", "plan", "train", "fuse", "see", "report", "doctor"]
+VERBS = ["compare", "units", "plan", "train", "fuse", "see", "report", "check-unit", "doctor"]
 TINY = ["--epochs", "1", "--quiet"]
 
 
@@ -197,6 +197,7 @@ def without(package: str) -> str:
         ("typer", ["compare"], 1, 'typer is not installed; the command line needs it: pip install "convswap[lab]"'),
         ("typer", ["--version"], 0, ""),
         ("typer", ["doctor"], 0, ""),
+        ("hypothesis", ["check-unit", "conv"], 1, "hypothesis is not installed; checking units needs it"),
         ("timm", ["plan", "cifar_resnet8", "circle"], 1, "timm is not installed; models by name"),
     ],
 )

@@ -48,6 +48,8 @@ OPTIONAL = (
     Package("markupsafe", "the report"),
     Package("PIL", "reading and writing images", distribution="pillow"),
     Package("matplotlib", "the pictures of see and of the report"),
+    Package("pytest", "checking units", extra="testing"),
+    Package("hypothesis", "checking units", extra="testing"),
     Package("onnx", "ONNX export", extra="onnx"),
     Package("onnxscript", "ONNX export", extra="onnx"),
     Package("onnxruntime", "running ONNX models", extra="onnx"),

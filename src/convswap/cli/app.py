@@ -8,7 +8,17 @@ import typer
 
 from .._version import __version__
 from ..errors import UsageError
-from . import verb_compare, verb_doctor, verb_fuse, verb_plan, verb_report, verb_see, verb_train, verb_units
+from . import (
+    verb_check_unit,
+    verb_compare,
+    verb_doctor,
+    verb_fuse,
+    verb_plan,
+    verb_report,
+    verb_see,
+    verb_train,
+    verb_units,
+)
 
 app = typer.Typer(
     name="convswap",
@@ -20,7 +30,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (verb_compare, verb_units, verb_plan, verb_train, verb_fuse, verb_see, verb_report, verb_doctor):
+for verb in (
+    *(verb_compare, verb_units, verb_plan, verb_train, verb_fuse, verb_see, verb_report),
+    *(verb_check_unit, verb_doctor),
+):
     app.command(verb.NAME)(verb.run)
 
 

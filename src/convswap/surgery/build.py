@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.memory_format import is_channels_last
-from ..units.contract.bases import FeatureUnit, Geometry, WeightUnit
 from ..units.contract.block import BlockUnit, Place
 from ..units.contract.feature import FeatureUnit
 from ..units.contract.geometry import Geometry

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import FusionError
 from ..ops.batch_norm import batch_norm_affine
-from ..units.contract.bases import Geometry, plain_conv
 from ..units.contract.geometry import Geometry, plain_conv
-from ..units.support.folding import batch_norm_affine
 from . import algebra
 from .chain import fold_threshold, join_chain
 from .graph import after_norm

@@ -13,6 +13,7 @@ from ...errors import UsageError
 from ..memory_format import memory_format
 from ..shapes import output_size
 from . import chunked, native
+from .reference import dendritic_conv2d_reference
 
 _FORWARD = "convswap::dendritic_conv2d"
 _BACKWARD = "convswap::dendritic_conv2d_backward"
@@ -35,7 +36,8 @@ def dendritic_conv2d(
     the precision of the (rounded) weight and the memory format of x. It can be differentiated once.
 
     Float32 on a processor is computed by the native kernels where they are built, CUDA tensors by Triton's where that
-    is there, anything else in plain torch, a few output channels at a time; `why_torch` says why.
+    is there, anything else in plain torch, a few output channels at a time; `why_torch` says why. ONNX files hold the
+    formula in standard operators, which materialise every pair of channels: (N, out, in, H, W).
 
     Args:
         x: (N, in, H, W).
@@ -54,6 +56,8 @@ def dendritic_conv2d(
     device = x.device.type
     if device != "meta" and weight.dtype != torch.float64 and torch.is_autocast_enabled(device):
         weight = weight.to(torch.get_autocast_dtype(device))
+    if torch.onnx.is_in_onnx_export():
+        return dendritic_conv2d_reference(x, weight, bias, output_bias, stride, padding, dilation, groups)
     return _forward(x, weight, bias, output_bias, stride, padding, dilation, groups)
 
 

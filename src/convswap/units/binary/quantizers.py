@@ -148,7 +148,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, bits: int) -> Tensor:
-        return x.view_as(x)
+        return x.clone()  # a view made here could not be overwritten by an in-place activation
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

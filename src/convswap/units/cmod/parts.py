@@ -310,7 +310,7 @@ class GaborBatchNorm2d(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         energy = self.running_energy
-        if self.training:
+        if self.training and x_NCHW.numel():  # an empty batch has no energy: nothing is learnt from it
             energy = x_NCHW.to(compute_dtype(x_NCHW.dtype)).square().mean((0, 2, 3))
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)

@@ -60,6 +60,7 @@ class UnitRow:
             plain checkpoint can set.
         gradient: `"exact"` (the derivative of the forward pass), or `"straight_through"` (the forward pass has steps,
             and the backward pass is an estimator of its own).
+        onnx: why the unit cannot be exported to ONNX; empty when it can.
     """
 
     name: str
@@ -77,6 +78,7 @@ class UnitRow:
     no_weight_decay: Collection[str] = ()
     constant_weight: bool = False
     gradient: Gradient = "exact"
+    onnx: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

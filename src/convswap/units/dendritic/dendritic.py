@@ -158,9 +158,10 @@ class DendriticConv2d(FeatureUnit):
     def fuse(self, levels: int | None = None) -> nn.Module:
         """The inference form.
 
-        Without `levels` it equals the unit exactly: a `LevelConv2d` of one level (`conv(relu(x + b))`) where every
-        input channel has a single bias, which `bias_sharing="input"` always has, otherwise an independent copy. Either
-        can absorb a BatchNorm behind it (`fold_affine`).
+        Without `levels` it equals the unit exactly: a `LevelConv2d` of one level (`conv(relu(x + b))`) where an
+        input channel can have but a single bias (`bias_sharing="input"`, or depthwise), otherwise an independent copy,
+        whatever the biases are: a saved model finds the same form again. Either can absorb a BatchNorm behind it
+        (`fold_affine`).
 
         Args:
             levels: the largest number T of different biases per input channel. The result is a `LevelConv2d`, an
@@ -177,7 +178,7 @@ class DendriticConv2d(FeatureUnit):
             return self._levelled(self.dendrite_bias[:, None].detach(), 1)
         values = biases_by_input(self.dendrite_bias.detach(), self.groups)
         if levels is None:
-            if self.weight.is_meta or not bool((values == values[:, :1]).all()):
+            if values.shape[1] > 1:
                 return copy.deepcopy(self)
             levels = 1
         return self._levelled(values, levels)

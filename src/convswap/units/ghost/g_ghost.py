@@ -12,6 +12,7 @@ from ...errors import UsageError, check_choice, check_number, check_whole, is_wh
 from ..contract.block import BlockUnit, Place
 from ..contract.registry import register_unit
 from ..support.folding import fold_pairs
+from ..support.rectifier import FreeReLU
 
 FEWEST_BLOCKS = 3
 _DEFAULT_GROUP_WIDTH = 8  # of the smallest published network; the others have 16 to 168
@@ -173,6 +174,7 @@ class GGhostStage(_StageForward, BlockUnit):
         self.merge = _mix(self.out_channels + self.raw * (depth - 2), cheap, place) if mix else None
         self.cheap_act = nn.ReLU(inplace=True)
         self.end = RegNetXBlock(self.out_channels, self.out_channels, **wide)
+        self.end.act3 = FreeReLU(inplace=True)  # the stage ends with it
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -41,7 +41,7 @@ class GroupSum(nn.Module):
         dtype, groups = compute_dtype(x.dtype), self.geometry.groups
         if groups == self.geometry.in_channels:
             total = x.to(dtype)
-        elif groups == 1 and dtype != x.dtype and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        elif groups == 1 and dtype != x.dtype and _own_backward():
             total = cast(Tensor, _ChannelSum.apply(x, dtype))
         elif groups == 1:
             total = x.sum(1, keepdim=True, dtype=dtype)
@@ -100,7 +100,7 @@ def _box(x: Tensor, dim: int, size: int, stride: int, dilation: int) -> Tensor:
     length = stride * ((x.shape[dim] - dilation * (size - 1) - 1) // stride) + 1
     lead = (slice(None),) * dim
     taps = [(*lead, slice(tap * dilation, tap * dilation + length, stride)) for tap in range(size)]
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if _own_backward():
         return cast(Tensor, _SumOfSlices.apply(x, taps))
     return _sum_of_slices(x, taps)
 
@@ -178,9 +178,17 @@ def add_scaled_sum(y: Tensor, total: Tensor, scale: Tensor, shift: Tensor | None
     with _without_autocast(y):
         if total.shape[1] > 1:
             return _add_by_group(y, total, scale, shift)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return cast(Tensor, _AddScaledSum.apply(y, total, scale, shift))
-        return _add_product(y, *_factors(total, scale, shift, y.dtype), overwrite=own and not torch.is_grad_enabled())
+        flat = _flat(y)
+        if _own_backward():
+            added = cast(Tensor, _AddScaledSum.apply(flat, total, scale, shift))
+        else:
+            overwrite = own and not torch.is_grad_enabled()
+            added = _add_product(flat, *_factors(total, scale, shift, y.dtype), overwrite=overwrite)
+        # Views made here, by autograd's own operations, may be overwritten; views made inside the Function may not.
+        images, out, height, width = y.shape
+        if flat.dim() == 2:
+            return added.reshape(images, height, width, out).permute(0, 3, 1, 2)
+        return added.reshape(images, out, height, width)
 
 
 class _AddScaledSum(torch.autograd.Function):
@@ -192,8 +200,8 @@ class _AddScaledSum(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(y: Tensor, total: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
-        return _add_product(y, *_factors(total, scale, shift, y.dtype))
+    def forward(flat: Tensor, total: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+        return _add_product(flat, *_factors(total, scale, shift, flat.dtype))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -204,36 +212,43 @@ class _AddScaledSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         total, scale = ctx.saved_tensors
-        images, out, height, width = gradient.shape
+        images, _, height, width = total.shape
         factors = total.to(gradient.dtype).reshape(images, 1, height * width)
         if ctx.shift_dtype is not None:
             factors = torch.cat([factors, torch.ones_like(factors)], 1)
         w = scale.to(gradient.dtype)
-        if _is_channels_last(gradient):
-            rows = gradient.permute(0, 2, 3, 1).reshape(images * height * width, out)
-            for_s, for_right = rows @ w, factors.transpose(0, 1).reshape(factors.shape[1], len(rows)) @ rows
+        if gradient.dim() == 2:
+            for_s, for_right = gradient @ w, factors.transpose(0, 1).reshape(factors.shape[1], len(gradient)) @ gradient
         else:
-            planes = gradient.reshape(images, out, height * width)
-            for_s, for_right = w @ planes, (factors @ planes.transpose(1, 2)).sum(0)
+            for_s, for_right = w @ gradient, (factors @ gradient.transpose(1, 2)).sum(0)
         for_shift = None if ctx.shift_dtype is None else for_right[1].to(ctx.shift_dtype)
         return gradient, for_s.reshape(total.shape).to(total.dtype), for_right[0].to(scale.dtype), for_shift
+
+
+def _own_backward() -> bool:
+    """Does a Function of our own pay here? Without gradients it has no use; compilers and tracers see through none."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
 def _is_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
-def _add_product(y: Tensor, left: Tensor, right: Tensor, overwrite: bool = False) -> Tensor:
-    """`y` plus the product of (N, k, H W), transposed, and (k, out), in y's memory layout."""
+def _flat(y: Tensor) -> Tensor:
+    """(N, out, H, W) as its memory lies: rows (N H W, out) for channels_last, else planes (N, out, H W)."""
     images, out, height, width = y.shape
     if _is_channels_last(y):
-        rows = y.permute(0, 2, 3, 1).reshape(images * height * width, out)
-        add_rows = rows.addmm_ if overwrite else rows.addmm
-        columns = left.transpose(0, 1).reshape(left.shape[1], rows.shape[0]).t()
-        return add_rows(columns, right).reshape(images, height, width, out).permute(0, 3, 1, 2)
-    planes = y.reshape(images, out, height * width)  # no -1: it is ambiguous for an empty batch
-    add_planes = planes.baddbmm_ if overwrite else planes.baddbmm
-    return add_planes(right.t().expand(images, -1, -1), left).reshape(y.shape)
+        return y.permute(0, 2, 3, 1).reshape(images * height * width, out)
+    return y.reshape(images, out, height * width)  # no -1: it is ambiguous for an empty batch
+
+
+def _add_product(flat: Tensor, left: Tensor, right: Tensor, overwrite: bool = False) -> Tensor:
+    """What `_flat` gives plus the product of (N, k, H W), transposed, and (k, out)."""
+    if flat.dim() == 2:
+        add_rows = flat.addmm_ if overwrite else flat.addmm
+        return add_rows(left.transpose(0, 1).reshape(left.shape[1], flat.shape[0]).t(), right)
+    add_planes = flat.baddbmm_ if overwrite else flat.baddbmm
+    return add_planes(right.t().expand(flat.shape[0], -1, -1), left)
 
 
 def _factors(total: Tensor, scale: Tensor, shift: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

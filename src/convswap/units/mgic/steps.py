@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..support.rectifier import FreeReLU
 from .levels import Level, make_divisible
 
 
@@ -29,7 +30,7 @@ class ResidualStep(nn.Module):
     def __init__(self, branch: nn.Sequential) -> None:
         super().__init__()
         self.branch = branch
-        self.act = nn.ReLU()
+        self.act = FreeReLU()  # a block ends with it
 
     def forward(self, z: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
@@ -46,7 +47,7 @@ class InvertedStep(nn.Module):
     def __init__(self, branch: nn.Sequential, twice: bool) -> None:
         super().__init__()
         self.branch = branch
-        self.act = nn.ReLU()
+        self.act = FreeReLU()  # a block ends with it
         self.twice = twice
 
     def forward(self, z: Tensor) -> Tensor:

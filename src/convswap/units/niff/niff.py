@@ -64,6 +64,8 @@ class _FrequencyConvolution(Hooks):
         dtype = compute_dtype(self.spectrum.real.last.weight.dtype)
         x = x.to(dtype)
         height, width = size = cast(Size, tuple(x.shape[-2:]))
+        if torch.jit.is_tracing():  # where sizes are tensors, and a graph is for one size
+            height, width = size = int(height), int(width)
         if self.boundary == "circular":
             response = self._stored(x, lambda: self.spectrum(size, dtype))
             return torch.fft.irfft2(self._multiply(real_fft(x, size), response), s=size)

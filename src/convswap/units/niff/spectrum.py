@@ -293,6 +293,8 @@ class _RealFFT(torch.autograd.Function):
 
 def real_fft(x: Tensor, size: Size) -> Tensor:
     """`rfft2` over the last two dimensions, with zeros appended up to `size`."""
+    if torch.jit.is_tracing():  # whose graphs cannot hold a Function
+        return torch.fft.rfft2(x, s=size)
     return cast(Tensor, _RealFFT.apply(x, *size))
 
 

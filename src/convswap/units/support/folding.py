@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from ...ops.batch_norm import batch_norm_affine
-from ..contract.bases import Geometry, plain_conv
 from ..contract.geometry import Geometry, plain_conv
 
 M = TypeVar("M", bound=nn.Module)

@@ -1,21 +1,18 @@
-"""Hypothesis strategies: the convolutions and inputs that `nn.Conv2d` accepts, tiny."""
+"""Hypothesis strategies: the convolutions, places and inputs that the rules draw, tiny."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from hypothesis import HealthCheck, assume, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-geometry_settings = settings(
-    max_examples=25,
-    deadline=None,
-    derandomize="CI" in os.environ,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+from ..units import Place
 
 
 @dataclass(frozen=True)
@@ -27,6 +24,19 @@ class Drawn:
 
     def __repr__(self) -> str:
         return f"{self.conv} on {tuple(self.x_NCHW.shape)} {self.x_NCHW.dtype}"
+
+
+def for_drawn(check: Callable[..., None], examples: int, **strategies: Any) -> None:
+    """Call `check` with drawn arguments; a failure carries the smallest example as a note. Writes no files."""
+    chosen = settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize="CI" in os.environ,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    chosen(given(**strategies)(check))()
 
 
 @st.composite
@@ -41,7 +51,7 @@ def _kernels(draw: st.DrawFn) -> tuple[int, int]:
 
 
 @st.composite
-def drawn(
+def convolutions(
     draw: st.DrawFn,
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64),
     batches: tuple[int, ...] = (0, 1, 2),
@@ -76,3 +86,10 @@ def drawn(
     except (RuntimeError, ValueError):  # beyond nn.Conv2d itself: kernel over the padded input, wide reflection
         assume(False)
     return Drawn(conv, x_NCHW)
+
+
+@st.composite
+def places(draw: st.DrawFn) -> Place:
+    """Where a block unit might be asked to stand."""
+    channels = st.sampled_from([1, 3, 8, 12, 16, 24, 32])
+    return Place(draw(channels), draw(channels), draw(st.integers(1, 3)), draw(st.integers(1, 5)))
