@@ -18,15 +18,8 @@ from convswap.units.ghost.ghost import GhostConv2d
 class Honest(FeatureUnit):
     """A convolution in a module: passes every rule."""
 
-    def __init__(
-        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True,
-        padding_mode="zeros", *, device=None, dtype=None,
-    ) -> None:  # fmt: skip
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        place = {"device": device, "dtype": dtype}
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, **place
-        )
+    def setup(self) -> None:
+        self.conv = nn.Conv2d(**self.geometry.arguments(), **self.place)
 
     weight = property(lambda self: self.conv.weight)
     bias = property(lambda self: self.conv.bias)
@@ -41,9 +34,8 @@ class HonestWeight(WeightUnit):
 
 
 class HonestBlock(BlockUnit):
-    def __init__(self, in_channels, out_channels, stride=1, *, device=None, dtype=None) -> None:
-        super().__init__(in_channels, out_channels, stride)
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, device=device, dtype=dtype)
+    def setup(self) -> None:
+        self.conv = nn.Conv2d(self.in_channels, self.out_channels, 3, self.stride, 1, **self.place)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -67,9 +59,9 @@ class WrongShape(Honest):
 
 
 class DeadParameter(Honest):
-    def __init__(self, *a: Any, device: Any = None, dtype: Any = None, **k: Any) -> None:
-        super().__init__(*a, **k, device=device, dtype=dtype)
-        self.unused = nn.Parameter(torch.ones(1, device=device, dtype=dtype))
+    def setup(self) -> None:
+        super().setup()
+        self.unused = nn.Parameter(torch.ones(1, **self.place))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x) + 0 * self.unused
@@ -123,8 +115,8 @@ class Counts(Honest):
 class ForgetsState(Honest):
     """The scale that training moves is in no state dict."""
 
-    def __init__(self, *a: Any, **k: Any) -> None:
-        super().__init__(*a, **k)
+    def setup(self) -> None:
+        super().setup()
         self.seen = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,9 +142,9 @@ class NoAutocast(Honest):
 
 
 class RoundsConstants(Honest):
-    def __init__(self, *a: Any, device: Any = None, dtype: Any = None, **k: Any) -> None:
-        super().__init__(*a, **k, device=device, dtype=dtype)
-        self.register_buffer("third", torch.full((1,), 1 / 3, device=device, dtype=dtype), persistent=False)
+    def setup(self) -> None:
+        super().setup()
+        self.register_buffer("third", torch.full((1,), 1 / 3, **self.place), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x) * self.third
@@ -241,10 +233,10 @@ class RanksDiffer(Honest):
 
 
 class RejectsCheckpoint(HonestWeight):
-    def __init__(self, *a: Any, device: Any = None, dtype: Any = None, **k: Any) -> None:
-        super().__init__(*a, **k, device=device, dtype=dtype)
-        self.gain = nn.Parameter(torch.ones((), device=device, dtype=dtype))
-        self.register_buffer("must", torch.ones((), device=device, dtype=dtype))
+    def setup(self) -> None:
+        super().setup()
+        self.gain = nn.Parameter(torch.ones((), **self.place))
+        self.register_buffer("must", torch.ones((), **self.place))
 
 
 class AnyChannels(HonestBlock):
@@ -274,12 +266,8 @@ class DropsPlace(HonestBlock):
 class WithOption(Honest):
     """Takes any value of its option."""
 
-    def __init__(
-        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True,
-        padding_mode="zeros", *, mode: str = "a", device=None, dtype=None,
-    ) -> None:  # fmt: skip
-        geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
-        super().__init__(*geometry, device=device, dtype=dtype)
+    def setup(self, *, mode: str = "a") -> None:
+        super().setup()
 
 
 class SwallowsOptions(Honest):
