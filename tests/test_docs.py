@@ -14,6 +14,7 @@ from convswap.units import UnitSpec, get_unit
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "docs/units"
+PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent != CARDS)
 PARTS = ["Options", "Example", "Start and fusing", "Known, inferred, ours", "Published numbers"]
 EXTRA_PARTS = ["Measured here", "Networks"]
 UNITS: dict[str, UnitSpec] = {
@@ -103,6 +104,16 @@ def says(printed: str, default: object) -> bool:
     return printed == f"`{default}`"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_examples_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page share their names: a later one may use what an earlier one made."""
+    names: dict[str, object] = {}
+    monkeypatch.chdir(tmp_path)
+    for number, example in enumerate(blocks(page.read_text(encoding="utf-8")), 1):
+        torch.manual_seed(0)
+        exec(compile(example, f"{page.name}, example {number}", "exec"), names)
+
+
 def test_the_index_of_cards_says_what_the_registry_says() -> None:
     found = re.findall(r"^\| \[.*", (CARDS / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     expected = [
@@ -111,6 +122,13 @@ def test_the_index_of_cards_says_what_the_registry_says() -> None:
         for name, spec in UNITS.items()
     ]
     assert sorted(found) == sorted(expected)
+
+
+def test_the_index_of_pages_names_every_page() -> None:
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    linked = re.findall(r"^\| \[.*?\]\((.*?)\)", index, re.MULTILINE)
+    pages = [str(path.relative_to(ROOT / "docs")) for path in PAGES if path.name != "README.md"]
+    assert sorted(linked) == sorted([*pages, "units/README.md"])
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:
@@ -131,3 +149,10 @@ def anchors(page: Path) -> set[str]:
     """The anchors that a page's headings make."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted(CARDS.glob("*.md"))], ids=lambda page: page.stem)
+def test_a_page_says_first_what_it_is_for(page: Path) -> None:
+    title, _, rest = page.read_text(encoding="utf-8").partition("\n\n")
+    assert title.startswith("# ")
+    assert rest.startswith(("This page ", "These pages ")), f"{page.name} begins with {rest[:60]!r}"

@@ -10,32 +10,36 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims.stated import CLAIMS, Claim
-from benchmarks.claims.tables import DETAILS, name_of, table
+from benchmarks.claims.tables import DETAILS, name_of, paragraph, table
 from benchmarks.common import RESULTS, ROOT
 
 HEAD = """# Claims of the papers, tested
 
-What the papers behind some units say about kernels and robustness, and what we measure. Written by
-[benchmarks/claims/__main__.py](../benchmarks/claims/__main__.py); every number is in
+This page says which claims of the papers hold in our measurements: claims on kernels, JPEG and shifts.
+
+[benchmarks/claims/__main__.py](../benchmarks/claims/__main__.py) writes the page. Every number is in
 [results/claims/claims.json](../benchmarks/results/claims/claims.json), with the commit and the machine.
 
-**How a verdict is made.** Each claim is a statement "this number is above (below) a bound", written down with its bound
-in [stated.py](../benchmarks/claims/stated.py) and committed before the first result. Of a given network the number
-has a bootstrap interval over its kernels (95 %) or, where layers are compared, a permutation test over layers (5 %). Of
-networks trained here it has Student's 95 % interval over training seeds, of differences paired by seed where two
-networks are compared. The claim **holds** if the interval lies wholly on the claimed side of the bound, **does not
-hold** if it lies wholly on the other, and is **not decided** otherwise; one seed, or equal numbers from all seeds, give
-no interval and decide nothing. Several networks decide a claim only if they agree. There is no correction for the
-number of claims.
+**How a verdict is made.** Each claim is a statement "this number is above (below) a bound". It was written down with
+its bound in [stated.py](../benchmarks/claims/stated.py) and committed before the first result.
+
+- The number of a given network has a bootstrap interval over its kernels (95 %) or, where layers are compared, a
+  permutation test over layers (5 %).
+- The number of networks trained here has Student's 95 % interval over training seeds, of differences paired by seed
+  where two networks are compared.
+
+The claim **holds** if the interval lies wholly on the claimed side of the bound, **does not hold** if it lies wholly on
+the other, and is **not decided** otherwise. One seed, or equal numbers from all seeds, give no interval and decide
+nothing. Several networks decide a claim only if they agree. There is no correction for the number of claims.
 
 Two things were not blind. An earlier [run](../benchmarks/results/studies/niff_kernels.json) had shown that frequency
-filters are local before and after training; and the claims on the energy of the centre tap were added after a first
-look, because at 3x3 the class `identity` is hard to tell from a narrow Gaussian.
+filters are local before and after training. The claims on the energy of the centre tap were added after a first look,
+because at 3x3 the class `identity` is hard to tell from a narrow Gaussian.
 
-**What the verdicts are about.** The papers' full texts were not at hand: claims are given by sense, from abstracts,
-figure captions, and the authors' code and records. What "many" and "most" mean is ours. The networks
-[trained here](#the-networks-trained-here) are small and trained briefly; a verdict is about them and the pretrained
-networks named, not about the papers' own.
+**What the verdicts are about.** We did not have the full papers. Claims are paraphrased from abstracts, figure
+captions, and the authors' code and records. The meaning of "many" and "most" is ours. The networks [trained
+here](#the-networks-trained-here) are small and trained briefly. A verdict is about them and the pretrained networks
+named, not about the papers' own.
 """
 
 
@@ -85,9 +89,8 @@ def _topic(topic: str, found: dict[str, Any]) -> str:
     numbers = []
     for place, (claim, row) in enumerate(rows, 1):
         bound = _shown(claim.bound, claim)
-        lines.append(
-            f"{place}. **{_capital(claim.words)}.** Measured: {claim.measured}. Holds if {claim.direction} {bound}."
-        )
+        said = f"**{_capital(claim.words)}.** Measured: {claim.measured}. Holds if {claim.direction} {bound}."
+        lines += paragraph(f"{place}. {said}", indent="   ")
         for name, number in row["networks"].items():
             numbers.append([str(place), name_of(name, long=True), *_long(number, claim), number["verdict"]])
     head = ["claim", "network", "number", "95 % interval, or p", "from", "verdict"]
@@ -128,9 +131,12 @@ def _trained(found: dict[str, Any]) -> str:
     lines = [
         "## The networks trained here",
         "",
-        "By [networks.py](../benchmarks/claims/networks.py) on the 50,000 training images of CIFAR-10, with the",
-        "recipe of `convswap compare`: SGD, a learning rate that rises to 0.2 and falls to 0, crops, flips, label",
-        f"smoothing. JPEG and shifts are measured on the first {found['images']:,} test images, accuracies on all.",
+        *paragraph(
+            "[networks.py](../benchmarks/claims/networks.py) trains them on the 50,000 training images of CIFAR-10, "
+            "with the recipe of `convswap compare`: SGD, a learning rate that rises to 0.2 and falls to 0, crops, "
+            f"flips, label smoothing. JPEG and shifts are measured on the first {found['images']:,} test images, "
+            "accuracies on all."
+        ),
         "",
     ]
     rows = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
+def paragraph(text: str, indent: str = "") -> list[str]:
+    """The lines of a paragraph; all but the first are indented."""
+    return textwrap.wrap(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
 def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
@@ -45,18 +51,25 @@ def _layers(found: dict[str, Any]) -> list[str]:
         f"{_percent(details['random_kernels'][name])} `{name}`" for name in ("gaussian", "identity", "edge")
     )
     lines = [
-        f"{name_of(first)} and {name_of(second)} are one network rounded in two ways, not two witnesses: the median "
-        f"cosine between the same kernels of both is {cosine:.3f}."
-        if cosine > 0.9
-        else f"The median cosine between the same kernels of {name_of(first)} and {name_of(second)} is {cosine:.3f}."
+        line
         for pair, cosine in details["likeness"].items()
         for first, _, second in [pair.partition(" and ")]
+        for line in paragraph(
+            f"{name_of(first)} and {name_of(second)} are one network rounded in two ways, not two witnesses: "
+            f"the median cosine between the same kernels of both is {cosine:.3f}."
+            if cosine > 0.9
+            else f"The median cosine between the same kernels of {name_of(first)} and {name_of(second)} "
+            f"is {cosine:.3f}."
+        )
     ]
     lines += [
         "",
-        "Layer by layer: aliasing energy at stride 2 (identity 77 %, white noise 75 %), DC gain, and the part of each "
-        f"class ([definitions](see.md#kernels)); of random normal kernels it is {noise}. `centre`: kernels whose "
-        "centre tap holds nine tenths of the energy. Strided layers are marked `s2`.",
+        *paragraph(
+            "Layer by layer, the tables show aliasing energy at stride 2 (identity 77 %, white noise 75 %), DC gain, "
+            "and the part of each class ([definitions](see.md#kernels)). Of random normal kernels the parts are "
+            f"{noise}. `centre` counts kernels whose centre tap holds nine tenths of the energy. Strided layers are "
+            "marked `s2`."
+        ),
         "",
     ]
     kinds = ("gaussian", "identity", "edge", "centred")
@@ -82,8 +95,11 @@ def _layers(found: dict[str, Any]) -> list[str]:
         ]
     if any(name.endswith("before training") for name in details["layers"]):
         lines += [
-            "The small MobileNet was trained for one epoch and is still near its random start (compare its two tables, "
-            "of seed 0): it can show what training begins to change, and hardly what trained kernels look like.",
+            *paragraph(
+                "The small MobileNet was trained for one epoch and is still near its random start (compare its two "
+                "tables, of seed 0). It can show the changes that training begins with, and hardly the look of trained "
+                "kernels."
+            ),
             "",
         ]
     lines += ["The pretrained CIFAR ResNets have no depthwise layers. Their dense 3x3 layers, without the stem:", ""]
@@ -107,7 +123,7 @@ def _thresholds(found: dict[str, Any]) -> list[str]:
     ]
     if not rows:
         return ["With a threshold of 0.7 or 0.9 for the classes instead of 0.8 no verdict on kernels changes.", ""]
-    head = "What a threshold of 0.7 or 0.9 for the classes instead of 0.8 changes in the verdicts on kernels:"
+    head = "With a threshold of 0.7 or 0.9 for the classes instead of 0.8, these verdicts on kernels change:"
     return [head, "", *table(["claim", "network", "threshold", "verdict"], rows), ""]
 
 
@@ -154,10 +170,12 @@ def _shifts(found: dict[str, Any]) -> list[str]:
         rows.append([name, *map(_percent, cells)])
     head = ["stem", "accuracy", "flips at 1 px", "2 px", "3 px", "4 px", "consistency"]
     return [
-        "Means over seeds: flip rate at horizontal shifts, with real pixels all around; consistency over "
-        "the nine shifts by up to a pixel with a mirrored border. The verdicts are about "
-        "1 px. Features of untrained stems, and answers of networks "
-        "trained from one seed on fewer images: [shift_stability](../benchmarks/results/studies/shift_stability.json).",
+        *paragraph(
+            "Means over seeds. The flip rate is that at horizontal shifts, with real pixels all around. Consistency is "
+            "over the nine shifts by up to a pixel with a mirrored border. The verdicts are about 1 px. Features of "
+            "untrained stems, and answers of networks trained from one seed on fewer images, are in "
+            "[shift_stability](../benchmarks/results/studies/shift_stability.json)."
+        ),
         "",
         *table(head, rows),
         "",

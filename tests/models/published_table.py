@@ -41,7 +41,7 @@ class Published:
         """Read `27.5M`, `0.99M`, `217,082`, `4.47G` or `144M`."""
         match = _COUNT.fullmatch(text)
         if match is None:
-            raise RowError(f"{text!r} is no printed number; write it like 27.5M, 217,082 or 4.47G")
+            raise RowError(f"{text!r} is not a printed number; write it like 27.5M, 217,082 or 4.47G")
         digits, scale = match[1].replace(",", ""), Decimal(_SCALES[match[2]])
         decimals = len(digits.partition(".")[2])
         return cls(text, Decimal(digits) * scale, Decimal(10) ** -decimals * scale)
@@ -207,11 +207,15 @@ def page(rows: Iterable[Loaded]) -> str:
     lines = [
         "# Networks and their published sizes",
         "",
-        f"{len(networks)} networks, created by name with `convswap.create_model` (or made by `convswap.swap` from "
-        "another one: the unit stands after a `+`), and what is published about their size. Our numbers are exact and "
-        "asserted by `tests/models/test_published_counts.py`; MACs are the multiplications of convolutions and linear "
-        "layers for one image. A published number is met when ours rounds to its printed digits, or for MACs when it "
-        "is within 1 %; where it is not, the reason stands beside it.",
+        "This page lists networks with their exact sizes, and the sizes that are published for them.",
+        "",
+        f"There are {len(networks)} networks. Those with a `+` are made by `convswap.swap`: the unit stands behind it.",
+        "All others are created by name with `convswap.create_model`.",
+        "",
+        "- Our numbers are exact, and `tests/models/test_published_counts.py` asserts them.",
+        "- MACs are the multiplications of convolutions and linear layers for one image.",
+        "- A published number is met when ours rounds to its printed digits, or for MACs when ours is within 1 %.",
+        "- Where a published number is not met, the reason stands beside it.",
         "",
         f"Made by `{UPDATE}` from `tests/models/published/`.",
     ]

@@ -126,7 +126,7 @@ def test_printed_numbers(text: str, count: int, rounded: bool) -> None:
 
 @pytest.mark.parametrize("text", ["", "M", "1.5.2M", "~27M", "27.5m", "2,17M", "1,000.5", "-3M", "27.5 MB"])
 def test_numbers_that_are_not_printed_so(text: str) -> None:
-    with pytest.raises(RowError, match="is no printed number"):
+    with pytest.raises(RowError, match="is not a printed number"):
         Published.parse(text)
 
 
@@ -140,7 +140,7 @@ def test_numbers_that_are_not_printed_so(text: str) -> None:
         ({"image_size": 32}, r"image_size=32 must be \[height, width\]"),
         ({"swap": {"unit": "ghost"}}, "must be null or"),
         ({"published_parameters": 270_000}, "published_parameters=270000 must be a text"),
-        ({"published_macs": "41 mega"}, "'41 mega' is no printed number"),
+        ({"published_macs": "41 mega"}, "'41 mega' is not a printed number"),
         ({"source": " "}, "source=' ' must be a text"),
         ({"arguments": []}, r"arguments=\[\] must be an object"),
         ({"reason": ""}, "reason='' must be null or a text"),
@@ -232,4 +232,4 @@ def test_the_page_shows_reasons_and_both_counts() -> None:
     row = Row.read(GOOD | {"trainable": 9, "published_parameters": "1M", "reason": "a | b"})
     text = page([Loaded("resnet", "x", row), Loaded("resnet", "row 2", RowError("broken"))])
     assert "| `cifar_resnet20` | 3x32x32, 10 classes | 269,722 (9 train) | 40,551,040 | 1M; not met: a \\| b |" in text
-    assert "\n1 networks" in text
+    assert "There are 1 networks" in text
