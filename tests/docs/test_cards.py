@@ -28,7 +28,8 @@ def test_every_unit_has_a_card_with_all_its_parts(name: str) -> None:
     pictures = {unit: [(f"{unit}.svg", f"what {unit} shows")] for unit in names}
     text = cards.split_cards(cards.enriched(page, pictures, {name: "seen: 42"}))[1][name]
     spec = get_unit(name)
-    assert cards.split_cards(page)[1][name] in text, "the card itself, unchanged"
+    for part in cards.split_cards(page)[1][name].split("\n### "):
+        assert part.rstrip() in text, "the card itself, unchanged"
     assert f"{name}.svg" in text
     assert f"what {name} shows" in text
     assert "seen: 42" in text
@@ -63,7 +64,7 @@ def test_kernels_are_shown_of_every_weight_unit(name: str) -> None:
 
 
 def test_the_gallery_draws_the_same_again(tmp_path: Path) -> None:
-    names = ["circle", "circle_square", "fixed", "ic"]
+    names = ["circle", "fixed", "ghost"]
     drawn = gallery.draw_gallery(tmp_path, names)
     assert list(drawn) == names
     content = {path: path.read_bytes() for found in drawn.values() for path, _ in found}

@@ -68,17 +68,13 @@ def test_every_public_name_is_described_once() -> None:
             assert f"   ~{home}\n" in text
 
 
-def test_pages_are_written_when_they_change_and_old_ones_go(tmp_path: Path) -> None:
-    (tmp_path / "api").mkdir()
-    (tmp_path / "api" / "gone.rst").write_text("old")
-    page = tmp_path / "api" / "room.rst"
-    pages.write({page: "text"}, [tmp_path / "api"])
-    assert [file.name for file in (tmp_path / "api").iterdir()] == ["room.rst"]
-    before = page.stat().st_mtime_ns
-    pages.write({page: "text"}, [tmp_path / "api"])
-    assert page.stat().st_mtime_ns == before
-    pages.write({page: "new"}, [tmp_path / "api"])
-    assert page.read_text() == "new"
+def test_generated_pages_come_and_go(tmp_path: Path) -> None:
+    (tmp_path / "kept.md").write_text("kept")
+    written = {tmp_path / "api" / "room.rst": "text", tmp_path / "index.md": "front"}
+    pages.write(written)
+    assert {path: path.read_text() for path in written} == written
+    pages.remove(written)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.md"]
 
 
 @pytest.mark.parametrize(

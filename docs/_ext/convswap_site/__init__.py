@@ -24,7 +24,8 @@ class _Site:
         self.docs = Path(app.srcdir)
         self.repository = self.docs.parent
         self.moved = pages.moved_pages(self.repository)
-        pages.write(pages.generated(self.repository), [self.docs / "api", self.docs / "project"])
+        self.generated = pages.generated(self.repository)
+        pages.write(self.generated)
         self.cards = find_cards(self.docs / "units")
         # Sphinx copies what pages show into the site; the originals stay with its other intermediate files.
         drawn = draw_gallery(Path(app.doctreedir).parent / f"{Path(app.doctreedir).name}-pictures", list_units())
@@ -34,6 +35,10 @@ class _Site:
         }
         results = self.repository / "benchmarks" / "results"
         self.measured = measured(results, list_units(), self.docs / "units" / "README.md")
+
+    def finish(self, app: Any, exception: Exception | None) -> None:
+        """Leave `docs/` as it was, also after a failed build."""
+        pages.remove(self.generated)
 
     def outdated(self, app: Any, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
         """Pages to read again though their files are as they were: what a unit's page shows comes from elsewhere."""
@@ -64,6 +69,7 @@ def _start(app: Any) -> None:
     site = _Site(app)
     app.connect("source-read", site.read)
     app.connect("env-get-outdated", site.outdated)
+    app.connect("build-finished", site.finish)
 
 
 def setup(app: Any) -> dict[str, Any]:

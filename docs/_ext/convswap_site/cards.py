@@ -125,14 +125,16 @@ def enriched(page: str, pictures: dict[str, list[tuple[str, str]]], measured: di
     for name, text in cards.items():
         spec = get_unit(name)
         parts += [f"(unit-{name})=\n## {name}", spec.summary[0].upper() + spec.summary[1:] + ".", _row(spec)]
-        parts += [text, "```{rubric} Picture\n```"]
+        about, heading, rest = text.partition("\n### ")
+        parts.append(about.rstrip())
         parts += [
             f"```{{figure}} {path}\n:alt: {alt}\n:class: unit-picture\n\n{alt}\n```" for path, alt in pictures[name]
         ]
-        parts += ["```{rubric} Constructor\n```", f"```python\n{constructor(spec)}\n```"]
-        parts += [f"Described in full: {{py:class}}`convswap.units.{spec.cls.__name__}`."]
+        parts.append(heading.lstrip() + rest)
+        parts.append(f"### Constructor\n\n```python\n{constructor(spec)}\n```")
+        parts.append(f"Described in full: {{py:class}}`convswap.units.{spec.cls.__name__}`.")
         if name in measured:
-            parts += ["```{rubric} Measured\n```", measured[name]]
+            parts.append(f"### From the records\n\n{measured[name]}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -127,13 +128,16 @@ def _directive(group: str, target: str) -> str:
     return f".. autoclass:: {target}\n   :members:\n   :show-inheritance:"
 
 
-def write(pages: dict[Path, str], folders: list[Path]) -> None:
-    """Write pages that changed, and remove from the folders of generated pages what is no longer one."""
+def write(pages: dict[Path, str]) -> None:
+    """Write pages, each into its folder."""
     for path, text in pages.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
-    for folder in folders:
-        for file in folder.glob("*"):
-            if file not in pages:
-                file.unlink()
+        path.write_text(text, encoding="utf-8")
+
+
+def remove(pages: Iterable[Path]) -> None:
+    """Remove pages, and the folders that this leaves empty."""
+    for path in pages:
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
