@@ -19,6 +19,7 @@ from .._version import __version__
 from ..errors import StoreError, UsageError
 from ..files import write_atomically
 from ..surgery.history import append_history, constructor_of, history_of
+from ..surgery.sites import is_unit
 from ..surgery.steps import apply_step
 from ..surgery.swapping import perform_swap
 from .factory import call_own_function, create_model
@@ -48,6 +49,7 @@ def save(
     _check_provenance(model, built)
     state, aliases = _distinct(model.state_dict())
     header = {"version": __version__, "constructor": built, "history": history_of(model), "aliases": aliases}
+    header["frozen"] = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     try:
         metadata = {_KEY: json.dumps(header)}  # one key only: several are written in random order
     except TypeError as error:
@@ -62,7 +64,9 @@ def save(
 def load(
     path: str | Path, *, constructor: str | Callable[..., nn.Module] | None = None, device: str | torch.device = "cpu"
 ) -> nn.Module:
-    """Rebuild a model from a file written by `save`: construct, repeat the surgery, load strictly. In eval mode.
+    """Rebuild a model from a file written by `save`: construct, repeat the surgery, load strictly.
+
+    The model is in eval mode. Frozen parameters (`requires_grad=False`) are frozen again.
 
     Args:
         path: the file.
@@ -86,6 +90,8 @@ def load(
         state |= {name: state[kept] for name, kept in aliases.items()}
         _take_dtypes(model, state)
         model.load_state_dict(state, strict=True)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in header["frozen"])
     except (KeyError, AttributeError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         written = header.get("version", "an unknown version")
@@ -109,10 +115,7 @@ def _check_provenance(model: nn.Module, built: dict[str, Any]) -> None:
         twin = create_model(built["model"], **built["arguments"])
         for record in history_of(model):
             twin = _repeat(twin, record)
-    mine, theirs = (
-        {path: f"{type(m).__name__}({m.extra_repr()})" for path, m in net.named_modules(remove_duplicate=False)}
-        for net in (model, twin)
-    )
+    mine, theirs = _described(model), _described(twin)
     for path in [*mine, *theirs]:
         if mine.get(path) != theirs.get(path):
             raise UsageError(
@@ -120,6 +123,27 @@ def _check_provenance(model: nn.Module, built: dict[str, Any]) -> None:
                 f"has {theirs.get(path, 'nothing')} there; make such edits inside a function of your own and save with "
                 "constructor='package.module:function', and swap the whole model rather than a part of it"
             )
+
+
+def _described(model: nn.Module) -> dict[str, str]:
+    """By path, each module's type and printed options; inside units every setting, which not all of them print."""
+    found: dict[str, str] = {}
+    units: set[int] = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        if is_unit(module):
+            units |= {id(inner) for inner in module.modules()}
+        found[path] = f"{type(module).__name__}({module.extra_repr()})"
+        if id(module) in units:
+            settings = {name: value for name, value in vars(module).items() if _is_setting(name, value)}
+            found[path] += f" with {settings}"
+    return found
+
+
+def _is_setting(name: str, value: object) -> bool:
+    """Is this attribute plain data that a constructor set?"""
+    if isinstance(value, tuple | list):
+        return all(_is_setting(name, each) for each in value)
+    return name != "training" and not name.startswith("_") and isinstance(value, bool | int | float | str)
 
 
 def _constructor(model: nn.Module, name: str | None, arguments: dict[str, Any] | None) -> dict[str, Any]:
