@@ -144,3 +144,49 @@ def test_full_disk_leaves_the_old_file(model: nn.Module, tmp_path: Path, monkeyp
         convswap.save(model, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def _exchangeable() -> list[tuple[str, dict[str, object]]]:
+    """Every unit with each of its variants that builds in the place of a convolution."""
+    pairs = []
+    for name in convswap.list_units():
+        spec = convswap.get_unit(name)
+        for options in spec.variants if spec.kind != "block" else ():
+            if spec.cls.supports(nn.Conv2d(16, 16, 3, padding=1), **options) is None:
+                pairs.append((name, dict(options)))
+    return pairs
+
+
+@pytest.mark.parametrize(("unit", "options"), _exchangeable(), ids=lambda value: str(value))
+def test_a_unit_exchanged_by_hand_for_another_option_is_refused(
+    model: nn.Module, tmp_path: Path, unit: str, options: dict[str, object]
+) -> None:
+    """Some of these loaded as another function: the state fitted, and nothing told the options apart."""
+    torch.manual_seed(0)
+    swapped = convswap.swap(model, unit, where="layer1.0.conv1", example_input=image())
+    other = convswap.swap(model, unit, where="layer1.0.conv1", example_input=image(), **options)
+    convswap.save(swapped, tmp_path / "m.safetensors")
+    if other.layer1[0].conv1.state_dict().keys() != swapped.layer1[0].conv1.state_dict().keys():
+        return  # such a state does not fit, and a load says so
+    if torch.equal(swapped.eval()(image()), other.eval()(image())) and str(swapped) == str(other):
+        pytest.skip("the option says what the default says")
+    swapped.layer1[0].conv1 = other.layer1[0].conv1
+    with pytest.raises(UsageError, match=r"layer1\.0\.conv1.* is .* with its recorded surgery has"):
+        convswap.save(swapped, tmp_path / "m.safetensors")
+
+
+def test_a_setting_that_a_unit_does_not_print_is_compared(model: nn.Module, tmp_path: Path) -> None:
+    swapped = convswap.swap(model, "ic", where="layer1.0.conv1")
+    swapped.layer1[0].conv1.temperature = 0.05
+    with pytest.raises(UsageError, match=r"layer1\.0\.conv1 is IC.*'temperature': 0.05"):
+        convswap.save(swapped, tmp_path / "m.safetensors")
+
+
+def test_frozen_parameters_come_back_frozen(model: nn.Module, tmp_path: Path) -> None:
+    swapped = convswap.swap(model, "circle", example_input=image())
+    swapped.layer1.requires_grad_(False)
+    for each in (swapped, convswap.fuse(swapped.eval(), image())):
+        frozen = [name for name, p in each.named_parameters() if not p.requires_grad]
+        assert frozen
+        loaded = convswap.load(convswap.save(each, tmp_path / "m.safetensors"))
+        assert [name for name, p in loaded.named_parameters() if not p.requires_grad] == frozen

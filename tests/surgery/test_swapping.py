@@ -303,6 +303,10 @@ def test_a_frozen_weight_with_a_trainable_bias() -> None:
             continue
         model = nn.Sequential(nn.Conv2d(3, 3, 3))
         model[0].weight.requires_grad_(False)
+        if row.warm_start != "exact":
+            with pytest.raises(SurgeryError, match=f"it is frozen, and a {unit} there starts inexactly"):
+                convswap.swap(model, unit, where="all")
+            continue
         unit_module = convswap.swap(model, unit, where="all")[0]
         assert not unit_module.weight.requires_grad
         assert unit_module.bias is None or unit_module.bias.requires_grad

@@ -20,6 +20,7 @@ from .._version import __version__
 from ..errors import StoreError, UsageError
 from ..files import write_atomically
 from ..surgery.history import append_history, constructor_of, history_of
+from ..surgery.sites import is_unit
 from ..surgery.steps import apply_step
 from ..surgery.swapping import perform_swap
 from ..units.contract.options import described_options
@@ -50,6 +51,7 @@ def save(
     _check_provenance(model, built)
     state, aliases = _distinct(model.state_dict())
     header = {"version": __version__, "constructor": built, "history": history_of(model), "aliases": aliases}
+    header["frozen"] = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     try:
         metadata = {_KEY: json.dumps(header)}  # one key only: several are written in random order
     except TypeError as error:
@@ -80,7 +82,9 @@ class ConstructorNeededError(UsageError):
 def load(
     path: str | Path, *, constructor: str | Callable[..., nn.Module] | None = None, device: str | torch.device = "cpu"
 ) -> nn.Module:
-    """Rebuild a model from a file written by `save`: construct, repeat the surgery, load strictly. In eval mode.
+    """Rebuild a model from a file written by `save`: construct, repeat the surgery, load strictly.
+
+    The model is in eval mode. Frozen parameters (`requires_grad=False`) are frozen again.
 
     Args:
         path: the file.
@@ -104,6 +108,8 @@ def load(
         state |= {name: state[kept] for name, kept in aliases.items()}
         _take_dtypes(model, state)
         model.load_state_dict(state, strict=True)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in header["frozen"])
     except (KeyError, AttributeError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         written = header.get("version", "an unknown version")
@@ -127,9 +133,7 @@ def _check_provenance(model: nn.Module, built: dict[str, Any]) -> None:
         twin = create_model(built["model"], **built["arguments"])
         for record in history_of(model):
             twin = _repeat(twin, record)
-    mine, theirs = (
-        {path: _description(m) for path, m in net.named_modules(remove_duplicate=False)} for net in (model, twin)
-    )
+    mine, theirs = _described(model), _described(twin)
     for path in [*mine, *theirs]:
         if mine.get(path) != theirs.get(path):
             here, there = _first_difference(mine.get(path, ["gone"]), theirs.get(path, ["nothing"]))
@@ -140,12 +144,29 @@ def _check_provenance(model: nn.Module, built: dict[str, Any]) -> None:
             )
 
 
-def _description(module: nn.Module) -> list[str]:
-    return [f"{type(module).__name__}({module.extra_repr()})", *described_options(module)]
+def _described(model: nn.Module) -> dict[str, list[str]]:
+    """By path, each module's type, printed form and options; inside units also every setting, printed or not."""
+    found: dict[str, list[str]] = {}
+    units: set[int] = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        if is_unit(module):
+            units |= {id(inner) for inner in module.modules()}
+        found[path] = [f"{type(module).__name__}({module.extra_repr()})", *described_options(module)]
+        if id(module) in units:
+            settings = {name: value for name, value in vars(module).items() if _is_setting(name, value)}
+            found[path] += [f"{name}={value!r}" for name, value in sorted(settings.items())]
+    return found
+
+
+def _is_setting(name: str, value: object) -> bool:
+    """Is this attribute plain data that a constructor set?"""
+    if isinstance(value, tuple | list):
+        return all(_is_setting(name, each) for each in value)
+    return name != "training" and not name.startswith("_") and isinstance(value, bool | int | float | str)
 
 
 def _first_difference(mine: list[str], theirs: list[str]) -> tuple[str, str]:
-    """The first two lines that differ, with the class in front where they are options."""
+    """The first two lines that differ, with the class in front where they are options or settings."""
     here, there = next((a, b) for a, b in zip_longest(mine, theirs, fillvalue="nothing") if a != b)
     named = here == mine[0] or here == "nothing"
     return (here, there) if named else (f"{mine[0]} with {here}", there)

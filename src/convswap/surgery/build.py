@@ -20,7 +20,7 @@ from .blocks import BlockSite
 from .macs import count_macs
 from .observe import Observation
 from .plan import Replacement
-from .sites import Site, outside_the_tree, why_not_plain
+from .sites import Site, is_plain, outside_the_tree, why_not_plain
 
 
 def check_options(spec: UnitSpec, options: dict[str, Any]) -> None:
@@ -37,11 +37,16 @@ def build_unit(
         _like(block, [p for p in module.parameters() if p.dim() == 4])
         # what was frozen whole stays frozen, as it does for a convolution
         return block.requires_grad_(any(p.requires_grad for p in module.parameters()))
-    source = module if type(module) is nn.Conv2d else cast(WeightUnit, module).fuse()
+    source = as_convolution(module)
     builder = cast(Any, spec.cls).from_conv if start == "warm" else cast(Any, spec.cls).fresh_like
     unit = cast(nn.Module, builder(source, **options))
     _like(unit, [source.weight])
     return unit
+
+
+def as_convolution(module: nn.Module) -> nn.Conv2d:
+    """A convolution as it is, a unit that equals one as that convolution."""
+    return cast(nn.Conv2d, module) if is_plain(module) else cast(WeightUnit, module).fuse()
 
 
 def _like(unit: nn.Module, weights: Sequence[Tensor]) -> None:
@@ -63,7 +68,7 @@ def why_not(spec: UnitSpec, site: Site, options: dict[str, Any], tied: set[int],
         return outside_the_tree(held[id(module)])
     if isinstance(site, BlockSite):
         return cast(type[BlockUnit], spec.cls).supports(site.place, **options)
-    source = module if type(module) is nn.Conv2d else cast(WeightUnit, module).fuse()
+    source = as_convolution(module)
     return cast(Any, spec.cls).supports(source, **options)
 
 
@@ -83,6 +88,13 @@ def _why_not_block(module: nn.Module, tied: set[int]) -> str | None:
         return "its forward was replaced on the object"
     own = {id(parameter) for inner in module.modules() for parameter in inner.parameters(recurse=False)}
     return "a parameter of it is tied to another module's" if own & tied else None
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Would a unit in this place never train? So where the weight is frozen, for a block all of it."""
+    if isinstance(module, nn.Conv2d | FeatureUnit):
+        return not cast(Tensor, module.weight).requires_grad
+    return not any(parameter.requires_grad for parameter in module.parameters())
 
 
 def tied_parameters(model: nn.Module) -> set[int]:
@@ -134,9 +146,7 @@ def replacement_row(
 @torch.no_grad()
 def _weight_error(module: nn.Module, new: nn.Module) -> float | None:
     """The relative distance of the weights that two modules convolve with, or None where there is none to compare."""
-    old, fused = (
-        cast(Any, m if type(m) is nn.Conv2d else cast(WeightUnit, m).fuse()).weight.double() for m in (module, new)
-    )
+    old, fused = (as_convolution(m).weight.double() for m in (module, new))
     norm = old.norm()
     return None if old.is_meta or not norm else float((old - fused).norm() / norm)
 
@@ -149,9 +159,9 @@ def _declared_start(spec: UnitSpec, site: Site, options: dict[str, Any], absorbe
     declared = refined or spec.warm_start
     if absorbed.exact and spec.warm_start != "none":
         return "exact"
-    if declared == "exact" and spec.kind == "weight" and type(module) is nn.Conv2d and not module.weight.is_meta:
+    if declared == "exact" and spec.kind == "weight" and is_plain(module) and not cast(Tensor, module.weight).is_meta:
         # in half precision the rounding of the unit's own weights can be far larger than that of the convolution's
-        old, fused = module.weight.double(), cast(WeightUnit, new).fuse().weight.double()
+        old, fused = cast(Tensor, module.weight).double(), cast(WeightUnit, new).fuse().weight.double()
         if (old - fused).abs().max() > 2e-3 * old.abs().max():
             return "approximate"
     return declared

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import SurgeryError, UsageError
+from .compare import tensors_of
 from .modes import evaluating
 from .sites import Site, is_unit
 
@@ -26,57 +28,103 @@ class Observation:
         inputs: input shapes of each observed module, one a call, by the module's id.
         outputs: output shapes likewise.
         functional: convolutions computed outside of any convolution module or unit.
+        readers: by path, who reads an observed convolution's weight besides its own call.
+        result: the tensors of the model's output.
     """
 
     inputs: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
     outputs: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
     functional: int = 0
+    readers: dict[str, str] = field(default_factory=dict)
+    result: list[Tensor] = field(default_factory=list)
 
 
-class _CountFunctional(TorchDispatchMode):
-    def __init__(self, observation: Observation) -> None:
+class ReaderWatch:
+    """Notes who reads the weights of these sites outside of their own calls, by the site's path."""
+
+    def __init__(self, model: nn.Module, watched: Sequence[Site]) -> None:
+        self.names = {id(module): path for path, module in model.named_modules()}
+        self.weights = {
+            id(weight): site for site in watched if isinstance(weight := getattr(site.module, "weight", None), Tensor)
+        }
+        self.stack: list[nn.Module] = []
+        self.found: dict[str, str] = {}
+
+    def enter(self, module: nn.Module) -> None:
+        """A module is called."""
+        self.stack.append(module)
+
+    def leave(self) -> None:
+        """The innermost call ends."""
+        self.stack.pop()
+
+    def note(self, func: Any, read: Sequence[Tensor]) -> None:
+        """An operator reads these tensors."""
+        for tensor in read:
+            site = self.weights.get(id(tensor))
+            if site is not None and not any(module is site.module for module in self.stack):
+                path = self.names.get(id(self.stack[-1]), "") if self.stack else ""
+                reader = type(self.stack[-1]).__name__ if self.stack else "the model"
+                place = f"{path!r} ({reader})" if path else f"the model ({reader})"
+                self.found.setdefault(site.path, f"{place} by {str(func).partition('.')[2].partition('.')[0]}")
+
+
+class _Watch(TorchDispatchMode):
+    def __init__(self, observation: Observation, readers: ReaderWatch) -> None:
         super().__init__()
-        self.observation = observation
-        self.inside = 0
+        self.observation, self.readers = observation, readers
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.convolution.default and self.inside == 0:
+        self.readers.note(func, [a for a in args if isinstance(a, Tensor)])
+        if func is torch.ops.aten.convolution.default and not any(map(_convolves, self.readers.stack)):
             self.observation.functional += 1
         return func(*args, **(kwargs or {}))
 
 
-def observe(model: nn.Module, example_input: Tensor, watched: list[Site]) -> Observation:
+def _convolves(module: nn.Module) -> bool:
+    return isinstance(module, _CONVOLUTIONS) or is_unit(module)
+
+
+@contextmanager
+def follow_calls(
+    model: nn.Module, enter: Callable[[nn.Module, Any], None], leave: Callable[[nn.Module, Any], None]
+) -> Iterator[None]:
+    """Call `enter(module, args)` before and `leave(module, output)` after every call of a module."""
+    hooks: list[RemovableHandle] = []
+    try:
+        for module in model.modules():
+            hooks.append(module.register_forward_pre_hook(enter, prepend=True))
+            hooks.append(module.register_forward_hook(lambda m, _, output: leave(m, output), always_call=True))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def observe(model: nn.Module, example_input: Tensor, watched: Sequence[Site]) -> Observation:
     """Run the model once in eval mode without gradients and note what its convolutions see.
 
     Raises:
         SurgeryError: the model does not accept the example input.
     """
     seen = Observation()
-    counter = _CountFunctional(seen)
-    handles = []
-
-    def enter(module: nn.Module, args: Any) -> None:
-        counter.inside += 1
-
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        counter.inside -= 1
+    readers = ReaderWatch(model, watched)
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
         if isinstance(output, Tensor) and args and isinstance(args[0], Tensor):
             seen.inputs.setdefault(id(module), []).append(tuple(args[0].shape))
             seen.outputs.setdefault(id(module), []).append(tuple(output.shape))
 
-    for module in model.modules():
-        if isinstance(module, _CONVOLUTIONS) or is_unit(module):
-            handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
-    handles += [site.module.register_forward_hook(note) for site in watched]
-    run_watched(model, example_input, counter, handles)
+    handles = [site.module.register_forward_hook(note) for site in watched]
+    with follow_calls(model, lambda module, _: readers.enter(module), lambda *_: readers.leave()):
+        seen.result = tensors_of(run_watched(model, example_input, _Watch(seen, readers), handles))
+    seen.readers = readers.found
     return seen
 
 
 def run_watched(
     model: nn.Module, example_input: Tensor, mode: TorchDispatchMode, hooks: Sequence[RemovableHandle]
-) -> None:
+) -> Any:
     """One pass over the example in eval mode, without gradients, under `mode`; the hooks are removed after it.
 
     Raises:
@@ -84,7 +132,7 @@ def run_watched(
     """
     try:
         with evaluating(model), torch.no_grad(), mode:
-            model(example_input.clone())  # it may work in place
+            return model(example_input.clone())  # it may work in place
     except Exception as error:
         shape = tuple(example_input.shape)
         message = str(error).strip() or type(error).__name__

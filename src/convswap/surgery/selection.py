@@ -4,8 +4,10 @@ A selection is a predicate `(path, module) -> bool` or a string. In a string, al
 conditions that must all hold by `&`, and `!` negates one. A condition is
 
 - a keyword for convolutions: `all`, `spatial` (kernel larger than 1x1), `pointwise` (1x1), `depthwise` (one input
-  channel a group), `grouped`, `dense` (one group), `strided`, `first`, `last` (in definition order), `output` (the last
-  convolution if no linear layer is defined after it, so that it makes the model's output; else none);
+  channel a group), `grouped`, `dense` (one group), `strided`, `last` (in definition order), `first` (every convolution
+  that reads an input of the network through no other layer), `output` (every convolution whose result leaves the
+  network through no other layer, convolution or linear). Where the data flow cannot be seen, `first` is the first in
+  definition order, and `output` the last unless a linear layer is defined after it;
 - a keyword for blocks and stages: `all`, `stage_start` (the first, and every strided one), `strided`, `same` (shape
   in = shape out), `first`, `last`;
 - a kernel size: `3x3`, `1x7`;
@@ -28,13 +30,14 @@ from torch import nn
 from ..errors import unknown_name
 from ..units.contract.where import BLOCKS, CONVOLUTIONS, KERNEL, Keywords, bare_words, parse
 from .blocks import BlockSite
+from .flow import FlowReader
 from .sites import Site, is_block_unit, sites
 
 Where = str | Callable[[str, nn.Module], bool]
 S = TypeVar("S", bound=Site)
 
 
-def select_sites(model: nn.Module, where: Where) -> list[Site]:
+def select_sites(model: nn.Module, where: Where, reader: FlowReader | None = None) -> list[Site]:
     """The sites (convolutions and weight-bearing units) that `where` means, in definition order.
 
     Raises:
@@ -43,7 +46,22 @@ def select_sites(model: nn.Module, where: Where) -> list[Site]:
     found = [site for site in sites(model) if not is_block_unit(site.module)]
     if callable(where):
         return [s for s in found if isinstance(s.module, nn.Conv2d) and any(where(p, s.module) for p in s.paths)]
-    return _choose(found, where, CONVOLUTIONS, lambda site: site.module, {"output": _output_layer(model, found)})
+    ends = _ends(model, found, where, reader or FlowReader(model, None)) if found else {}
+    return _choose(found, where, CONVOLUTIONS, lambda site: site.module, ends)
+
+
+def asks_for_flow(where: Where) -> bool:
+    """Does a selection name the ends of the network, which the data flow shows?"""
+    return isinstance(where, str) and bool({"first", "output"} & bare_words(parse(where)))
+
+
+def _ends(model: nn.Module, found: Sequence[Site], where: str, reader: FlowReader) -> dict[str, Sequence[Site]]:
+    """The sites that `first`, `last` and `output` mean."""
+    flow = reader.flow if asks_for_flow(where) else None
+    if flow is None:
+        return {"first": found[:1], "last": found[-1:], "output": _output_layer(model, found)}
+    first, output = ([s for s in found if s.path in paths] for paths in (flow.first, flow.output))
+    return {"first": first, "last": found[-1:], "output": output}
 
 
 def select_blocks(found: Sequence[BlockSite], where: Where) -> list[BlockSite]:
@@ -54,14 +72,15 @@ def select_blocks(found: Sequence[BlockSite], where: Where) -> list[BlockSite]:
     """
     if callable(where):
         return [site for site in found if any(where(path, site.module) for path in site.paths)]
-    return _choose(list(found), where, BLOCKS, lambda site: site.place)
+    ends = {"first": found[:1], "last": found[-1:]} if found else {}
+    return _choose(list(found), where, BLOCKS, lambda site: site.place, ends)
 
 
-def _output_layer(model: nn.Module, found: Sequence[Site]) -> Site | None:
+def _output_layer(model: nn.Module, found: Sequence[Site]) -> list[Site]:
     """The last convolution, unless a linear layer is defined after it."""
     convolutions = {id(site.module): site for site in found}
     layers = [m for m in model.modules() if isinstance(m, nn.Linear) or id(m) in convolutions]
-    return convolutions.get(id(layers[-1])) if layers else None
+    return [convolutions[id(m)] for m in layers[-1:] if id(m) in convolutions]
 
 
 def _choose(
@@ -69,10 +88,9 @@ def _choose(
     where: str,
     keywords: Keywords,
     read: Callable[[S], Any],
-    single: Mapping[str, Site | None] | None = None,
+    ends: Mapping[str, Sequence[Site]],
 ) -> list[S]:
     alternatives = parse(where)
-    ends = {"first": found[0], "last": found[-1], **(single or {})} if found else {}
     for term in bare_words(alternatives):
         _refuse_misspelt(term, found, [*keywords, *(ends or ("first", "last"))])
 
@@ -80,8 +98,8 @@ def _choose(
         if term.startswith("!"):
             return not holds(term[1:].strip(), site)
         if term in ends:
-            return site is ends[term]
-        if term == "stage_start" and term in keywords and site is ends["first"]:
+            return any(site is end for end in ends[term])
+        if term == "stage_start" and term in keywords and site is ends["first"][0]:
             return True
         if term in keywords:
             return keywords[term](read(site))

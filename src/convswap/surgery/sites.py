@@ -149,6 +149,26 @@ def outside_the_tree(where: str) -> str:
     return f"it also stands in {where}, outside of the module tree; use nn.ModuleList or nn.ModuleDict"
 
 
+# What a subclass may define without another function: none of it is read by a forward pass.
+_HARMLESS = {"__init__", "reset_parameters", "extra_repr", "__repr__", "__doc__", "__module__", "__qualname__"}
+_HARMLESS |= {"__annotations__", "__annotate__", "__annotate_func__", "__firstlineno__", "__static_attributes__"}
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Is this an `nn.Conv2d`, or of a subclass that changes nothing but how it is built, initialised or printed?"""
+    if type(module) is nn.Conv2d:
+        return True
+    own = [cls for cls in type(module).__mro__ if cls not in nn.Conv2d.__mro__]
+    return (
+        isinstance(module, nn.Conv2d)
+        and not is_unit(module)
+        and all(set(vars(cls)) <= _HARMLESS for cls in own)
+        and set(module._parameters) == {"weight", "bias"}
+        and not module._buffers
+        and not module._modules
+    )
+
+
 def why_not_plain(conv: nn.Module) -> str | None:
     """Why this convolution cannot be read as `conv2d(x, weight, bias)`, or None."""
     if "forward" in conv.__dict__:
@@ -162,7 +182,7 @@ def why_not_plain(conv: nn.Module) -> str | None:
         kind = type(hook).__name__
         if kind in ("WeightNorm", "SpectralNorm") or hasattr(hook, "apply_mask"):
             return f"its weight is recomputed by a {kind} hook; remove it first"
-    if type(conv) is not nn.Conv2d and not is_unit(conv):
+    if not is_plain(conv) and not is_unit(conv):
         return (
             f"it is a {type(conv).__module__}.{type(conv).__name__}, a subclass of nn.Conv2d that may behave otherwise"
         )

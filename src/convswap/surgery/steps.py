@@ -16,7 +16,7 @@ from ..units.contract.geometry import Geometry, plain_conv
 from . import algebra
 from .chain import fold_threshold, join_chain
 from .graph import after_norm
-from .sites import all_paths, carry_hooks, is_unit, replace, why_not_plain
+from .sites import all_paths, carry_hooks, is_plain, is_unit, replace, why_not_plain
 
 Step = list[Any]
 BLOCK_HOOKS = ("fuse", "reparameterize", "switch_to_deploy")
@@ -177,7 +177,7 @@ def _cannot_merge(convs: dict[str, nn.Conv2d], main: str) -> str | None:
     if target.dilation != (1, 1):
         return f"{main} is dilated: merging would multiply its cost"
     for path, conv in convs.items():
-        if type(conv) is not nn.Conv2d or why_not_plain(conv) is not None:
+        if not is_plain(conv) or why_not_plain(conv) is not None:
             return f"{path} is not a plain convolution"
         if conv.stride != target.stride or conv.groups != target.groups:
             return f"{path} and {main} differ in stride or groups"

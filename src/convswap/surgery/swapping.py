@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import SurgeryError, UsageError, check_choice
+from ..errors import SurgeryError, check_choice
 from ..units.contract.block import Place
-from ..units.contract.registry import UnitSpec, get_unit
-from .absorb import Absorption, plan_absorption, take_out
-from .blocks import BlockSite, find_blocks, find_stages
-from .build import build_unit, check_options, replacement_row, tied_parameters, why_not
-from .copying import copy_model
+from ..units.contract.registry import get_unit
+from .absorb import take_out
+from .build import build_unit, check_options
+from .compare import precision_of, relative_difference, rounding
+from .copying import check_copy, copy_model
+from .flow import FlowReader
 from .history import append_history, carry_history
+from .modes import evaluating
 from .observe import Observation, check_example, example_input_of, observe
 from .optimizer import check_optimizer, update_optimizer
-from .plan import Skip, SwapReport
-from .reorder import plan_reorder, takes_signs
-from .selection import Where, select_blocks, select_sites
-from .sites import Site, carry_hooks, held_elsewhere, refuse_lazy, refuse_wrappers, replace
-from .stems import StemSite, find_stem
+from .placing import choose_sites, plan_rows, sort_out, unproven
+from .plan import SwapReport
+from .proof import prove_network, prove_places
+from .selection import Where
+from .sites import Site, all_paths, carry_hooks, refuse_lazy, refuse_wrappers, replace
+from .stems import StemSite
 
 Start = Literal["warm", "fresh"]
 Pairs = list[tuple[nn.Module, nn.Module]]
-
-_FINDERS: dict[str, Callable[[nn.Module, Tensor], Sequence[BlockSite]]] = {
-    "block": find_blocks,
-    "stage": find_stages,
-    "stem": find_stem,
-}
-_WHAT = {
-    "block": "residual block",
-    "stage": "stage (a module of nothing but residual blocks)",
-    "stem": "stem (first convolution, BatchNorm or not, ReLU, max-pool: modules that only the next one reads)",
-}
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,9 @@ class SwapPlan(SwapReport):
             `requires_grad` are kept.
 
         Raises:
-            SurgeryError: a replaced layer's output shape differs, or the arguments contradict each other.
+            SurgeryError: a replaced layer's output shape differs, a unit declares an exact start and computes
+                something else on the example, or the arguments contradict each other. The given model is then as it
+                was.
         """
         if optimizer is not None and not inplace:
             raise SurgeryError("optimizer= was given without inplace=True: a copy's parameters are not the optimizer's")
@@ -93,17 +87,38 @@ class SwapPlan(SwapReport):
         if optimizer is not None:
             check_optimizer(optimizer, self.modules)
         record = self._record()
-        model, pairs = perform_swap(
-            self.model if inplace else copy_model(self.model, hint="; use apply(inplace=True)"), record
-        )
+        target = self.model if inplace else copy_model(self.model, hint="; use apply(inplace=True)")
+        before = self._prove_given(target)
+        model, pairs = perform_swap(target, record)
+        undo = [(new, old) for old, new in reversed(pairs)] if inplace else []
+        try:
+            agrees = self._check(model, before)
+        except Exception:
+            exchange(model, undo)
+            raise
+        if before is not None and self.example_input is not None and not agrees:
+            exchange(model, undo)
+            prove_network(self.model, lambda twin: perform_swap(twin, record)[0], self.example_input, self.unit)
+            exchange(model, pairs if inplace else [])
         if root:
             carry_history(self.model, model)
         append_history(model, record)
         if optimizer is not None:
             update_optimizer(optimizer, pairs, get_unit(self.unit).no_weight_decay)
-        if self.example_input is not None:
-            self._check_shapes(model)
         return model
+
+    def _prove_given(self, target: nn.Module) -> list[Tensor] | None:
+        """Run the given model on the example and check each place that starts exactly, and the copy to be edited.
+
+        Returns the tensors the given model gave, None where nothing can be proven.
+        """
+        if self.start != "warm" or self.example_input is None:
+            return None
+        outputs = prove_places(get_unit(self.unit), self.model, self.replacements, self.options, self.example_input)
+        if target is not self.model:
+            with evaluating(self.model, target):
+                check_copy(outputs, self.model, target, self.example_input, SurgeryError)
+        return outputs
 
     def _record(self) -> dict[str, Any]:
         """The swap as data that `perform_swap` can repeat, also on a freshly built model."""
@@ -116,17 +131,30 @@ class SwapPlan(SwapReport):
         }
         return record | {key: value for key, value in extra.items() if any(value)}
 
-    def _check_shapes(self, model: nn.Module) -> None:
-        """Compare every replaced layer's output shapes in one forward pass with those seen when planning."""
-        assert self.example_input is not None
+    def _check(self, model: nn.Module, before: list[Tensor] | None) -> bool:
+        """Compare, in one pass over the example, every replaced layer's output shapes with those seen when planning.
+
+        Returns whether a network whose every unit starts exactly gives what the given one gave (`before`).
+        """
+        if self.example_input is None:
+            return True
         watched = [Site((r.path,), model.get_submodule(r.path)) for r in self.replacements]
-        after = observe(model, self.example_input, watched).outputs
+        seen = observe(model, self.example_input, watched)
         for site in watched:
-            shapes, new_shapes = self.output_shapes.get(site.path), after.get(id(site.module))
+            shapes, new_shapes = self.output_shapes.get(site.path), seen.outputs.get(id(site.module))
             if shapes != new_shapes:
                 raise SurgeryError(
                     f"{site.path or 'the model'}: {self.unit} gives output shapes {new_shapes}, not {shapes}"
                 )
+        if before is None or any(r.start != "exact" for r in self.replacements):
+            return True
+        return relative_difference(before, seen.result) <= rounding(precision_of(model, self.example_input))
+
+
+def exchange(model: nn.Module, pairs: Pairs) -> None:
+    """Put the second module of each pair in the place of the first one."""
+    for old, new in pairs:
+        replace(model, all_paths(model, old), new)
 
 
 def perform_swap(model: nn.Module, record: dict[str, Any]) -> tuple[nn.Module, Pairs]:
@@ -189,18 +217,17 @@ def plan_swap(
     guess = example_input_of(model) if example_input is None else example_input
     if guess is not None:
         refuse_lazy(model)
-    chosen = _choose(spec, model, selection, described, guess)
+    reader = FlowReader(model, guess)
+    chosen = choose_sites(spec, model, selection, described, guess, reader)
     stems = [site for site in chosen if isinstance(site, StemSite)]
     watched = [*chosen, *(Site((path,), model.get_submodule(path)) for site in stems for path in site.others)]
     example, seen = _observe(model, guess, watched, given=example_input is not None)
-    places, skipped = _sort_out(spec, model, chosen, options, seen, example)
-    absorb = plan_reorder if takes_signs(spec) else plan_absorption
-    absorbed, notes = absorb(spec, model, places, options, example)
-    images = None if example is None else example.shape[0]
-    replacements = tuple(
-        replacement_row(spec, site, start, options, absorbed.get(site.path, Absorption()), seen, images)
-        for site in places
-    )
+    if example is None and spec.replaces == "convolution":
+        seen.readers = {} if reader.flow is None else reader.flow.readers
+    places, skipped = sort_out(spec, model, chosen, options, seen, example)
+    replacements, notes = plan_rows(spec, model, places, skipped, start, options, seen, example)
+    places = [site for site in places if site.path in {row.path for row in replacements}]
+    notes += unproven(spec, selection, replacements, reader, example)
     return SwapPlan(
         unit,
         dict(options),
@@ -215,34 +242,6 @@ def plan_swap(
         _output_shapes(model, chosen, seen),
         tuple(site.module for site in places),
     )
-
-
-def _choose(spec: UnitSpec, model: nn.Module, where: Where, described: str, example: Tensor | None) -> Sequence[Site]:
-    """The sites that `where` means: convolutions, or for a block unit residual blocks or stages."""
-    if spec.replaces == "convolution":
-        chosen: Sequence[Site] = select_sites(model, where)
-        if not chosen:
-            total = len(select_sites(model, "all"))
-            default = f", the places {spec.name!r} takes by default," if where is spec.default_where else ""
-            raise UsageError(f"where={described!r}{default} matches none of the model's {total} convolutions")
-        return chosen
-    if example is None:
-        raise UsageError(
-            f"unit {spec.name!r} replaces {spec.replaces}s, which are found in a forward pass: pass example_input=, "
-            "a tensor (N, C, H, W)"
-        )
-    found = _FINDERS[spec.replaces](model, example)
-    if not found:
-        raise UsageError(f"unit {spec.name!r} replaces {spec.replaces}s, but the model has no {_WHAT[spec.replaces]}")
-    blocks = select_blocks(found, where)
-    if not blocks:
-        paths = ", ".join(f"{site.path} ({site.place.describe()})" for site in found[:4])
-        default = f", the places {spec.name!r} takes by default," if where is spec.default_where else ""
-        raise UsageError(
-            f"where={described!r}{default} matches none of the model's {len(found)} {spec.replaces}s: {paths}, ...; "
-            "choose among them by where="
-        )
-    return blocks
 
 
 def _end(model: nn.Module, site: Site) -> Site:
@@ -268,47 +267,6 @@ def _observe(
         if given:
             raise
         return None, Observation()
-
-
-def _sort_out(
-    spec: UnitSpec,
-    model: nn.Module,
-    chosen: Sequence[Site],
-    options: dict[str, Any],
-    seen: Observation,
-    example: Tensor | None,
-) -> tuple[list[Site], list[Skip]]:
-    """The sites that can take the unit, and the others with the reason.
-
-    Raises:
-        SurgeryError: none can.
-    """
-    tied, held = tied_parameters(model), held_elsewhere(model)
-    places: list[Site] = []
-    skipped: list[Skip] = []
-    for site in chosen:
-        reason = why_not(spec, site, options, tied, held)
-        if reason is None and example is not None and id(site.module) not in seen.inputs:
-            reason = "a pass over the example does not call it; its weight may be read directly"
-        if reason is None and spec.cls.absorbs_batch_norm:
-            reason = _why_not_pooled(site, seen)
-        if reason is None:
-            places.append(site)
-        else:
-            skipped.append(Skip(site.path, reason))
-    if not places:
-        reasons = "; ".join(f"{s.path or 'the model'}: {s.reason}" for s in skipped[:3])
-        raise SurgeryError(f"none of the {len(skipped)} selected places can take {spec.name!r}: {reasons}")
-    return places, skipped
-
-
-def _why_not_pooled(site: Site, seen: Observation) -> str | None:
-    """Why a unit with a BatchNorm cannot stand at a squeeze-excite or head convolution of one pixel, or None."""
-    conv, outputs = site.module, seen.outputs.get(id(site.module), [])
-    pooled = bool(outputs) and all(tuple(shape[2:]) == (1, 1) for shape in outputs)
-    if pooled and tuple(cast(Any, conv).kernel_size) == (1, 1) and cast(Any, conv).bias is not None:
-        return "it reads a pooled vector (squeeze-excite, head): the unit's BatchNorm would see one pixel an image"
-    return None
 
 
 def swap(

@@ -1,0 +1,151 @@
+"""Which convolutions read the network's input and make its output, and who reads their weights, by one pass on shapes.
+
+The pass runs on the meta device, on a copy without memory: it costs little and draws no numbers. Every operator hands
+on, from what it reads to what it gives, the layers that the values come from; a layer starts anew.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .compare import tensors_of
+from .macs import meta_copy
+from .observe import ReaderWatch, follow_calls
+from .sites import sites
+
+_aten = torch.ops.aten
+_LAYERS = (
+    _aten.convolution.default,
+    _aten.mm.default,
+    _aten.addmm.default,
+    _aten.linear.default,
+    _aten._native_multi_head_attention.default,
+)
+_OTHER = "(another layer)"
+_SIZES = (64, 224, 32)  # of the image that is guessed where none is known
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What the pass showed, by module path.
+
+    Attributes:
+        first: convolutions that read an input of the network through no other layer.
+        output: convolutions whose result leaves the network through no other layer.
+        readers: who reads a convolution's weight besides its own call.
+    """
+
+    first: frozenset[str]
+    output: frozenset[str]
+    readers: dict[str, str]
+
+
+class FlowReader:
+    """The flow of a model, read when it is first asked for; `problem` says why there is none."""
+
+    def __init__(self, model: nn.Module, example: Tensor | None) -> None:
+        self.model, self.example = model, example
+        self.problem = ""
+
+    @cached_property
+    def flow(self) -> Flow | None:
+        """None where the model cannot run on shapes alone, or accepts none of the guessed images."""
+        for image in self._images():
+            try:
+                return _read(self.model, image)
+            except Exception as error:  # whatever a host raises: the plan says that nothing is known
+                lines = str(error).strip().splitlines()
+                self.problem = self.problem or (lines[0] if lines else type(error).__name__)
+        return None
+
+    def _images(self) -> Iterator[Tensor]:
+        if self.example is not None:
+            yield self.example.to("meta")
+            return
+        conv = next((site.module for site in sites(self.model)), None)
+        channels = dict.fromkeys([getattr(conv, "in_channels", 3), 3, 1])
+        weight: Any = getattr(conv, "weight", None)
+        dtype = weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else None
+        for size in _SIZES:
+            for number in channels:
+                yield torch.empty(1, number, size, size, device="meta", dtype=dtype)
+
+
+def _read(model: nn.Module, image: Tensor) -> Flow:
+    twin = meta_copy(model).eval()
+    for module in twin.modules():
+        module._forward_hooks.clear()  # a user's own; those before a pass may compute weights, and stay
+    convolutions = sites(twin)
+    paths = {id(site.module): site.path for site in convolutions}
+    watch = _Watch(twin, paths, ReaderWatch(twin, convolutions))
+    inputs = [image.clone() for _ in range(_required_inputs(twin))]
+    with follow_calls(twin, watch.enter, watch.leave), torch.no_grad(), watch:
+        result = twin(*inputs)
+    leaving = frozenset().union(*(watch.origin(tensor) for tensor in tensors_of(result)))
+    return Flow(frozenset(watch.first), leaving - {_OTHER}, dict(watch.readers.found))
+
+
+def _required_inputs(model: nn.Module) -> int:
+    parameters = inspect.signature(model.forward).parameters.values()
+    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return max(1, len(needed))
+
+
+@dataclass
+class _Watch(TorchDispatchMode):
+    """Hands on from operator to operator which layers a value comes from; storages stand for values."""
+
+    model: nn.Module
+    paths: dict[int, str]
+    readers: ReaderWatch
+    first: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.parameters = {_key(p) for p in self.model.parameters()}
+        self.origins: dict[int, frozenset[str]] = {}
+        self.kept: list[Tensor] = []  # else a later value could get an earlier one's storage; without memory on meta
+
+    def origin(self, tensor: Tensor) -> frozenset[str]:
+        return self.origins.get(_key(tensor), frozenset())
+
+    def enter(self, module: nn.Module, inputs: Any) -> None:
+        self.readers.enter(module)
+        path = self.paths.get(id(module))
+        if path is not None and not any(self.origin(tensor) for tensor in tensors_of(inputs)):
+            self.first.add(path)
+
+    def leave(self, module: nn.Module, output: Any) -> None:
+        self.readers.leave()
+        if id(module) in self.paths or isinstance(module, nn.Linear):
+            self._set(tensors_of(output), frozenset({self.paths.get(id(module), _OTHER)}))
+
+    def _set(self, tensors: Iterable[Tensor], origin: frozenset[str]) -> None:
+        for tensor in tensors:
+            self.kept.append(tensor)
+            self.origins[_key(tensor)] = origin
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        read = tensors_of([args, kwargs])
+        self.readers.note(func, read)
+        if func in _LAYERS and any(_key(tensor) in self.parameters for tensor in read):
+            self._set(tensors_of(result), frozenset({_OTHER}))
+            return result
+        origin = frozenset().union(*(self.origin(tensor) for tensor in read))
+        for tensor in tensors_of(result):
+            if origin and _key(tensor) not in self.parameters:
+                self._set([tensor], origin | self.origin(tensor))
+        return result
+
+
+def _key(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata

@@ -1,0 +1,137 @@
+"""What a swap promises, checked on the example: each place that starts exactly, and the network of such places.
+
+A place is checked in float64 on a window of what its convolution was given: the unit is built from the convolution and
+both are run. The network is compared in its own precision, and in float64 where rounding alone may have changed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import SurgeryError
+from ..units.contract.bases import Geometry, plain_conv
+from ..units.contract.registry import UnitSpec
+from .build import as_convolution, build_unit
+from .compare import outputs_of, precision_of, relative_difference, rounding
+from .copying import copy_model
+from .modes import evaluating
+from .plan import Replacement
+
+_WINDOW = 8  # pixels of the map, at least: enough for several outputs, and little work
+
+
+def prove_places(
+    spec: UnitSpec, model: nn.Module, rows: Sequence[Replacement], options: dict[str, Any], example: Tensor
+) -> list[Tensor]:
+    """Run the given model once and check every row that says "exact"; returns the tensors the model gave.
+
+    Rows whose unit takes over a BatchNorm are left to the comparison of the networks.
+
+    Raises:
+        SurgeryError: a unit declares an exact start and computes something else.
+    """
+    seen: dict[str, Tensor] = {}
+    hooks = []
+
+    def note(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            given = args[0] if args else kwargs.get("input")
+            if isinstance(given, Tensor) and path not in seen and given.numel() and not given.is_meta:
+                seen[path] = _window(module, given)
+
+        return hook
+
+    for row in rows:
+        norms = any(isinstance(model.get_submodule(path), _BatchNorm) for path in row.absorbed)
+        if row.start == "exact" and not norms:
+            place = model.get_submodule(row.path)
+            hooks.append(place.register_forward_pre_hook(note(row.path), with_kwargs=True))
+    try:
+        with evaluating(model):
+            outputs = outputs_of(model, example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    with _drawing_apart(example), torch.no_grad():
+        for row in rows:
+            if row.path in seen:
+                _prove(spec, model.get_submodule(row.path), row, options | row.site_options, seen[row.path])
+    return outputs
+
+
+def _prove(spec: UnitSpec, module: nn.Module, row: Replacement, options: dict[str, Any], x: Tensor) -> None:
+    source = as_convolution(module)
+    bias = None if source.bias is None else source.bias.double()
+    weight = source.weight.double()
+    conv = plain_conv(Geometry.of(source), weight, bias, like=weight)
+    unit = build_unit(spec, conv, "warm", options).double().eval()
+    expected, found = conv(x), unit(x)
+    if expected.shape != found.shape:
+        return  # the shapes of the whole pass are compared anyway, and said better
+    difference = relative_difference([expected], [found])
+    if difference > rounding(torch.float64):
+        raise SurgeryError(
+            f"unit {spec.name!r} declares an exact start, but at {row.path or 'the model'} its output differs from the "
+            f'convolution\'s by {difference:.1e} (relative, float64); register it with warm_start="approximate"'
+        )
+
+
+def _window(module: nn.Module, given: Tensor) -> Tensor:
+    """The middle of one image's map in float64; noise where the map is constant, which would prove nothing."""
+    shape = Geometry.of(module)
+    x = (given[:1] if given.dim() == 4 else given.unsqueeze(0)).detach()
+    for dim in (2, 3):
+        kernel, dilation, stride = (pair[dim - 2] for pair in (shape.kernel_size, shape.dilation, shape.stride))
+        size = min(x.shape[dim], max(_WINDOW, dilation * (kernel - 1) + 1 + 3 * stride))
+        x = x.narrow(dim, (x.shape[dim] - size) // 2, size)
+    x = x.double()
+    low, high = x.aminmax()
+    if not x.isfinite().all() or low == high:
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype).to(x.device)
+        x = noise.abs() if low >= 0 else noise
+    return x.clone()
+
+
+@contextmanager
+def _drawing_apart(example: Tensor) -> Any:
+    """Building a unit draws numbers; a proof must not move the generators."""
+    with torch.random.fork_rng(devices=[example.device.index or 0] if example.is_cuda else []):
+        yield
+
+
+def prove_network(model: nn.Module, swap: Callable[[nn.Module], nn.Module], example: Tensor, unit: str) -> None:
+    """Raise unless a network whose every unit starts exactly gives what it gave before, up to rounding.
+
+    Args:
+        model: the given model, without the units; untouched.
+        swap: puts the units into a copy, which it may edit.
+        example: the input.
+        unit: registry name.
+
+    Raises:
+        SurgeryError: the outputs differ in float64, or in the model's own precision where it does not run in float64.
+    """
+    for dtype in dict.fromkeys((torch.float64, precision_of(model, example))):
+        plain, x = copy_model(model).to(dtype).eval(), example.detach().to(dtype)
+        try:
+            before = outputs_of(plain, x)
+        except Exception:
+            if dtype != torch.float64:
+                raise
+            continue  # such a host computes in a precision of its own: the comparison in that one counts
+        with _drawing_apart(example):
+            difference = relative_difference(before, outputs_of(swap(plain).eval(), x))
+        break
+    if difference > rounding(dtype):
+        raise SurgeryError(
+            f"unit {unit!r} declares an exact start at every place of the plan, but the network's output differs by "
+            f"{difference:.1e} (relative, {str(dtype).removeprefix('torch.')}); something uses a replaced convolution "
+            "otherwise than by calling it, or the network draws random numbers: leave places out by where=, or "
+            'register the unit with warm_start="approximate"'
+        )
