@@ -25,8 +25,9 @@ IMPORTED_AS = {
 }
 # What a declared distribution brings along, imported only where it did.
 BROUGHT_ALONG = {"triton": "torch", "vl_convert": "altair"}
+OWN = {"convswap", "benchmarks", "convswap_site"}
 # Run, and never imported.
-TOOLS = {"ruff", "mypy", "pytest-xdist"}
+TOOLS = {"ruff", "mypy", "pytest-xdist", "clang-format"}
 # In an environment of its own, see the script's first lines.
 FOREIGN = {"benchmarks/kernels/larq_peer.py": {"larq", "larq_compute_engine", "tensorflow"}}
 
@@ -54,7 +55,7 @@ def _imported(file: Path) -> Iterator[str]:
             names = [node.args[0].value] if isinstance(node.args[0], ast.Constant) else []
         for name in names:
             top = name.partition(".")[0]
-            if top not in sys.stdlib_module_names and top not in ("convswap", "benchmarks") and not _beside(file, top):
+            if top not in sys.stdlib_module_names and top not in OWN and not _beside(file, top):
                 yield top
 
 
@@ -101,10 +102,13 @@ def test_every_declaration_is_imported() -> None:
         f"{extra or 'core'}: {requirement}"
         for extra, rows in {"": PROJECT["dependencies"], **EXTRAS}.items()
         for requirement in rows
-        if extra != "dev" and _module(requirement) not in shipped
+        if extra not in ("dev", "docs") and _module(requirement) not in shipped
     }
+    site = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
+    named = {"sphinx", *re.findall(r'"(\w+)"', site)}
+    idle |= {f"docs: {r}" for r in EXTRAS["docs"] if _module(r).replace("-", "_") not in named}
     everywhere = _all_imported("tests", "benchmarks", "src")
-    tools = {_distribution(requirement) for requirement in EXTRAS["dev"]} - TOOLS
+    tools = {_distribution(requirement) for requirement in EXTRAS["dev"]} - TOOLS - {"convswap"}
     idle |= {f"dev: {name}" for name in tools if IMPORTED_AS.get(name, name) not in everywhere}
     assert not idle, "nothing imports these: take them out of pyproject.toml"
 

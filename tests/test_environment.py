@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
 OURS = re.compile(r"CONVSWAP_[A-Z_]+")
 # Handed to programs that do not belong to convswap, or read by the machinery of the tests and benchmarks themselves.
-FOREIGN = {"CXX", "OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "WORLD_SIZE"}
+FOREIGN = {"CI", "CXX", "OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "WORLD_SIZE"}
 
 
 def _sources(*folders: str) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import SurgeryError
-from ..units.contract.bases import Geometry, plain_conv
+from ..units.contract.geometry import Geometry, plain_conv
 from ..units.contract.registry import UnitSpec
 from .build import as_convolution, build_unit
 from .compare import outputs_of, precision_of, relative_difference, rounding

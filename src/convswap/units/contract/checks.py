@@ -6,34 +6,30 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 from torch import nn
 
-from ...errors import UsageError
+from ...errors import UsageError, is_whole
 from .block import BlockUnit
 from .feature import FeatureUnit
 from .options import Configured, options_of, refuse_unknown, writes_constructor
+from .row import LITERALS, Kind, UnitRow
 from .weight import WeightUnit
 from .where import check_default
-
-if TYPE_CHECKING:
-    from .registry import UnitRow
-
-Kind = Literal["weight", "feature", "block"]
 
 RESERVED = frozenset({"model", "unit", "where", "start", "example_input", "conv", "place", "self", "cls"})
 """Names that `swap`, `plan_swap`, `from_conv` and `at` take for themselves; no option may have one of them."""
 
 
-def check_row(row: UnitRow, literals: Mapping[str, Any]) -> None:
+def check_row(row: UnitRow) -> None:
     """Raise a `UsageError` for the first field whose value is not allowed."""
     if not isinstance(row.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", row.name):
         near = re.sub(r"\W+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(row.name))).strip("_0123456789").lower()
         raise UsageError(f"unit name {row.name!r} is not allowed; write it in snake case, e.g. {near or 'my_unit'!r}")
-    for field, literal in literals.items():
+    for field, literal in LITERALS.items():
         _check_literal(row, field, get_args(literal))
-    if isinstance(row.year, bool) or not isinstance(row.year, int) or not 1900 <= row.year <= 2100:
+    if not is_whole(row.year) or not 1900 <= row.year <= 2100:
         raise _wrong(row, "year", "give the year of the paper, e.g. 2024")
     for field in ("paper", "summary"):
         text = getattr(row, field)

@@ -2,83 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
 from ...errors import ConvswapError, UsageError, unknown_name
 from .block import BlockUnit
-from .checks import Kind, check_class, check_row
+from .checks import check_class, check_row
 from .feature import FeatureUnit
+from .row import Kind, UnitRow
 from .weight import WeightUnit
 
 C = TypeVar("C", bound=type[nn.Module])
-WarmStart = Literal["exact", "approximate", "none"]
-Fusion = Literal["conv", "cheaper", "none"]
-Replaces = Literal["convolution", "block", "stage", "stem"]
-Placement = Literal["paper", "inferred"]
-TrainEval = Literal["same", "batch_norm", "stochastic"]
-Gradient = Literal["exact", "straight_through"]
-_LITERALS: dict[str, Any] = {
-    "warm_start": WarmStart,
-    "fusion": Fusion,
-    "replaces": Replaces,
-    "placement": Placement,
-    "train_eval": TrainEval,
-    "gradient": Gradient,
-}
 
 ENTRY_POINT_GROUP = "convswap.units"
-
-
-@dataclass(frozen=True)
-class UnitRow:
-    """What the author of a unit declares about it.
-
-    Attributes:
-        name: registry name, snake case.
-        paper: where it comes from, e.g. `"arXiv:2107.02451"`.
-        year: of the paper.
-        summary: one line.
-        warm_start: what `from_conv` keeps: `"exact"` (the same function), `"approximate"`, or `"none"`. A block unit
-            is always drawn fresh: `"none"`.
-        fusion: what `fuse` gives: `"conv"` (a plain `nn.Conv2d`), `"cheaper"`, or `"none"`.
-        replaces: what it stands for: a `"convolution"`, a residual `"block"`, a `"stage"` of blocks, or the `"stem"`
-            (first convolution, BatchNorm, ReLU, max-pool).
-        default_where: the selection `swap` uses when none is given.
-        placement: `"paper"` when the paper says so, `"inferred"` when it is our reading.
-        train_eval: does training compute what evaluation computes? `"same"`, `"batch_norm"` (batch statistics)
-            or `"stochastic"` (random draws).
-        variants: option sets that the contract tests run besides the defaults.
-        no_weight_decay: parameter names (the last part) that recipes must not decay.
-        constant_weight: the unit's `weight` is no parameter but a buffer of constants, which no host's values and no
-            plain checkpoint can set.
-        gradient: `"exact"` (the derivative of the forward pass), or `"straight_through"` (the forward pass has steps,
-            and the backward pass is an estimator of its own).
-        onnx: why the unit cannot be exported to ONNX; empty when it can.
-    """
-
-    name: str
-    _: KW_ONLY
-    paper: str
-    year: int
-    summary: str
-    warm_start: WarmStart
-    fusion: Fusion
-    replaces: Replaces = "convolution"
-    default_where: str = "spatial & !first"
-    placement: Placement = "inferred"
-    train_eval: TrainEval = "same"
-    variants: tuple[Mapping[str, Any], ...] = ()
-    no_weight_decay: Collection[str] = ()
-    constant_weight: bool = False
-    gradient: Gradient = "exact"
-    onnx: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +56,7 @@ class register_unit(UnitRow):
     """
 
     def __post_init__(self) -> None:
-        check_row(self, _LITERALS)
+        check_row(self)
 
     def __call__(self, cls: C) -> C:
         """Add the class."""
