@@ -109,7 +109,7 @@ class Counts(Honest):
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
-        return self.conv(x) * self.calls
+        return self.conv(x * self.calls)
 
 
 class ForgetsState(Honest):
@@ -386,7 +386,7 @@ LIES = [
     Lie(FusesToItself, "deepcopy_then_fuse_leaves_both_usable", "the fused output after training the unit differs"),
     Lie(FusesByValues, "fused_form_follows_from_the_options_alone", "fused after training it is"),
     Lie(RefusesEmpty, "empty_batch_passes", "amax"),
-    Lie(BreaksGraphs, "compiles_whole_and_equals_eager", "Unsupported"),
+    Lie(BreaksGraphs, "compiles_whole_and_equals_eager", "Found: "),
     Lie(BreaksGraphs, "exports_and_equals_eager", "Found:"),
     Lie(Counts, "jit_trace_gives_the_same_outputs", "the traced unit's output differs"),
     Lie(OneThreadOnly, "other_threads_compute_the_same", "in another thread differs"),
