@@ -184,9 +184,12 @@ def test_survives_copies_and_conversions() -> None:
     assert packed(x[:0]).shape == (0, 24, 6, 5)
 
 
+@pytest.mark.parametrize("expanded", [False, True])
 @pytest.mark.parametrize("kind", ["conv", "K", "chain"])
-def test_compiles_and_exports(kind: str) -> None:
+def test_compiles_and_exports(kind: str, expanded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    if expanded:  # as on a processor whose best path expands weights
+        monkeypatch.setattr(native_calls, "expand", _Halves.expand)
     options = {"padding": 1, "expand": "once"}
     module: nn.Module = random_conv(70, 24, **options, **({"input_scale": "K"} if kind == "K" else {}))[-1]
     if kind == "chain":

@@ -67,8 +67,8 @@ def visit(library: ctypes.CDLL, threads: int, tasks: int, chunks: int, work: int
     return visits, library.visit(threads, tasks, chunks, work, visits.data_ptr())
 
 
-@settings(deadline=None, max_examples=200)
-@given(threads=st.integers(-1, 9), tasks=st.integers(0, 2000), chunks=st.integers(1, 3000))
+@settings(deadline=None, max_examples=100)
+@given(threads=st.integers(-1, 5), tasks=st.integers(0, 2000), chunks=st.integers(1, 3000))
 def test_every_task_is_done_once(library: ctypes.CDLL, team: str, threads: int, tasks: int, chunks: int) -> None:
     visits, count = visit(library, threads, tasks, chunks)
     assert (visits == 1).all()
@@ -92,16 +92,16 @@ def test_calls_inside_calls(library: ctypes.CDLL, team: str, threads: int) -> No
 def test_many_python_threads_at_once(library: ctypes.CDLL, team: str) -> None:
     """ctypes lets go of the lock of the interpreter."""
     wrong: list[str] = []
-    start = threading.Barrier(12)
+    start = threading.Barrier(8)
 
     def call(number: int) -> None:
         start.wait()
-        for turn in range(25):
+        for turn in range(10):
             visits, count = visit(library, 1 + (number + turn) % 5, 200 + number, 7, work=50)
             if count < 1 or not (visits == 1).all():
                 wrong.append(f"caller {number}, turn {turn}")
 
-    callers = [threading.Thread(target=call, args=(number,)) for number in range(12)]
+    callers = [threading.Thread(target=call, args=(number,)) for number in range(8)]
     for caller in callers:
         caller.start()
     for caller in callers:
@@ -125,7 +125,7 @@ def visit(threads, tasks, chunks, work=0):
 """
 
 
-def run_program(path: Path, program: str, timeout: float = 120) -> str:
+def run_program(path: Path, program: str, timeout: float = 300) -> str:
     """Run Python with threads of OpenMP; what it printed. It must end by itself, with 0."""
     if not OPENMP:
         pytest.skip("this torch has no OpenMP")
@@ -168,4 +168,4 @@ def test_a_process_ends_while_calls_run(path: Path) -> None:
         time.sleep(0.2)
         print("end")
         """
-    assert run_program(path, program, timeout=60) == "end"
+    assert run_program(path, program) == "end"

@@ -95,7 +95,8 @@ class PackedBinaryConv2d(Hooks, nn.Module):
         affine = norm and input_scale == "K"
         self.register_buffer("norm_scale", torch.ones(in_channels, **place) if affine else None)
         self.register_buffer("norm_shift", torch.zeros(in_channels, **place) if affine else None)
-        self.register_buffer("panels", None, persistent=False)
+        # No buffer: torch.export would keep one that is not persistent among a program's constants.
+        self.panels = None
         register_flops()
 
     @classmethod
@@ -287,9 +288,7 @@ class PackedBinaryConv2d(Hooks, nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        state["_buffers"] = {**state["_buffers"], "panels": None}
-        return state
+        return {**self.__dict__, "panels": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
