@@ -14,6 +14,7 @@ from convswap.errors import TrainingError, UsageError
 from convswap.train import fit
 from convswap.units import BlockUnit, FeatureUnit, register_unit
 from convswap.units.contract import registry
+from convswap.units.contract.options import options_of
 
 from .conftest import make_recipe
 
@@ -86,7 +87,8 @@ def test_units_that_differ_in_an_option_print_differently(name: str) -> None:
     else:
         place |= {"stride": 1}
     build: Any = spec.cls
-    texts = [build(**place, **options).extra_repr() for options in ({}, *spec.variants) if options is not None]
+    texts = [build(**place, **options).extra_repr() for options in ({}, *spec.variants)]
     assert len(set(texts)) == len(texts)
+    defaults = options_of(spec.cls)
     for options, text in zip(spec.variants, texts[1:], strict=True):
-        assert all(option in text for option in options)
+        assert all(option in text for option, value in options.items() if value != defaults[option])

@@ -15,8 +15,8 @@ from ..contract.geometry import Geometry, plain_conv
 from ..contract.precision import compute_dtype
 from ..contract.registry import register_unit
 from ..contract.weight import WeightUnit
-from ..ic.group_sum import GroupSum
 from ..support.draws import Draws, mix
+from ..support.padding import convolve
 from .quantizers import FULL, SCHEMES, check_bits, check_dropout, nearest_power_of_two, quantize_gradient, quantize_ste
 
 ROUNDINGS = ("nearest", "stochastic")
@@ -245,7 +245,7 @@ class FusedSigns(FeatureUnit):
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, **self.place))
         self.bias = nn.Parameter(torch.empty(shape[:1], **self.place)) if self.geometry.bias else None
-        self.padded = GroupSum(self.geometry)
+        self.layer = self.geometry
 
     @classmethod
     def around(cls, conv: nn.Conv2d) -> FusedSigns:
@@ -256,7 +256,7 @@ class FusedSigns(FeatureUnit):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, in, H, W), or (in, H, W), -> (N, out, H', W')."""
-        return self.padded.convolve(input, self.weight, self.bias)
+        return convolve(self.layer, input, self.weight, self.bias)
 
 
 class FusedQuantized(nn.Module):

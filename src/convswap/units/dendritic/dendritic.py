@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from ...ops.dendritic import dendritic_conv2d, register_flops
 from ..contract.feature import FeatureUnit
 from ..contract.geometry import Geometry
 from ..contract.registry import register_unit
+from ..support.padding import margins, pad
 from .levels import LevelConv2d, biases_by_input, fold_affine, level_form
 
 _SHARINGS = ("pair", "tap", "input")
@@ -120,8 +121,7 @@ class DendriticConv2d(FeatureUnit):
         """(N, in, H, W), or (in, H, W), -> (N, out, H', W')."""
         x = input if input.dim() == 4 else input.unsqueeze(0)
         before, after = self._margins()
-        if any(before):
-            x = F.pad(x, before, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+        x = pad(x, before, self.padding_mode)
         single = self.weight.shape[1] == 1  # a depthwise output has one input, so its activations are one map
         if self.bias_sharing == "input":
             y = self._activated(x, self.dendrite_bias, after, self.groups)
@@ -134,26 +134,18 @@ class DendriticConv2d(FeatureUnit):
             )
         return y if input.dim() == 4 else y.squeeze(0)
 
-    def _activated(self, x: Tensor, biases: Tensor, margins: tuple[int, ...], groups: int) -> Tensor:
+    def _activated(self, x: Tensor, biases: Tensor, zeros: tuple[int, ...], groups: int) -> Tensor:
         """One bias per channel of x: an ordinary activation, then an ordinary convolution."""
         h = (x + biases[:, None, None]).relu_()
-        left, right, top, bottom = margins
+        left, right, top, bottom = zeros
         if left != right or top != bottom:  # an even kernel with padding="same"
-            h, top, left = F.pad(h, margins), 0, 0
+            h, top, left = F.pad(h, zeros), 0, 0
         return F.conv2d(h, self.weight, self.bias, self.stride, (top, left), self.dilation, groups)
 
     def _margins(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """What to pad x with, and the zeros after the activation: (left, right, top, bottom) each."""
-        none = (0, 0, 0, 0)
-        if self.padding == "valid":
-            return none, none
-        if self.padding == "same":
-            rows, columns = (d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
-            margins = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-        else:
-            height, width = cast(tuple[int, int], self.padding)
-            margins = (width, width, height, height)
-        return (none, margins) if self.padding_mode == "zeros" and self.pad == "after" else (margins, none)
+        none, own = (0, 0, 0, 0), margins(self.kernel_size, self.dilation, self.padding)
+        return (none, own) if self.padding_mode == "zeros" and self.pad == "after" else (own, none)
 
     def fuse(self, levels: int | None = None) -> nn.Module:
         """The inference form.

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..contract.geometry import Geometry
 from ..contract.precision import compute_dtype
+from ..support.padding import convolve, margins, pad
 
 _FEW = 8192  # pixels in a batch
 
@@ -26,7 +27,7 @@ class GroupSum(nn.Module):
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         self.geometry = geometry
-        self.margins = _margins(geometry)  # as F.pad takes them
+        self.margins = margins(geometry.kernel_size, geometry.dilation, geometry.padding)  # as F.pad takes them
         (kh, kw), (right, left, lower, upper) = geometry.kernel_size, self.margins
         self.poolable = (  # what F.avg_pool2d can do
             geometry.groups == 1
@@ -47,7 +48,7 @@ class GroupSum(nn.Module):
             total = x.sum(1, keepdim=True, dtype=dtype)
         else:
             total = x.unflatten(1, (groups, -1)).sum(2, dtype=dtype)
-        total = self._padded(total)
+        total = pad(total, self.margins, self.geometry.padding_mode)
         for axis in (0, 1):
             total = _box(total, axis + 2, *(pair[axis] for pair in self._steps()))
         return total
@@ -61,38 +62,18 @@ class GroupSum(nn.Module):
         exact = y.dtype == x.dtype == compute_dtype(x.dtype) and not torch.is_grad_enabled()
         if not (few and exact and self.poolable):
             return add_scaled_sum(y, self(x), added[0], added[1], own=True)
-        size, margins = self.geometry.kernel_size, (self.margins[2], self.margins[0])
+        size, border = self.geometry.kernel_size, (self.margins[2], self.margins[0])
         channel_sum = x.sum(1, keepdim=True)
-        s = F.avg_pool2d(channel_sum, size, self.geometry.stride, margins, divisor_override=1)
+        s = F.avg_pool2d(channel_sum, size, self.geometry.stride, border, divisor_override=1)
         scale, shift = added[:, :, None, None]
         return y.addcmul_(s, scale).add_(shift)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution of this geometry: (N, in, H, W) -> (N, out, H', W')."""
-        g = self.geometry
-        if g.padding_mode == "zeros":
-            return F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
-        return F.conv2d(self._padded(x), weight, bias, g.stride, 0, g.dilation, g.groups)
-
-    def _padded(self, x: Tensor) -> Tensor:
-        if not any(self.margins):
-            return x
-        mode = self.geometry.padding_mode
-        return F.pad(x, self.margins, mode="constant" if mode == "zeros" else mode)
+        return convolve(self.geometry, x, weight, bias)
 
     def _steps(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         return self.geometry.kernel_size, self.geometry.stride, self.geometry.dilation
-
-
-def _margins(geometry: Geometry) -> tuple[int, int, int, int]:
-    (kh, kw), (dh, dw), padding = geometry.kernel_size, geometry.dilation, geometry.padding
-    if padding == "valid":
-        return 0, 0, 0, 0
-    if padding == "same":
-        (rows, columns) = dh * (kh - 1), dw * (kw - 1)
-        return columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
-    ph, pw = cast(tuple[int, int], padding)
-    return pw, pw, ph, ph
 
 
 def _box(x: Tensor, dim: int, size: int, stride: int, dilation: int) -> Tensor:

@@ -9,83 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_choice
-from ...hooks import Hooks
 from ..contract.feature import FeatureUnit
 from ..contract.geometry import Geometry
 from ..contract.precision import compute_dtype, double_copy
 from ..contract.registry import register_unit
-from .spatial import SpatialForm, combined_kernel, spatial_form
-from .spectrum import HIDDEN, Size, Spectrum, check_size, linear_size, linear_spectrum, real_fft
-
-
-class _FrequencyConvolution(Hooks):
-    """The forward pass that the unit and its inference form share."""
-
-    form: str
-    boundary: str
-    in_channels: int
-    out_channels: int
-    spectrum: Spectrum
-    pointwise: nn.Conv2d | None
-    bias: nn.Parameter | None
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, in, H, W), or (in, H, W), -> (N, out, H, W).
-
-        Raises:
-            ValueError: an input of another shape or, without autocast, another type than the weights.
-        """
-        if input.dim() not in (3, 4) or input.shape[-3] != self.in_channels:
-            raise UsageError(_other_shape(input, self.in_channels))
-        x = input if input.dim() == 4 else input.unsqueeze(0)
-        device, wanted = x.device.type, self.spectrum.real.last.weight.dtype
-        if device == "meta" or not torch.is_autocast_enabled(device):
-            if x.dtype != wanted:
-                raise UsageError(f"an input of {x.dtype} is not allowed; the weights are {wanted}")
-            y = self._filter(x)
-        else:
-            wanted = torch.get_autocast_dtype(device)
-            with torch.autocast(device, enabled=False):
-                y = self._filter(x)
-        if y.dtype != wanted:
-            y = y.to(wanted)
-        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-            y = y.contiguous(memory_format=torch.channels_last)
-        if self.pointwise is not None:
-            y = self.pointwise(y)
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)[:, None, None]
-        return y if input.dim() == 4 else y.squeeze(0)
-
-    def _filter(self, x: Tensor) -> Tensor:
-        """The convolution with the spectrum, in at least float32."""
-        if not len(x):  # torch 2.14's FFT refuses empty batches; one map of zeros keeps shapes and gradients
-            return self._filter(torch.cat([x, x.new_zeros(1, *x.shape[1:])]))[:0]
-        dtype = compute_dtype(self.spectrum.real.last.weight.dtype)
-        x = x.to(dtype)
-        height, width = size = cast(Size, tuple(x.shape[-2:]))
-        if torch.jit.is_tracing():  # where sizes are tensors, and a graph is for one size
-            height, width = size = int(height), int(width)
-        if self.boundary == "circular":
-            response = self._stored(x, lambda: self.spectrum(size, dtype))
-            return torch.fft.irfft2(self._multiply(real_fft(x, size), response), s=size)
-        padded = linear_size(size)
-        response = self._stored(x, lambda: linear_spectrum(self.spectrum.kernels(size, dtype), padded))
-        y = torch.fft.irfft2(self._multiply(real_fft(x, padded), response), s=padded)
-        return y[..., height // 2 : height // 2 + height, width // 2 : width // 2 + width]
-
-    def filters(self, size: Size, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The filters before the 1x1 convolution of the split form, (maps, *size), centre at (0, 0)."""
-        return self.spectrum.kernels(size, dtype)
-
-    def _stored(self, x: Tensor, evaluate: Any) -> Tensor:
-        return self.spectrum.stored((*x.shape[-2:], self.boundary, x.dtype, x.device), x, evaluate)
-
-    def _multiply(self, x: Tensor, response: Tensor) -> Tensor:
-        if self.form != "full":
-            return x * response
-        maps = response.unflatten(0, (self.in_channels, self.out_channels))
-        return torch.einsum("bihw,iohw->bohw", x, maps)
+from .frequency import FrequencyConvolution, combined_kernel
+from .spatial import SpatialForm, spatial_form
+from .spectrum import HIDDEN, Size, Spectrum, check_size
 
 
 @register_unit(
@@ -105,7 +35,7 @@ class _FrequencyConvolution(Hooks):
         {"reference_size": 8},
     ),
 )
-class NIFFConv2d(_FrequencyConvolution, FeatureUnit):
+class NIFFConv2d(FrequencyConvolution, FeatureUnit):
     """`y = F^-1(R F(x)) + b`, the response R (maps, H, W) given by an MLP of the frequency: filters of the map's size.
 
     x is (N, in, H, W), y (N, out, H, W). With u and v the whole frequencies of columns and rows,
@@ -234,7 +164,7 @@ class NIFFConv2d(_FrequencyConvolution, FeatureUnit):
             ValueError: a size that is not a positive whole number, or an even `crop`.
         """
         with torch.no_grad():
-            return spatial_form(double_copy(self), check_size(size), crop, like=self)
+            return spatial_form(double_copy(self), check_size(size), crop, like=self.weight)
 
     def fuse(self, size: int | Size | None = None, *, crop: int | None = None) -> nn.Module:
         """The inference form, see the class: for any size, for one size, or cropped.
@@ -249,7 +179,7 @@ class NIFFConv2d(_FrequencyConvolution, FeatureUnit):
         return FusedNIFF(self)
 
 
-class FusedNIFF(_FrequencyConvolution, nn.Module):
+class FusedNIFF(FrequencyConvolution, nn.Module):
     """The inference form of `NIFFConv2d` for any size: frozen, so its spectra are evaluated once a size."""
 
     def __init__(self, unit: NIFFConv2d) -> None:
@@ -277,11 +207,6 @@ class FusedNIFF(_FrequencyConvolution, nn.Module):
     def extra_repr(self) -> str:
         """The geometry in one line, and the form."""
         return f"{Geometry.of(self).describe()}, form={self.form!r}, boundary={self.boundary!r}"
-
-
-def _other_shape(input: Tensor, channels: int) -> str:
-    """What is wrong with an input whose product with a spectrum might broadcast, where a convolution refuses it."""
-    return f"an input of shape {tuple(input.shape)} is not allowed; give (N, {channels}, H, W) or ({channels}, H, W)"
 
 
 def _check_options(

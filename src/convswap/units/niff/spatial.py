@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_whole
 from ..contract.geometry import Geometry, plain_conv
+from .frequency import FrequencyConvolution, stacked_filters
 from .spectrum import Size, check_size
-
-if TYPE_CHECKING:
-    from .niff import NIFFConv2d
 
 
 @dataclass(frozen=True)
@@ -41,26 +39,10 @@ class SpatialForm:
         )
 
 
-def filters(unit: NIFFConv2d, size: Size, dtype: torch.dtype) -> Tensor:
-    """The kernels that stand before a 1x1 convolution, if any: (out or in, in/groups or 1, H, W)."""
-    kernels = unit.spectrum.kernels(size, dtype)
-    if unit.form == "full":
-        return kernels.unflatten(0, (unit.in_channels, unit.out_channels)).transpose(0, 1)
-    return kernels[:, None]
-
-
-def combined_kernel(unit: NIFFConv2d, size: Size, dtype: torch.dtype) -> Tensor:
-    """(out, in/groups, H, W), the 1x1 convolution multiplied in; index (0, 0) is no displacement."""
-    kernels = filters(unit, size, dtype)
-    if unit.pointwise is None:
-        return kernels
-    return unit.pointwise.weight.to(dtype) * kernels[:, 0]
-
-
-def spatial_form(exact: NIFFConv2d, size: Size, crop: int | None, like: NIFFConv2d) -> SpatialForm:
-    """See `NIFFConv2d.spatial`; `exact` is a float64 copy of `like`."""
+def spatial_form(exact: FrequencyConvolution, size: Size, crop: int | None, like: Tensor) -> SpatialForm:
+    """See `NIFFConv2d.spatial`; `exact` is a float64 copy of the unit, `like` the unit's weight."""
     height, width = size
-    kernels = torch.roll(filters(exact, size, torch.float64), (height // 2, width // 2), (-2, -1))
+    kernels = torch.roll(stacked_filters(exact, size, torch.float64), (height // 2, width // 2), (-2, -1))
     energy, mass = kernels.square().sum((2, 3)), kernels.abs().sum((2, 3))
     if crop is not None:
         check_whole("crop", crop, odd=True, hint=": the kernel has a centre")
@@ -70,25 +52,25 @@ def spatial_form(exact: NIFFConv2d, size: Size, crop: int | None, like: NIFFConv
             raise UsageError(f"crop={crop!r} is not allowed; the {height}x{width} kernel does not reach that far")
     kept = (kernels.square().sum((2, 3)) / energy, kernels.abs().sum((2, 3)) / mass)
     geometry = Geometry(
-        like.in_channels,
-        like.out_channels if like.pointwise is None else like.in_channels,
+        exact.in_channels,
+        exact.out_channels if exact.pointwise is None else exact.in_channels,
         (1, 1),  # read off the weight
         padding="same",
-        groups=1 if like.form == "full" else like.in_channels,
-        padding_mode="circular" if like.boundary == "circular" else "zeros",
+        groups=1 if exact.form == "full" else exact.in_channels,
+        padding_mode="circular" if exact.boundary == "circular" else "zeros",
     )
     # PyTorch correlates: flipped, displacement d reads pixel n - d. "same" pads (k - 1) // 2 before, k // 2 after,
     # which fits the flipped kernel's centre.
-    place: dict[str, Any] = {"like": like.weight, "train": like.training}
+    place: dict[str, Any] = {"like": like, "train": exact.training}
     bias = exact.bias if exact.pointwise is None else None
     module: nn.Module = plain_conv(geometry, kernels.flip((2, 3)), bias, **place)
     if exact.pointwise is not None:
-        one = Geometry(like.in_channels, like.out_channels, (1, 1))
+        one = Geometry(exact.in_channels, exact.out_channels, (1, 1))
         module = nn.Sequential(module, plain_conv(one, exact.pointwise.weight, exact.bias, **place))
-    return SpatialForm(module.train(like.training), size, *(part.flatten() for part in kept))
+    return SpatialForm(module.train(exact.training), size, *(part.flatten() for part in kept))
 
 
-def resampling_error(unit: NIFFConv2d, trained: int | Size, size: int | Size) -> float:
+def resampling_error(unit: FrequencyConvolution, trained: int | Size, size: int | Size) -> float:
     """How much the kernels change from one map size to another: |k' - k| / |k|, zeros around the smaller.
 
     The norm is that of all kernels together. 0 means that a map of the other size is filtered with the same kernels.
@@ -113,7 +95,9 @@ def _centred_in(kernels: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 @torch.no_grad()
-def load_official_niff(unit: NIFFConv2d, state_dict: Mapping[str, Tensor], *, bias: Tensor | None = None) -> None:
+def load_official_niff(
+    unit: FrequencyConvolution, state_dict: Mapping[str, Tensor], *, bias: Tensor | None = None
+) -> None:
     """Load the weights of one convolution of the authors' code (GeJulia/NIFF) into a unit of the same form.
 
     Their FFT shifts also roll the channels: filter c is made by output (c + C // 2) mod C of their MLP, and rows and
@@ -146,7 +130,7 @@ def load_official_niff(unit: NIFFConv2d, state_dict: Mapping[str, Tensor], *, bi
             _copy(unit.bias, bias)
 
 
-def _unrolled(unit: NIFFConv2d, value: Tensor) -> Tensor:
+def _unrolled(unit: FrequencyConvolution, value: Tensor) -> Tensor:
     """Rows of a last layer in the true order of the channels."""
     if unit.form != "full":
         return torch.roll(value, -(unit.in_channels // 2), 0)

@@ -12,6 +12,7 @@ from ...errors import UsageError, check_choice, check_whole
 from ..contract.feature import FeatureUnit
 from ..contract.registry import register_unit
 from ..support.folding import fold_conv_norm
+from ..support.padding import margins
 from .attention import BranchAttention, FusedSelectiveKernel, select_kernels
 
 _MINOR = 0.1  # scale of the other dilated branches after a warm start: small, but not dead
@@ -103,7 +104,8 @@ class SelectiveKernelConv2d(FeatureUnit):
         place = self.place
         self.kernels, self.relu = kernels, relu
         self.branch_groups = self.groups if branch_groups is None else branch_groups
-        self.margin = () if self.padding_mode == "zeros" else _margin(self)
+        around = margins(self.kernel_size, self.dilation, self.padding)
+        self.margin = around if self.padding_mode != "zeros" and any(around) else ()
         self.branches = nn.ModuleList(self._branch(i, place) for i in range(branches))
         attention_channels = max(self.out_channels // reduction, min_channels)
         self.attention = (
@@ -117,7 +119,8 @@ class SelectiveKernelConv2d(FeatureUnit):
         larger = self.kernels == "true"
         kernel = tuple(k + 2 * index if larger else k for k in self.kernel_size)
         dilation = tuple(d if larger else d * (index + 1) for d in self.dilation)
-        host = _padding(self)
+        left, _, top, _ = margins(self.kernel_size, self.dilation, self.padding)
+        host = (top, left)  # "same" is symmetric, as the kernel is odd
         grown = tuple(d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True))
         first = tuple(d * (k - 1) // 2 for d, k in zip(self.dilation, self.kernel_size, strict=True))
         padding = tuple((0 if self.margin else p) + g - f for p, g, f in zip(host, grown, first, strict=True))
@@ -262,18 +265,6 @@ def _refusal(host: FeatureUnit | nn.Conv2d, branches: int, kernels: str, branch_
             "channels"
         )
     return None
-
-
-def _padding(unit: FeatureUnit) -> tuple[int, int]:
-    """The host's padding in pixels; "same" is symmetric, as its kernel is odd."""
-    if unit.padding == "same":
-        return tuple(d * (k - 1) // 2 for d, k in zip(unit.dilation, unit.kernel_size, strict=True))  # type: ignore[return-value]
-    return (0, 0) if unit.padding == "valid" else cast(tuple[int, int], unit.padding)
-
-
-def _margin(unit: FeatureUnit) -> tuple[int, ...]:
-    rows, columns = _padding(unit)
-    return (columns, columns, rows, rows) if rows or columns else ()
 
 
 def _embed(kernel: Tensor, target: Tensor) -> None:
