@@ -26,6 +26,8 @@ from __future__ import annotations
 import argparse
 import os
 import queue
+import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -37,7 +39,7 @@ from typing import Any
 from benchmarks.common import ROOT, write_result
 
 from .catalogue import Mutant, read_mutants
-from .copies import Tests, check_copy, copy_tree
+from .copies import Runner, check_copy, copy_tree
 from .trial import Record, judge
 
 GOAL = 0.95
@@ -61,7 +63,7 @@ def _rooms(mutants: list[Mutant]) -> str:
 def try_all(mutants: list[Mutant], record: Record, jobs: int) -> list[dict[str, Any]]:
     """The outcome of each, in order; what the record holds already is not run."""
     keys = {mutant.title: mutant.key(ROOT) for mutant in mutants}
-    free = queue.SimpleQueue[Tests]()
+    free, runners = queue.SimpleQueue[Runner](), list[Runner]()
 
     def one(mutant: Mutant) -> dict[str, Any]:
         tests = free.get()
@@ -80,13 +82,16 @@ def try_all(mutants: list[Mutant], record: Record, jobs: int) -> list[dict[str, 
             folder.mkdir(parents=True)
             copy_tree(ROOT, folder)
             check_copy(folder)
-            free.put(stack.enter_context(Tests(folder)))
+            runners.append(stack.enter_context(Runner(folder)))
+            free.put(runners[-1])
         pool = stack.enter_context(ThreadPoolExecutor(jobs))
         try:
             for future in [pool.submit(one, mutant) for mutant in todo]:
                 future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for runner in runners:
+                runner.close()
             raise
     rows = [record.get(keys[mutant.title]) for mutant in mutants]
     return [row for row in rows if row is not None]
@@ -125,6 +130,7 @@ def main() -> None:
     for mutant in mutants:
         mutant.mutated(ROOT)  # a stale one is told before hours are spent
     os.nice(options.nice)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # the copies are removed then, too
     start = time.perf_counter()
     rows = try_all(mutants, Record(options.record, fresh=options.fresh), options.jobs)
     scores = table(rows)

@@ -1,11 +1,12 @@
 """Runs pytest in forks of a process that holds the slow libraries already: a run costs its tests, not `import torch`.
 
-Started by `copies.Tests` in a copy of the tree. A line on stdin is a run, `{"selection": [...], "limit_s": 60,
+Started by `copies.Runner` in a copy of the tree. A line on stdin is a run, `{"selection": [...], "limit_s": 60,
 "output": "file"}`; the answer on stdout is `{"status": 0, "seconds": 1.5}`, status None past the limit.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -15,14 +16,9 @@ import time
 from typing import Any
 
 SLOW = (
-    "torch",
-    "torchvision",
-    "timm",
-    "lightning_fabric",
-    "scipy.special",
-    "safetensors.torch",
-    "hypothesis",
-    "pytest",
+    *("pytest", "hypothesis", "numpy", "torch", "torch._dynamo", "torch.export", "torch.utils.flop_counter"),
+    *("torchvision", "timm", "lightning_fabric", "safetensors.torch", "scipy.special", "sklearn.datasets"),
+    *("PIL.Image", "typer", "rich.console"),
 )
 
 
@@ -70,8 +66,9 @@ def main() -> None:
     if "convswap" in sys.modules:
         raise SystemExit("a library has imported convswap: its forks would not see the bugs")
     print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        print(json.dumps(run(**json.loads(line))), flush=True)
+    with contextlib.suppress(BrokenPipeError):  # whoever asked has been stopped
+        for line in sys.stdin:
+            print(json.dumps(run(**json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .catalogue import Mutant
-from .copies import Tests, applied
+from .copies import Runner, applied
 
 #: A mutant may take this many times as long as the tests take without it, and a minute more.
 SLOWER, EXTRA_S = 10.0, 60.0
@@ -41,7 +41,7 @@ class Record:
         return row
 
 
-def baseline_seconds(selection: str, tests: Tests, record: Record) -> float:
+def baseline_seconds(selection: str, tests: Runner, record: Record) -> float:
     """How long these tests take without a bug; RuntimeError where they fail: they can then tell nothing about bugs."""
     key = _baseline_key(selection, tests.folder)
     known = record.get(key)
@@ -60,7 +60,7 @@ def _baseline_key(selection: str, folder: Path) -> str:
     return digest.hexdigest()
 
 
-def judge(mutant: Mutant, tests: Tests, record: Record) -> dict[str, Any]:
+def judge(mutant: Mutant, tests: Runner, record: Record) -> dict[str, Any]:
     """Run the mutant's tests, selection by selection, until one notices."""
     total = 0.0
     for selection in mutant.tests:
