@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.common import ROOT
-from benchmarks.tools.mutants.__main__ import chosen, score, table
+from benchmarks.tools.mutants.__main__ import chosen, in_turns, score, table
 from benchmarks.tools.mutants.catalogue import Mutant, StaleMutant, read_mutants
 from benchmarks.tools.mutants.copies import Runner, applied, check_copy, copy_tree
 from benchmarks.tools.mutants.trial import Record, judge
@@ -154,6 +154,12 @@ def test_the_score_leaves_equivalent_ones_out() -> None:
     }
     scores = table(rows)
     assert [scores[name]["noticed"] for name in ("a", "b", "all")] == [0.6667, 1.0, 0.75]
+
+
+def test_rooms_take_turns() -> None:
+    turns = in_turns(MUTANTS)
+    assert sorted(turns, key=MUTANTS.index) == MUTANTS
+    assert [mutant.room for mutant in turns[: 2 * len(ROOMS)]] == sorted(ROOMS) * 2
 
 
 def test_rooms_and_names_are_chosen() -> None:

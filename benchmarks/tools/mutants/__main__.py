@@ -33,6 +33,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,12 @@ def _rooms(mutants: list[Mutant]) -> str:
     return ", ".join(sorted({mutant.room for mutant in mutants}))
 
 
+def in_turns(mutants: list[Mutant]) -> list[Mutant]:
+    """One of each room, then the next of each: a run that is broken off tells something of every room."""
+    rooms = [[mutant for mutant in mutants if mutant.room == room] for room in sorted({m.room for m in mutants})]
+    return [mutant for turn in zip_longest(*rooms) for mutant in turn if mutant is not None]
+
+
 def try_all(mutants: list[Mutant], record: Record, jobs: int) -> list[dict[str, Any]]:
     """The outcome of each, in order; what the record holds already is not run."""
     keys = {mutant.title: mutant.key(ROOT) for mutant in mutants}
@@ -74,7 +81,7 @@ def try_all(mutants: list[Mutant], record: Record, jobs: int) -> list[dict[str, 
         print(f"{found['outcome']:9} {found['seconds']:6.1f} s  {mutant.title}  {found['by'] or ''}", flush=True)
         return found
 
-    todo = [mutant for mutant in mutants if record.get(keys[mutant.title]) is None]
+    todo = in_turns([mutant for mutant in mutants if record.get(keys[mutant.title]) is None])
     with ExitStack() as stack:
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="convswap-mutants-")))
         for job in range(min(jobs, len(todo))):
