@@ -13,6 +13,7 @@ from torch import nn
 
 import convswap
 from convswap.errors import StoreError, UsageError
+from convswap.surgery.history import history_of
 
 
 def image() -> torch.Tensor:
@@ -136,3 +137,12 @@ def test_full_disk_leaves_the_old_file(model: nn.Module, tmp_path: Path, monkeyp
         convswap.save(model, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_was_loaded_remembers_its_surgery(model: nn.Module, tmp_path: Path) -> None:
+    fused = convswap.fuse(convswap.swap(model, "circle"), image())
+    loaded = convswap.load(convswap.save(fused, tmp_path / "a.safetensors"))
+    assert history_of(loaded) == history_of(fused)
+    assert [record["kind"] for record in history_of(loaded)] == ["swap", "fuse"]
+    again = convswap.load(convswap.save(loaded, tmp_path / "b.safetensors"))
+    assert torch.equal(again(image()), fused(image()))

@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import os
 import queue
+import shutil
 import signal
 import sys
 import tempfile
@@ -69,7 +70,6 @@ def in_turns(mutants: list[Mutant]) -> list[Mutant]:
 
 def try_all(mutants: list[Mutant], record: Record, jobs: int) -> list[dict[str, Any]]:
     """The outcome of each, in order; what the record holds already is not run."""
-    keys = {mutant.title: mutant.key(ROOT) for mutant in mutants}
     free, runners = queue.SimpleQueue[Runner](), list[Runner]()
 
     def one(mutant: Mutant) -> dict[str, Any]:
@@ -81,13 +81,16 @@ def try_all(mutants: list[Mutant], record: Record, jobs: int) -> list[dict[str, 
         print(f"{found['outcome']:9} {found['seconds']:6.1f} s  {mutant.title}  {found['by'] or ''}", flush=True)
         return found
 
-    todo = in_turns([mutant for mutant in mutants if record.get(keys[mutant.title]) is None])
     with ExitStack() as stack:
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="convswap-mutants-")))
-        for job in range(min(jobs, len(todo))):
-            folder = temporary / str(job) / "tree"
-            folder.mkdir(parents=True)
-            copy_tree(ROOT, folder)
+        first = temporary / "0" / "tree"  # all is read from here: the tree may be edited meanwhile
+        copy_tree(ROOT, first)
+        keys = {mutant.title: mutant.key(first) for mutant in mutants}
+        todo = in_turns([mutant for mutant in mutants if record.get(keys[mutant.title]) is None])
+        folders = [first, *(temporary / str(job) / "tree" for job in range(1, min(jobs, len(todo))))]
+        for folder in folders[1:]:
+            shutil.copytree(first, folder)
+        for folder in folders if todo else []:
             check_copy(folder)
             runners.append(stack.enter_context(Runner(folder)))
             free.put(runners[-1])
