@@ -42,7 +42,7 @@ from benchmarks.common import ROOT, write_result
 
 from .catalogue import Mutant, read_mutants
 from .copies import Runner, check_copy, copy_tree
-from .trial import Record, judge
+from .trial import Record, judge, measure_together
 
 GOAL = 0.95
 
@@ -94,6 +94,8 @@ def try_all(mutants: list[Mutant], record: Record, jobs: int) -> list[dict[str, 
             check_copy(folder)
             runners.append(stack.enter_context(Runner(folder)))
             free.put(runners[-1])
+        if todo:
+            measure_together(todo, runners[0], record)
         pool = stack.enter_context(ThreadPoolExecutor(jobs))
         try:
             for future in [pool.submit(one, mutant) for mutant in todo]:

@@ -74,3 +74,5 @@ def test_gradient_is_the_clipped_straight_through_estimator() -> None:
 def test_sums_beyond_single_precision_are_exact() -> None:
     x, weight = torch.ones(1, 2**20 + 1, 3, 6), torch.ones(1, 2**20 + 1, 3, 6)
     assert binary_conv2d_reference(x, weight).item() == (2**20 + 1) * 18
+    x, weight = torch.ones(1, 2**20 + 1, 1, 17), torch.ones(1, 2**20 + 1, 1, 17)
+    assert binary_conv2d_reference(x, weight).item() == (2**20 + 1) * 17  # odd: no number of single precision
