@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import threading
 from functools import cache
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 from .catalogue import Mutant
 from .copies import Runner, applied
 
-#: A mutant may take this many times as long as the tests take without it, and a minute more.
-SLOWER, EXTRA_S = 10.0, 60.0
+#: Seconds for the tests of one selection.
+LIMIT_S = 900.0
 
 
 class Record:
@@ -42,42 +43,14 @@ class Record:
         return row
 
 
-def baseline_seconds(selection: str, tests: Runner, record: Record, *, alone: bool = False) -> float:
-    """How long these tests take without a bug; RuntimeError where they fail: they can then tell nothing about bugs.
-
-    `alone`: a time from `measure_together` does not do.
-    """
-    key = _baseline_key(selection, tests.folder)
-    known = record.get(key)
-    if known is None or (alone and known["together"]):
-        status, seconds, output = tests.run(selection, limit_s=1800)
+def check_right(selection: str, tests: Runner, record: Record) -> None:
+    """RuntimeError unless these tests pass without a bug, within the limit: else their failure tells nothing."""
+    key = hashlib.sha256(selection.encode() + _content(tests.folder)).hexdigest()
+    if record.get(key) is None:
+        status, seconds, output = tests.run(selection, LIMIT_S)
         if status != 0:
             raise RuntimeError(f"`pytest {selection}` fails without any bug (status {status}):\n{output}")
-        known = record.put(key, {"baseline": selection, "seconds": round(seconds, 1), "together": False})
-    return float(known["seconds"])
-
-
-def measure_together(mutants: list[Mutant], tests: Runner, record: Record) -> None:
-    """Run the first selections of many mutants in one go without a bug, which spares the start of pytest for each.
-
-    The time of one is then known as the mean only; `judge` measures again where a limit from it passes. Selections
-    by keyword (`-k`) are left to `judge`.
-    """
-    firsts = {mutant.tests[0] for mutant in mutants if "-k" not in mutant.tests[0]}
-    new = sorted(one for one in firsts if record.get(_baseline_key(one, tests.folder)) is None)
-    if not new:
-        return
-    status, seconds, output = tests.run(" ".join(new), limit_s=3600)
-    if status != 0:
-        raise RuntimeError(f"tests fail without any bug (status {status}):\n{output}")
-    for selection in new:
-        row = {"baseline": selection, "seconds": round(seconds / len(new), 1), "together": True}
-        record.put(_baseline_key(selection, tests.folder), row)
-
-
-def _baseline_key(selection: str, folder: Path) -> str:
-    digest = hashlib.sha256(selection.encode() + _content(folder))
-    return digest.hexdigest()
+        record.put(key, {"right": selection, "seconds": round(seconds, 1)})
 
 
 @cache
@@ -90,30 +63,26 @@ def _content(folder: Path) -> bytes:
 
 
 def judge(mutant: Mutant, tests: Runner, record: Record) -> dict[str, Any]:
-    """Run the mutant's tests, selection by selection, until one notices."""
+    """Run the mutant's tests, selection by selection, until one notices; then that test alone without the bug."""
     total = 0.0
     for selection in mutant.tests:
-        for alone in (False, True):
-            limit = EXTRA_S + SLOWER * baseline_seconds(selection, tests, record, alone=alone)
-            with applied(mutant, tests.folder):
-                status, seconds, output = tests.run(selection, limit)
-            total += seconds
-            if status is not None:
-                break
-        if status is None:
-            return _row(mutant, "timeout", total, selection, "")
+        with applied(mutant, tests.folder):
+            status, seconds, output = tests.run(selection, LIMIT_S)
+        total += seconds
         if status != 0:
-            return _row(mutant, "killed", total, selection, _first_failure(output))
-    return _row(mutant, "survived", total, None, "")
+            by = _first_failure(output) if status is not None else ""
+            check_right(shlex.quote(by) if by else selection, tests, record)
+            return _row(mutant, "timeout" if status is None else "killed", total, by or selection)
+    return _row(mutant, "survived", total, None)
 
 
-def _row(mutant: Mutant, outcome: str, seconds: float, selection: str | None, by: str) -> dict[str, Any]:
+def _row(mutant: Mutant, outcome: str, seconds: float, by: str | None) -> dict[str, Any]:
     return {
         "room": mutant.room,
         "name": mutant.name,
         "outcome": outcome,
         "equivalent": mutant.equivalent,
-        "by": by or selection,
+        "by": by,
         "seconds": round(seconds, 1),
     }
 
