@@ -5,10 +5,10 @@
 
 The bugs are of the kind a person writes: a dropped argument, two values in the wrong order, an epsilon gone, a state
 not saved. They are listed under `rooms/`, with the tests that should notice each. One at a time is written into a
-temporary copy of the working tree, never into the tree itself. A bug is noticed when a test fails, or when the tests take
-more than a quarter of an hour; the test that failed is then run without the bug, and must pass. A mutant whose old text
-is not found exactly once is an error. A mutant called equivalent runs too; it is an error if a test tells it from the
-original.
+temporary copy of the working tree, never into the tree itself. A bug is noticed when a test fails, or when the tests
+take more than a quarter of an hour. The test that failed is then run without the bug, and must pass. A mutant whose
+old text is not found exactly once is an error. A mutant called equivalent runs too; it is an error if a test tells it
+from the original.
 
 `--record` keeps outcomes by the content of edit, file and tests. A run that was broken off goes on there, and a run
 after an edit repeats only what the edit concerns. It does not see a change elsewhere: `--fresh` repeats everything. A
