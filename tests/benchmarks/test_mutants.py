@@ -14,7 +14,7 @@ from benchmarks.common import ROOT
 from benchmarks.tools.mutants.__main__ import chosen, in_turns, score, table
 from benchmarks.tools.mutants.catalogue import Mutant, StaleMutant, read_mutants
 from benchmarks.tools.mutants.copies import Runner, applied, check_copy, copy_tree
-from benchmarks.tools.mutants.trial import Record, judge
+from benchmarks.tools.mutants.trial import Record, check_right, judge
 
 MUTANTS = read_mutants()
 ROOMS = {"cli", "data", "lab", "measure", "models", "ops", "see", "surgery", "train", "units"}
@@ -106,9 +106,9 @@ def test_bugs_are_judged_in_a_copy(tree: Path, tmp_path: Path) -> None:
     check_copy(copy)
     before = (tree / "src/convswap/sums.py").read_text()
     with Runner(copy) as tests:
-        killed = judge(BUG, tests, record)
+        killed = judge(BUG, tests)
         assert (killed["outcome"], killed["by"]) == ("killed", "tests/test_sums.py::test_double")
-        assert judge(replace(BUG, old="x < 1", new="x < 2"), tests, record)["outcome"] == "survived"
+        assert judge(replace(BUG, old="x < 1", new="x < 2"), tests)["outcome"] == "survived"
         with applied(BUG, copy):
             assert "3 * x" in (copy / BUG.file).read_text()
             assert tests.run("tests/test_sums.py", 60)[0] == 1
@@ -116,8 +116,10 @@ def test_bugs_are_judged_in_a_copy(tree: Path, tmp_path: Path) -> None:
             (copy / BUG.file).write_text("while True:\n    pass\n")
             assert tests.run("tests/test_sums.py", 2)[0] is None, "a bug that loops for ever is ended"
         assert tests.run("tests/test_sums.py", 60)[0] == 0, "the bug is gone after its trial"
-        with pytest.raises(RuntimeError, match=r"tests/test_red\.py` fails without any bug"):
-            judge(replace(BUG, tests=("tests/test_red.py",)), tests, record)
+        check_right([killed["by"], killed["by"]], tests, record)
+        red = judge(replace(BUG, tests=("tests/test_red.py",)), tests)
+        with pytest.raises(RuntimeError, match=r"fails without any(.|\n)*tests/test_red\.py::test_red"):
+            check_right([red["by"]], tests, record)
     assert (tree / "src/convswap/sums.py").read_text() == before
 
 

@@ -6,9 +6,9 @@
 The bugs are of the kind a person writes: a dropped argument, two values in the wrong order, an epsilon gone, a state
 not saved. They are listed under `rooms/`, with the tests that should notice each. One at a time is written into a
 temporary copy of the working tree, never into the tree itself. A bug is noticed when a test fails, or when the tests
-take more than a quarter of an hour. The test that failed is then run without the bug, and must pass. A mutant whose
-old text is not found exactly once is an error. A mutant called equivalent runs too; it is an error if a test tells it
-from the original.
+take more than a quarter of an hour. In the end the tests that failed are run without a bug, and must pass. A mutant
+whose old text is not found exactly once is an error. A mutant called equivalent runs too; it is an error if a test
+tells it from the original.
 
 `--record` keeps outcomes by the content of edit, file and tests. A run that was broken off goes on there, and a run
 after an edit repeats only what the edit concerns. It does not see a change elsewhere: `--fresh` repeats everything. A
@@ -42,7 +42,7 @@ from benchmarks.common import ROOT, write_result
 
 from .catalogue import Mutant, read_mutants
 from .copies import Runner, check_copy, copy_tree
-from .trial import Record, judge
+from .trial import Record, check_right, judge
 
 GOAL = 0.95
 
@@ -75,14 +75,16 @@ def try_all(mutants: list[Mutant], record: Record, jobs: int) -> list[dict[str, 
     def one(mutant: Mutant) -> dict[str, Any]:
         tests = free.get()
         try:
-            found = record.put(keys[mutant.title], judge(mutant, tests, record))
+            found = record.put(keys[mutant.title], judge(mutant, tests))
         finally:
             free.put(tests)
         print(f"{found['outcome']:9} {found['seconds']:6.1f} s  {mutant.title}  {found['by'] or ''}", flush=True)
         return found
 
     with ExitStack() as stack:
-        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="convswap-mutants-")))
+        temporary = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="convswap-mutants-", ignore_cleanup_errors=True))
+        )
         first = temporary / "0" / "tree"  # all is read from here: the tree may be edited meanwhile
         copy_tree(ROOT, first)
         keys = {mutant.title: mutant.key(first) for mutant in mutants}
@@ -90,7 +92,7 @@ def try_all(mutants: list[Mutant], record: Record, jobs: int) -> list[dict[str, 
         folders = [first, *(temporary / str(job) / "tree" for job in range(1, min(jobs, len(todo))))]
         for folder in folders[1:]:
             shutil.copytree(first, folder)
-        for folder in folders if todo else []:
+        for folder in folders:
             check_copy(folder)
             runners.append(stack.enter_context(Runner(folder)))
             free.put(runners[-1])
@@ -98,13 +100,14 @@ def try_all(mutants: list[Mutant], record: Record, jobs: int) -> list[dict[str, 
         try:
             for future in [pool.submit(one, mutant) for mutant in todo]:
                 future.result()
+            rows = [row for mutant in mutants if (row := record.get(keys[mutant.title])) is not None]
+            check_right([row["by"] for row in rows if row["by"]], runners[0], record)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for runner in runners:
                 runner.close()
             raise
-    rows = [record.get(keys[mutant.title]) for mutant in mutants]
-    return [row for row in rows if row is not None]
+    return rows
 
 
 def score(rows: list[dict[str, Any]]) -> dict[str, Any]:

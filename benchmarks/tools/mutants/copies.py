@@ -103,6 +103,6 @@ class Runner:
         self.close()
 
     def close(self) -> None:
-        """End the process; a run in progress ends with an error."""
-        self._server.kill()
+        """End the process and what it runs."""
+        self._server.terminate()
         self._server.wait()

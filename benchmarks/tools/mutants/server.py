@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 SLOW = (
     *("pytest", "hypothesis", "numpy", "torch", "torch._dynamo", "torch.export", "torch.utils.flop_counter"),
@@ -28,6 +28,7 @@ def run(selection: list[str], limit_s: float, output: str) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         _be_pytest(selection, output)
+    signal.signal(signal.SIGTERM, lambda number, frame: _end_both(child))
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         seconds = time.perf_counter() - start
@@ -40,10 +41,17 @@ def run(selection: list[str], limit_s: float, output: str) -> dict[str, Any]:
         time.sleep(0.05)
 
 
+def _end_both(child: int) -> NoReturn:
+    with contextlib.suppress(ProcessLookupError):  # it has ended, or has no group of its own yet
+        os.killpg(child, signal.SIGKILL)
+    os._exit(0)
+
+
 def _be_pytest(selection: list[str], output: str) -> None:
     status = 70  # should pytest itself break
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         file, nothing = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, nothing), (1, file), (2, file)):
             os.dup2(source, target)
