@@ -323,3 +323,12 @@ def test_crops_have_the_aspect_and_reach_that_are_promised():
     assert any(left + w == width and w < width // 2 for _, left, _, w in crops)
     tall = [random_crop(300, 40, 0, 0, index) for index in range(300)]
     assert np.mean([w / h for _, _, h, w in tall]) < 1.1
+
+
+def test_the_split_follows_the_keys_whatever_their_order():
+    keys = [f"image {index}.jpg" for index in range(20)]
+    order = list(np.random.default_rng(0).permutation(20))
+    _, test = stratified_split([0] * 20, keys, ["a"])
+    _, other = stratified_split([0] * 20, [keys[index] for index in order], ["a"])
+    assert {keys[index] for index in test} == {keys[order[index]] for index in other}
+    assert stratified_split([0, 0, 1, 1], list("abcd"), ["a", "b"])[1] != []

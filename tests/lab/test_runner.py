@@ -215,3 +215,20 @@ def test_the_time_left_knows_the_kinds_of_trials() -> None:
 def test_several_models_are_named() -> None:
     trials = [trial(model="a"), trial(model="b")]
     assert GridProgress(trials, trials, show=False).label(trials[1]) == "trial 2/2 b conv seed 0"
+
+
+def test_data_are_loaded_once_for_trials_of_one_size(
+    tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import convswap.data
+
+    loaded: list[tuple[str, int | None]] = []
+
+    def load_data(name: str, *, image_size: int | None = None, **rest: Any) -> str:
+        loaded.append((name, image_size))
+        return f"{name} at {image_size}"
+
+    monkeypatch.setattr(convswap.data, "load_data", load_data)
+    grid = [trial(seed=seed, image_size=size) for size in (None, 16, 32) for seed in range(2)]
+    run_grid(grid, tmp_path, progress=False)
+    assert loaded == [("digits", None), ("digits", 16), ("digits", 32)]

@@ -15,6 +15,7 @@ import convswap
 from convswap.cli.saved import load_saved
 from convswap.errors import StoreError, UsageError
 from convswap.models.saved import ConstructorNeededError
+from convswap.surgery.history import history_of
 
 
 def image() -> torch.Tensor:
@@ -178,7 +179,7 @@ def test_a_unit_exchanged_by_hand_for_another_option_is_refused(
 def test_a_setting_that_a_unit_does_not_print_is_compared(model: nn.Module, tmp_path: Path) -> None:
     swapped = convswap.swap(model, "ic", where="layer1.0.conv1")
     swapped.layer1[0].conv1.temperature = 0.05
-    with pytest.raises(UsageError, match=r"layer1\.0\.conv1 is IC.*'temperature': 0.05"):
+    with pytest.raises(UsageError, match=r"layer1\.0\.conv1 is IC.*temperature=0.05"):
         convswap.save(swapped, tmp_path / "m.safetensors")
 
 
@@ -190,3 +191,12 @@ def test_frozen_parameters_come_back_frozen(model: nn.Module, tmp_path: Path) ->
         assert frozen
         loaded = convswap.load(convswap.save(each, tmp_path / "m.safetensors"))
         assert [name for name, p in loaded.named_parameters() if not p.requires_grad] == frozen
+
+
+def test_what_was_loaded_remembers_its_surgery(model: nn.Module, tmp_path: Path) -> None:
+    fused = convswap.fuse(convswap.swap(model, "circle"), image())
+    loaded = convswap.load(convswap.save(fused, tmp_path / "a.safetensors"))
+    assert history_of(loaded) == history_of(fused)
+    assert [record["kind"] for record in history_of(loaded)] == ["swap", "fuse"]
+    again = convswap.load(convswap.save(loaded, tmp_path / "b.safetensors"))
+    assert torch.equal(again(image()), fused(image()))

@@ -215,3 +215,12 @@ def test_classifier_path():
     assert classifier_path(create_model("torchvision:squeezenet1_1", num_classes=3)) == "classifier.1"
     assert classifier_path(create_model("torchvision:resnet18", num_classes=3)) == "fc"
     assert classifier_path(nn.Sequential(nn.Conv2d(3, 4, 3))) is None
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("classes", [3, 7])
+def test_a_classifier_of_other_features_is_another_network(tmp_path, bias, classes):
+    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(8, classes, bias=bias)).state_dict(), tmp_path / "w.pth")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3, bias=bias))
+    with pytest.raises(StoreError, match=rf"1.weight has shape \({classes}, 8\) instead of \(3, 16\)"):
+        load_weights(model, tmp_path / "w.pth")

@@ -206,3 +206,7 @@ def test_atlas_of_thousands_is_a_sample() -> None:
     assert atlas.shown == len(atlas.labels) == 1000
     assert len(atlas.classes.labels) == 10_000
     assert int((~atlas.sheet.isnan()).sum()) == 9000
+
+
+def test_the_gain_has_no_sign() -> None:
+    assert float(dc_gain(torch.tensor([[-3.0, 1.0]]))) == pytest.approx(0.5)

@@ -557,3 +557,39 @@ def test_a_batch_norm_with_two_inputs_is_left_affine_or_not(affine: bool) -> Non
     assert plan.count("fold") == 0
     assert plan.skipped[0] == ("norm", "it, or a parameter of it, is used more than once")
     assert_equal(model, plan.apply(), x)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_convolution_with_two_readers_of_its_weight_is_left_with_or_without_bias(bias: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1, bias=bias), nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.conv(self.conv(x).relu()))
+
+    model, x = randomize(Net()), image(2, 3, 8, 8)
+    plan = convswap.plan_fuse(model, x)
+    assert plan.count("fold") == 0
+    assert plan.skipped[0] == ("norm", "conv, or a parameter of it, is used more than once")
+    assert_equal(model, plan.apply(), x)
+
+
+def test_a_dilation_along_an_axis_of_one_tap_stands_in_no_way() -> None:
+    model = Sum(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, (3, 1), padding=(1, 0), dilation=(1, 5))).eval()
+    x = image(2, 4, 8, 8)
+    plan = convswap.plan_fuse(model, x)
+    assert plan.count("merge") == 1
+    assert_equal(model, plan.apply(), x)
+
+
+def test_recalibrating_forgets_what_was_gathered_in_training() -> None:
+    model = randomize(Plain()).train()
+    for _ in range(3):
+        model(image(8, 3, 8, 8) * 5 + 2)
+    batches = [image(8, 3, 8, 8) + i for i in range(3)]
+    convswap.recalibrate_batch_norm(model.eval(), batches)
+    outputs = torch.cat([model.conv1(b) for b in batches])
+    torch.testing.assert_close(model.norm1.running_mean, outputs.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+    assert int(model.norm1.num_batches_tracked) == 3

@@ -69,3 +69,15 @@ def test_a_convolution_is_no_output_before_a_linear_layer(net):
     assert len(select(net, "!output")) == 6
     net["aux"] = nn.Conv2d(4, 4, 1)
     assert [path for path, _ in select(net, "output")] == ["aux"]
+
+
+def test_one_channel_alone_is_not_depthwise() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 8, 3, groups=4))
+    assert [path for path, _ in select(net, "depthwise")] == ["1", "2"]
+    assert [path for path, _ in select(net, "dense")] == ["0"]
+
+
+def test_kernel_sizes_are_rows_times_columns() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 4, (1, 7)), nn.Conv2d(4, 4, (7, 1)))
+    assert [path for path, _ in select(net, "1x7")] == ["0"]
+    assert [path for path, _ in select(net, "7x1")] == ["1"]

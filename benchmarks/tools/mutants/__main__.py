@@ -5,10 +5,10 @@
 
 The bugs are of the kind a person writes: a dropped argument, two values in the wrong order, an epsilon gone, a state
 not saved. They are listed under `rooms/`, with the tests that should notice each. One at a time is written into a
-temporary copy of the working tree, never into the tree itself. Its tests run under a time limit: a minute, and ten
-times what they need without the bug. Tests that fail without a bug are an error. A bug is noticed when a test fails or
-the limit passes. A mutant whose old text is not found exactly once is an error. A mutant called equivalent runs too; it
-is an error if a test tells it from the original.
+temporary copy of the working tree, never into the tree itself. A bug is noticed when a test fails, or when the tests
+take more than a quarter of an hour. In the end the tests that failed are run without a bug, and must pass. A mutant
+whose old text is not found exactly once is an error. A mutant called equivalent runs too; it is an error if a test
+tells it from the original.
 
 `--record` keeps outcomes by the content of edit, file and tests. A run that was broken off goes on there, and a run
 after an edit repeats only what the edit concerns. It does not see a change elsewhere: `--fresh` repeats everything. A
@@ -26,19 +26,23 @@ from __future__ import annotations
 import argparse
 import os
 import queue
+import shutil
+import signal
+import sys
 import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, write_result
 
 from .catalogue import Mutant, read_mutants
-from .copies import Tests, check_copy, copy_tree
-from .trial import Record, judge
+from .copies import Runner, check_copy, copy_tree
+from .trial import Record, check_right, judge
 
 GOAL = 0.95
 
@@ -58,38 +62,52 @@ def _rooms(mutants: list[Mutant]) -> str:
     return ", ".join(sorted({mutant.room for mutant in mutants}))
 
 
+def in_turns(mutants: list[Mutant]) -> list[Mutant]:
+    """One of each room, then the next of each: a run that is broken off tells something of every room."""
+    rooms = [[mutant for mutant in mutants if mutant.room == room] for room in sorted({m.room for m in mutants})]
+    return [mutant for turn in zip_longest(*rooms) for mutant in turn if mutant is not None]
+
+
 def try_all(mutants: list[Mutant], record: Record, jobs: int) -> list[dict[str, Any]]:
     """The outcome of each, in order; what the record holds already is not run."""
-    keys = {mutant.title: mutant.key(ROOT) for mutant in mutants}
-    free = queue.SimpleQueue[Tests]()
+    free, runners = queue.SimpleQueue[Runner](), list[Runner]()
 
     def one(mutant: Mutant) -> dict[str, Any]:
         tests = free.get()
         try:
-            found = record.put(keys[mutant.title], judge(mutant, tests, record))
+            found = record.put(keys[mutant.title], judge(mutant, tests))
         finally:
             free.put(tests)
         print(f"{found['outcome']:9} {found['seconds']:6.1f} s  {mutant.title}  {found['by'] or ''}", flush=True)
         return found
 
-    todo = [mutant for mutant in mutants if record.get(keys[mutant.title]) is None]
     with ExitStack() as stack:
-        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="convswap-mutants-")))
-        for job in range(min(jobs, len(todo))):
-            folder = temporary / str(job) / "tree"
-            folder.mkdir(parents=True)
-            copy_tree(ROOT, folder)
+        temporary = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="convswap-mutants-", ignore_cleanup_errors=True))
+        )
+        first = temporary / "0" / "tree"  # all is read from here: the tree may be edited meanwhile
+        copy_tree(ROOT, first)
+        keys = {mutant.title: mutant.key(first) for mutant in mutants}
+        todo = in_turns([mutant for mutant in mutants if record.get(keys[mutant.title]) is None])
+        folders = [first, *(temporary / str(job) / "tree" for job in range(1, min(jobs, len(todo))))]
+        for folder in folders[1:]:
+            shutil.copytree(first, folder)
+        for folder in folders:
             check_copy(folder)
-            free.put(stack.enter_context(Tests(folder)))
+            runners.append(stack.enter_context(Runner(folder)))
+            free.put(runners[-1])
         pool = stack.enter_context(ThreadPoolExecutor(jobs))
         try:
             for future in [pool.submit(one, mutant) for mutant in todo]:
                 future.result()
+            rows = [row for mutant in mutants if (row := record.get(keys[mutant.title])) is not None]
+            check_right([row["by"] for row in rows if row["by"]], runners[0], record)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for runner in runners:
+                runner.close()
             raise
-    rows = [record.get(keys[mutant.title]) for mutant in mutants]
-    return [row for row in rows if row is not None]
+    return rows
 
 
 def score(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -125,6 +143,7 @@ def main() -> None:
     for mutant in mutants:
         mutant.mutated(ROOT)  # a stale one is told before hours are spent
     os.nice(options.nice)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # the copies are removed then, too
     start = time.perf_counter()
     rows = try_all(mutants, Record(options.record, fresh=options.fresh), options.jobs)
     scores = table(rows)

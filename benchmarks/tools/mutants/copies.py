@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -31,10 +32,10 @@ def copy_tree(root: Path, folder: Path) -> None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The copy's package first, also in the processes that tests start; no byte code of a bug outlives it."""
+    """The copy's package first, also in the processes that tests start."""
     path = os.pathsep.join([str(folder / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = os.environ.get("OMP_NUM_THREADS", "1")
-    return os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": threads}
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": threads}
 
 
 def check_copy(folder: Path) -> None:
@@ -45,20 +46,26 @@ def check_copy(folder: Path) -> None:
         raise RuntimeError(f"tests in the copy {folder} would run {done.stdout.strip()}")
 
 
+_LATER = itertools.count(10)
+
+
 @contextmanager
 def applied(mutant: Mutant, folder: Path) -> Iterator[None]:
     """The bug stands in the copy inside the `with`."""
     path = folder / mutant.file
-    right, wrong = path.read_text(encoding="utf-8"), mutant.mutated(folder)
+    right, wrong, times = path.read_text(encoding="utf-8"), mutant.mutated(folder), path.stat()
     path.write_text(wrong, encoding="utf-8")
+    # Python takes byte code for that of a file by size and second: every version of the file has a second of its own.
+    os.utime(path, (times.st_atime, times.st_mtime + next(_LATER)))
     try:
         yield
     finally:
         path.write_text(right, encoding="utf-8")
+        os.utime(path, (times.st_atime, times.st_mtime))
         shutil.rmtree(folder / ".hypothesis", ignore_errors=True)  # examples that failed would be tried on the next bug
 
 
-class Tests:
+class Runner:
     """Runs tests in a copy, one run at a time; see `server`. A context manager."""
 
     def __init__(self, folder: Path) -> None:
@@ -93,5 +100,9 @@ class Tests:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._server.kill()
-        self._server.communicate()
+        self.close()
+
+    def close(self) -> None:
+        """End the process and what it runs."""
+        self._server.terminate()
+        self._server.wait()

@@ -1,28 +1,24 @@
 """Runs pytest in forks of a process that holds the slow libraries already: a run costs its tests, not `import torch`.
 
-Started by `copies.Tests` in a copy of the tree. A line on stdin is a run, `{"selection": [...], "limit_s": 60,
+Started by `copies.Runner` in a copy of the tree. A line on stdin is a run, `{"selection": [...], "limit_s": 60,
 "output": "file"}`; the answer on stdout is `{"status": 0, "seconds": 1.5}`, status None past the limit.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import signal
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 SLOW = (
-    "torch",
-    "torchvision",
-    "timm",
-    "lightning_fabric",
-    "scipy.special",
-    "safetensors.torch",
-    "hypothesis",
-    "pytest",
+    *("pytest", "hypothesis", "numpy", "torch", "torch._dynamo", "torch.export", "torch.utils.flop_counter"),
+    *("torchvision", "timm", "lightning_fabric", "safetensors.torch", "scipy.special", "sklearn.datasets"),
+    *("PIL.Image", "typer", "rich.console"),
 )
 
 
@@ -32,6 +28,7 @@ def run(selection: list[str], limit_s: float, output: str) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         _be_pytest(selection, output)
+    signal.signal(signal.SIGTERM, lambda number, frame: _end_both(child))
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         seconds = time.perf_counter() - start
@@ -44,10 +41,17 @@ def run(selection: list[str], limit_s: float, output: str) -> dict[str, Any]:
         time.sleep(0.05)
 
 
+def _end_both(child: int) -> NoReturn:
+    with contextlib.suppress(ProcessLookupError):  # it has ended, or has no group of its own yet
+        os.killpg(child, signal.SIGKILL)
+    os._exit(0)
+
+
 def _be_pytest(selection: list[str], output: str) -> None:
     status = 70  # should pytest itself break
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         file, nothing = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, nothing), (1, file), (2, file)):
             os.dup2(source, target)
@@ -70,8 +74,9 @@ def main() -> None:
     if "convswap" in sys.modules:
         raise SystemExit("a library has imported convswap: its forks would not see the bugs")
     print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        print(json.dumps(run(**json.loads(line))), flush=True)
+    with contextlib.suppress(BrokenPipeError):  # whoever asked has been stopped
+        for line in sys.stdin:
+            print(json.dumps(run(**json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ def _fresh_classifier(model: nn.Module, given: dict[str, Tensor], wanted: dict[s
     """The parameters of the classifier if the file's classifier has another number of outputs, else nothing."""
     path = classifier_path(model)
     names = {name for name in wanted if path is not None and name.startswith(f"{path}.")}
-    differ = any(name in given and _only_outputs_differ(given[name], wanted[name]) for name in names)
-    return names if differ else set()
+    other = {name for name in names if name in given and given[name].shape != wanted[name].shape}
+    return names if other and all(_only_outputs_differ(given[name], wanted[name]) for name in other) else set()
 
 
 def _only_outputs_differ(given: Tensor, wanted: Tensor) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convswap.ops.binary_conv import binary_conv2d_reference, signs
+from convswap.ops.binary_conv.reference import count_dots
 
 
 def loops(
@@ -74,3 +75,5 @@ def test_gradient_is_the_clipped_straight_through_estimator() -> None:
 def test_sums_beyond_single_precision_are_exact() -> None:
     x, weight = torch.ones(1, 2**20 + 1, 3, 6), torch.ones(1, 2**20 + 1, 3, 6)
     assert binary_conv2d_reference(x, weight).item() == (2**20 + 1) * 18
+    x, weight = torch.ones(1, 2**20 + 1, 1, 17), torch.ones(1, 2**20 + 1, 1, 17)
+    assert count_dots(x, weight).item() == (2**20 + 1) * 17  # odd: no number of single precision

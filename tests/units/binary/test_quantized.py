@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import convswap
 from convswap.train import constrain, parameter_groups
-from convswap.units import FusedQuantized, QuantizedConv2d, StochasticQuantizedConv2d
+from convswap.units import FusedQuantized, QuantizedConv2d, StochasticQuantizedConv2d, nearest_power_of_two
 
 
 def level(x: float, bits: int, scheme: str, signed: bool = True) -> float:
@@ -288,3 +288,11 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
         QuantizedConv2d(3, 4, 3, **options)
     with pytest.raises(ValueError, match=message):
         StochasticQuantizedConv2d(3, 4, 3, **options)
+
+
+def test_powers_of_two_part_at_the_root_of_two() -> None:
+    """Rounding is of the exponent: the border between 2^n and 2^(n + 1) lies at 2^(n + 1/2), not in the middle."""
+    for n in range(-6, 7):
+        border = 2.0 ** (n + 0.5)
+        pair = torch.tensor([border * 0.999, border * 1.001, -border * 0.999, -border * 1.001], dtype=torch.float64)
+        assert nearest_power_of_two(pair).tolist() == [2.0**n, 2.0 ** (n + 1), -(2.0**n), -(2.0 ** (n + 1))]
