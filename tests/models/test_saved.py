@@ -169,8 +169,8 @@ def test_a_unit_exchanged_by_hand_for_another_option_is_refused(
     convswap.save(swapped, tmp_path / "m.safetensors")
     if other.layer1[0].conv1.state_dict().keys() != swapped.layer1[0].conv1.state_dict().keys():
         return  # such a state does not fit, and a load says so
-    if torch.equal(swapped.eval()(image()), other.eval()(image())) and str(swapped) == str(other):
-        pytest.skip("the option says what the default says")
+    if all(getattr(swapped.layer1[0].conv1, name, None) == value for name, value in options.items()):
+        return  # the place asks for these options anyway
     swapped.layer1[0].conv1 = other.layer1[0].conv1
     with pytest.raises(UsageError, match=r"layer1\.0\.conv1.* is .* with its recorded surgery has"):
         convswap.save(swapped, tmp_path / "m.safetensors")
