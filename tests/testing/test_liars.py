@@ -15,7 +15,7 @@ from convswap.units.contract import registry
 
 # What no small unit can break alone: flops, whole networks and exporters fail with everything else.
 UNTRIED = {
-    "swaps_into_a_network_fuses_and_trains",
+    "swaps_into_a_network_trains_fuses_and_saves",
     "cast_as_a_whole_computes_and_trains",
     "double_and_back_is_lossless",
     "training_goes_on_alike_from_a_state_dict",

@@ -13,6 +13,7 @@ from ..case import Case
 from ..drawing import for_drawn, places
 from ..rule import NotApplicable, demand, rule
 from .constructor import raised
+from .saving import demand_saved
 
 BLOCK = ("block",)
 
@@ -60,8 +61,8 @@ def images_of_a_batch_do_not_mix_in_evaluation(case: Case) -> None:
 
 
 @rule(BLOCK, only=lambda case: not case.options)
-def swaps_into_a_network_fuses_and_trains(case: Case) -> None:
-    """`swap` must put the block into a residual network that then trains and fuses to an equal one."""
+def swaps_into_a_network_trains_fuses_and_saves(case: Case) -> None:
+    """`swap` must put the block into a residual network that trains, fuses to an equal one, and saves and loads."""
     model, size = _host(case)
     x = torch.randn(4, 3, *size)
     plan = plan_swap(model, case.spec.name, example_input=x, **case.options)
@@ -80,8 +81,11 @@ def swaps_into_a_network_fuses_and_trains(case: Case) -> None:
         nn.functional.cross_entropy(swapped(x), torch.arange(4)).backward()
         optimizer.step()
     swapped.eval()
+    fused = fuse(swapped, x)
     with torch.no_grad():
-        demand_close(fuse(swapped, x)(x), swapped(x), 1e-4, "the fused network's output")
+        demand_close(fused(x), swapped(x), 1e-4, "the fused network's output")
+    demand_saved(swapped, x, "the trained network")
+    demand_saved(fused, x, "the trained and fused network")
 
 
 def _host(case: Case) -> tuple[nn.Module, tuple[int, int]]:

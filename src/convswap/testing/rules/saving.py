@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ...surgery import fuse, plan_swap
+from ...surgery.history import constructor_of
 from ..aids import image, lived_in, randomize_batch_norms, train_steps
 from ..case import Case
 from ..rule import CONVOLUTIONS, demand, rule
@@ -54,7 +55,6 @@ def saves_and_loads_after_training(case: Case) -> None:
 def demand_saved(model: nn.Module, x: torch.Tensor, what: str) -> None:
     """Raise unless a model computes the same after `convswap.save` and `convswap.load`."""
     from ...models import load, save
-    from ...surgery.history import constructor_of
     from ..hosts import small_host
 
     built = constructor_of(model)
