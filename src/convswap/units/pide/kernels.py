@@ -95,7 +95,10 @@ def make_operator(
 def _factorised(theta_NEn: Tensor, phi_NEm: Tensor, scale: float, rows: bool) -> Operator:
     # sum_j (theta_i . phi_j) u_j = theta_i . sum_j phi_j u_j: no pair of pixels is ever looked at.
     mean_N1n = scale * (phi_NEm.mean(2, keepdim=True).mT @ theta_NEn)
-    left = scale / phi_NEm.shape[2] * theta_NEn
+    pixels = phi_NEm.shape[2]
+    if torch.jit.is_tracing():  # where sizes are tensors, whose quotient would be rounded to float32
+        pixels = int(pixels)
+    left = scale / pixels * theta_NEn
     if not rows:
         return Operator(left, phi_NEm, mean_N1n)
     divisor = _away_from_zero(mean_N1n)
