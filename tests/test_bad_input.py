@@ -212,7 +212,7 @@ FAILURES: list[tuple[Callable[[Path], list[str]], list[str]]] = [
     (missing_image_folder, ["photos", "no such folder"]),
     (no_lab, ["nowhere", "no lab"]),
     (damaged_lab, ["lab.sqlite"]),
-    (other_database, ["lab.sqlite", "no convswap lab"]),
+    (other_database, ["lab.sqlite", "not a convswap lab"]),
     (later_lab, ["lab.sqlite", "999"]),
     (lab_is_a_file, ["lab"]),
     (lab_in_use, ["lab", "in use"]),

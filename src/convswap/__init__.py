@@ -57,7 +57,7 @@ _HOMES = ("errors", "units", "surgery", "models")
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for: the command line's help should not wait for torch."""
+    """Load a public name when it is first used: the command line's help should not wait for torch."""
     if name in _ROOMS:
         return import_module(f".{name}", __name__)
     if name in __all__:

@@ -1,3 +1,3 @@
-"""The one place that says which convswap this is."""
+"""The only place that holds the version of convswap."""
 
 __version__ = "0.1.0"

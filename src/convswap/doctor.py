@@ -1,4 +1,4 @@
-"""What this machine and this installation can do, what is missing, and what each missing thing costs."""
+"""What this machine and this installation can do, what is missing, and the cost of each missing part."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Section = list[tuple[str, str]]
 
 
 def diagnose() -> dict[str, Section]:
-    """Look at everything; sections of (what, finding) in the order they should be read."""
+    """Examine everything. Returns sections of (what, finding) in reading order."""
     return {
         "versions": _versions(),
         "processor": _processor(),
@@ -38,7 +38,7 @@ def diagnose() -> dict[str, Section]:
 
 
 def format_plain(findings: dict[str, Section]) -> str:
-    """The findings as aligned text, with no package but the standard library."""
+    """The findings as aligned text, made with the standard library alone."""
     width = max(len(what) for section in findings.values() for what, _ in section)
     lines: list[str] = []
     for title, section in findings.items():
@@ -83,10 +83,10 @@ def _compiler() -> str | None:
 
 
 def _native() -> Section:
-    """The library of `ops/native`, the path each operator takes with it here, and what is lost without it."""
+    """The library of `ops/native`, the path that each operator takes here, and what is lost without the library."""
     missing = native.why_missing()
     if missing is None:
-        features = ", ".join(sorted(native.cpu_features())) or "no vector instructions that it has kernels for"
+        features = ", ".join(sorted(native.cpu_features())) or "no vector instructions for which it has kernels"
         library = f"{native.library_path()}; this processor has {features}"
     else:
         library = f"none: {missing}"
@@ -103,7 +103,7 @@ def _binary_path() -> str:
     if forced := os.environ.get(binary_conv.VARIABLE):
         return f"{binary_conv.VARIABLE}={forced} asks for {forced}; there are {', '.join([*names, 'torch'])}"
     if not names:
-        return "torch: packed networks answer the same and stay small, but are no faster than float32"
+        return "torch: packed networks give the same answers and stay small, but are no faster than float32"
     return f"{names[0]}" + (f"; {', '.join(names[1:])} where it does not apply" if len(names) > 1 else "")
 
 

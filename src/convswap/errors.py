@@ -1,6 +1,6 @@
-"""Errors a person can act on.
+"""Errors that a user can act on.
 
-Everything raised on purpose for bad input derives from `ConvswapError`: the command line prints it as one
+Every error raised on purpose for bad input derives from `ConvswapError`. The command line prints such an error as one
 line without a traceback. Programming errors are never wrapped and keep their traceback.
 """
 
@@ -17,7 +17,7 @@ class ConvswapError(Exception):
 
 
 class UsageError(ConvswapError, ValueError):
-    """An argument has a value that is not allowed (unknown name, bad option)."""
+    """An argument has a value that is not allowed (an unknown name, a bad option)."""
 
 
 class SurgeryError(ConvswapError, RuntimeError):
@@ -33,7 +33,7 @@ class DataError(ConvswapError, RuntimeError):
 
 
 class TrainingError(ConvswapError, RuntimeError):
-    """Training cannot go on (NaN loss, a checkpoint of another run, ...)."""
+    """Training cannot continue (NaN loss, a checkpoint of another run, ...)."""
 
 
 class StoreError(ConvswapError, RuntimeError):
@@ -41,7 +41,7 @@ class StoreError(ConvswapError, RuntimeError):
 
 
 def first_line(error: BaseException, most: int = 200) -> str:
-    """What an error says on its first line, cut after `most` characters; the name of its type if it says nothing.
+    """The first line of an error's message, cut after `most` characters, or its type's name if the message is empty.
 
     >>> first_line(ValueError("no weights\\nat all")), first_line(EOFError())
     ('no weights', 'EOFError')
@@ -51,7 +51,7 @@ def first_line(error: BaseException, most: int = 200) -> str:
 
 
 def described(error: BaseException) -> str:
-    """`first_line`, behind the name of its type unless the error is one of ours, which needs no such name.
+    """`first_line` behind the name of the error's type. Errors of convswap need no such name and get none.
 
     >>> described(UsageError("seed=-1 is not allowed")), described(ValueError("bad"))
     ('seed=-1 is not allowed', 'ValueError: bad')
@@ -61,7 +61,7 @@ def described(error: BaseException) -> str:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is in no table, with the nearest known names.
+    """The error for a name that is not in a table, with the nearest known names.
 
     >>> str(unknown_name("unit", "circel", ["circle", "conv"]))
     "unknown unit 'circel'; did you mean 'circle'?"
@@ -85,7 +85,7 @@ def check_choice(option: str, value: object, allowed: Iterable[object]) -> None:
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether this is an `int` and not a `bool`: Python counts True as 1, but nobody means it as a count."""
+    """Whether this is an `int` and not a `bool`. In Python True equals 1, but nobody means True as a count."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -107,14 +107,14 @@ def check_whole(
 
     Args:
         option: the option's name, for the message.
-        value: the value to check; a `bool` is not a whole number here.
+        value: the value to check. A `bool` does not count as a whole number.
         least: the smallest allowed value.
         most: the largest allowed value.
         odd: whether even numbers are refused.
-        hint: what the message says behind the bounds.
+        hint: text that the message adds behind the bounds.
 
     Raises:
-        UsageError: it is not; the message names option, value and what is allowed.
+        UsageError: the value is not allowed. The message names option, value and what is allowed.
 
     >>> check_whole("radius", 2)
     2
@@ -132,7 +132,7 @@ def check_number(option: str, value: object, allowed: Callable[[Any], bool], wan
     """Return the value if it is a finite number, not a `bool`, and `allowed` accepts it.
 
     Raises:
-        UsageError: it is not; the message names option and value, and says to give `wanted`.
+        UsageError: the value is not such a number. The message names option and value, and asks for `wanted`.
 
     >>> check_number("dropout", 0.5, lambda p: 0 <= p < 1, "a number from 0 to below 1")
     0.5

@@ -1,4 +1,4 @@
-"""Writing files so that a crash or a full disk leaves the old content or the new, never half of it."""
+"""Writing files so that a crash or a full disk leaves the old content or the new, never a part of it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _NEXT_TO_NOTHING = 1 << 20
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Replace a file at once: written beside it, flushed to the disk, then renamed over it.
+    """Replace a file atomically: write a new file beside it, flush that to the disk, then rename it over the old one.
 
     Raises:
-        StoreError: it could not be written (full disk, no permission); what was there before is untouched.
+        StoreError: the file could not be written (full disk, no permission). The old file is untouched.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # not tempfile: its files are for their owner alone, and a report is for others to read
+        # not tempfile: only the owner may read its files, but others should be able to read a report
         with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
@@ -35,30 +35,30 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # renamed away if all went well
+        with contextlib.suppress(OSError):  # after a successful rename the new file is no longer here
             temporary.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left of `write_atomically`; for a folder that nobody else writes to."""
+    """Remove the files that killed processes left behind in `write_atomically`. Nobody else may write to the folder."""
     for path in folder.glob(".*.????????.tmp"):
         path.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError) -> StoreError:
-    """The error for a file that could not be written, with what to do about it."""
+    """The error for a file that could not be written, with the way to fix it."""
     if error.errno in DISK_FULL:
         return full_disk_error(path)
     return StoreError(f"could not write {path}: {error.strerror or error}; what was saved before is intact")
 
 
 def full_disk_error(path: Path) -> StoreError:
-    """The error for a full disk: what could not be written, and that nothing is lost."""
+    """The error for a full disk. It names the file that could not be written, and says that nothing is lost."""
     return StoreError(f"the disk is full: could not write {path}; what was saved before is intact: {FREE_SPACE}")
 
 
 def disk_is_full(error: BaseException, directory: Path) -> bool:
-    """Is a full disk (or quota) behind this error? Some libraries report it as a plain RuntimeError."""
+    """Did a full disk (or quota) cause this error? Some libraries report a full disk as a plain RuntimeError."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in DISK_FULL:

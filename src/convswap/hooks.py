@@ -1,23 +1,23 @@
-"""The hooks: all that a unit, or another module, may tell surgery, training and the measurements about itself.
+"""The hooks: everything that a module may declare about itself to surgery, training and the measurements.
 
-A unit has them from its base; any other module (a fused form, a network that clips its weights) inherits `Hooks` before
-`nn.Module`. Each hook has a default that says "nothing special", and a class overrides the ones it needs. A method of
-such a name on a module that is no `Hooks` is not called.
+A unit inherits the hooks from its base. Any other module (a fused form, a network that clips its weights) inherits
+`Hooks` before `nn.Module`. Each hook has a default that says "nothing special". A class overrides the hooks it needs. A
+method with the name of a hook is not called on a module that does not inherit `Hooks`.
 
 | hook | asked by | what it says |
 |---|---|---|
-| `absorbs_batch_norm` | `swap` | the host's BatchNorm behind the unit goes |
-| `start_from_batch_norm(norm)` | `swap`, warm start | take over what that BatchNorm had learned |
-| `absorbs_relu_before` | `swap` | the unit rectifies its own input: a ReLU before it goes |
+| `absorbs_batch_norm` | `swap` | the host's BatchNorm behind the unit is removed |
+| `start_from_batch_norm(norm)` | `swap`, warm start | take over what that BatchNorm has learned |
+| `absorbs_relu_before` | `swap` | the unit rectifies its own input: a ReLU before it is removed |
 | `relu_follows_host` | `swap` | the option `relu` is set to whether a ReLU follows in the host |
 | `normalizes_input(**options)` | `swap` | the unit takes signs of its input; does a BatchNorm of its own come first? |
 | `options_at(place)` | `swap`, for a `BlockUnit` (and written there) | options that follow from the place |
-| `warm_start_for(conv, **options)` | `swap`, plans | what a warm start keeps of this very convolution |
+| `warm_start_for(conv, **options)` | `swap`, plans | how much of this particular convolution a warm start keeps |
 | `fold_affine(scale, shift)` | `fuse` | absorb the BatchNorm behind the module |
 | `constrain_()` | `fit`, `constrain` | put the parameters back into bounds after each step |
 | `learning_rate_scale()` | `fit`, `parameter_groups` | factors of the learning rate by parameter name |
-| `keeps_results` | `cost` | an inference is cheaper after the first: results are kept |
-| `filters(size)` | `see`, `niff_kernel_mass` | the filters as large as the map that the module multiplies with |
+| `keeps_results` | `cost` | inference is cheaper after the first pass: results are kept |
+| `filters(size)` | `see`, `niff_kernel_mass` | the module's filters that are as large as the map |
 
 `writes(module, Hooks.fold_affine)` tells whether a module's class overrides a method.
 """
@@ -35,11 +35,11 @@ class Hooks:
     """Mixin, before `nn.Module`: the hooks and their defaults; see the table above.
 
     Attributes:
-        absorbs_batch_norm: the host's BatchNorm that alone reads the unit's output is taken out by a swap.
-        absorbs_relu_before: the unit rectifies its own input. A swap takes out a ReLU module that feeds only such
-            units; on an input that comes from a ReLU, a warm start is exact.
+        absorbs_batch_norm: a swap removes the host's BatchNorm if it is the only consumer of the unit's output.
+        absorbs_relu_before: the unit rectifies its own input. A swap removes a ReLU module that feeds only such
+            units. On an input that comes from a ReLU, a warm start is exact.
         relu_follows_host: a swap sets the unit's option `relu` to whether a ReLU follows in the host.
-        keeps_results: the module keeps results of an inference for the next one, so the second pass costs less.
+        keeps_results: the module keeps results of one inference for the next, so the second pass costs less.
     """
 
     absorbs_batch_norm: ClassVar[bool] = False
@@ -52,23 +52,23 @@ class Hooks:
 
     @classmethod
     def normalizes_input(cls, **options: Any) -> bool | None:
-        """For a unit that takes signs of its input: does it normalise the input first? None: it takes no signs."""
+        """For a unit that takes signs of its input: is the input normalised first? None: the unit takes no signs."""
         return None
 
     @classmethod
     def warm_start_for(cls, conv: nn.Conv2d, **options: Any) -> Literal["exact", "approximate", "none"] | None:
-        """What `from_conv` keeps of this convolution. None: what the registry row declares. Override if it varies."""
+        """How much `from_conv` keeps of this convolution. None: as the registry row says. Override if it varies."""
         return None
 
     def fold_affine(self, scale: Tensor, shift: Tensor) -> None:
-        """Absorb a following per-channel `y -> scale y + shift`, both (out,), in place. Default: it cannot."""
+        """Absorb a following per-channel `y -> scale y + shift`, both (out,), in place. Default: not possible."""
         raise NotImplementedError(f"{type(self).__name__} cannot absorb a scale and a shift behind it")
 
     def constrain_(self) -> None:
-        """Put the parameters into the set they are meant to lie in, in place. Default: nothing.
+        """Put the parameters back into their allowed set, in place. Default: nothing.
 
-        Training calls it under `no_grad`, once before the first step and once after every step. (Twice is not the same
-        as once where weights are centred and then clipped, as in `binary_weight`.)
+        Training calls this under `no_grad`, once before the first step and once after every step. (Two calls can differ
+        from one where weights are centred and then clipped, as in `binary_weight`.)
         """
 
     def learning_rate_scale(self) -> Mapping[str, float]:
@@ -76,9 +76,9 @@ class Hooks:
         return {}
 
     def filters(self, size: tuple[int, int], dtype: torch.dtype = torch.float64) -> Tensor | None:
-        """The filters (K, *size) that the module multiplies a map of this size with in the frequency domain, in space.
+        """The filters (K, *size), in space, by which the module multiplies a map of this size in the frequency domain.
 
-        Their centre is pixel (0, 0) and they wrap around. None: the module has no such filters.
+        Their centre is pixel (0, 0), and they wrap around. None: the module has no such filters.
         """
         return None
 

@@ -1,4 +1,4 @@
-"""The packages of the extras: what each is called where, and what needs it."""
+"""The packages of the extras: the names of each package, and what needs it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Package:
         name: what Python imports.
         purpose: what needs the package, for sentences such as "PURPOSE needs it".
         extra: the extra that brings the package.
-        distribution: what pip installs, where the name is another.
+        distribution: what pip installs, where its name differs.
     """
 
     name: str

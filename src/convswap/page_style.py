@@ -1,4 +1,4 @@
-"""The looks that all pages of convswap share: the report of a lab, and the page of `see`."""
+"""The style that all pages of convswap share: the report of a lab, and the page of `see`."""
 
 from __future__ import annotations
 

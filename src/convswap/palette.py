@@ -1,14 +1,14 @@
-"""The colours that stand for units and models, in the report and in pictures of networks alike."""
+"""The colours of units and models, both in the report and in pictures of networks."""
 
 from __future__ import annotations
 
-#: Okabe and Ito's for colour-blind readers. The first is the baseline's: a grey that steps back. Their yellow is left
-#: out: it vanishes on white.
+#: The colours of Okabe and Ito for colour-blind readers. The first belongs to the baseline: a grey that stays in the
+#: background. Their yellow is left out because it vanishes on white.
 SERIES = ("#6b6f76", "#0072b2", "#d55e00", "#009e73", "#b3568f", "#c28100", "#56b4e9")
 
 
 def series_color(index: int) -> str:
-    """The colour of a series; beyond the palette they start over, and only the first is grey.
+    """The colour of a series. Beyond the palette the colours start over, and only the first is grey.
 
     >>> series_color(0), series_color(1) == series_color(7)
     ('#6b6f76', True)

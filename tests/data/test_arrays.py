@@ -122,7 +122,7 @@ BAD = {
     "unknown class": ({"y_test": lambda a: a + 1}, "y_test holds the label 3, but there are 3 classes"),
     "huge": ({"y_test": lambda a: a.astype(np.uint64) + 2**63}, "y_test holds the label 922337203685477580"),
     "gap": ({"y_train": lambda a: a * 2, "y_test": lambda a: a * 2}, "y_train holds the label 4"),
-    "one class": ({"y_train": lambda a: a * 0, "y_test": lambda a: a * 0}, "one class only"),
+    "one class": ({"y_train": lambda a: a * 0, "y_test": lambda a: a * 0}, "only one class"),
 }
 
 
@@ -143,7 +143,7 @@ def test_bad_arrays(tmp_path, case):
 
 def test_no_pickle_is_read(tmp_path):
     content = arrays() | {"y_train": np.array([{"a": 1}] * 12, dtype=object)}
-    with pytest.raises(DataError, match=r"damaged, or no .npz file of plain arrays"):
+    with pytest.raises(DataError, match=r"damaged, or not a .npz file of plain arrays"):
         load_data(save(tmp_path / "set.npz", content))
 
 

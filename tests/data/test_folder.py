@@ -147,7 +147,7 @@ def test_bad_layouts(tmp_path, unsplit):
     said(unsplit / "ant" / "0.jpg", "a file, not a folder")
     said(unsplit / "ant", "no class folders; lay it out as")
     (tmp_path / "one" / "class").mkdir(parents=True)
-    said(tmp_path / "one", "one class folder only, 'class'")
+    said(tmp_path / "one", "only one class folder, 'class'")
     (unsplit / "empty").mkdir()
     said(unsplit, "class folder .*empty holds no image")
     save_image(unsplit / "empty" / "single.png")

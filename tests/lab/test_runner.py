@@ -193,7 +193,7 @@ def test_progress_lines(tmp_path: Path, trainer: Trainer, capsys: pytest.Capture
     assert captured.out == ""
     run_grid([*GRID, trial("conv", 2)], tmp_path)
     assert capsys.readouterr().err.splitlines() == [
-        "4 of 5 trials are finished already",
+        "4 of 5 trials are already finished",
         "trial 5/5 conv seed 2: 92.00% in 2 s",
     ]
     run_grid([trial("conv", 3)], tmp_path, progress=False)

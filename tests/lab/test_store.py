@@ -181,7 +181,7 @@ def test_a_database_of_somebody_else(file: Path) -> None:
     connection = sqlite3.connect(file)
     connection.execute("CREATE TABLE photos (id)")
     connection.close()
-    with pytest.raises(StoreError, match=r"lab\.sqlite is an SQLite file, but no convswap lab"):
+    with pytest.raises(StoreError, match=r"lab\.sqlite is an SQLite file, but not a convswap lab"):
         Store(file)
 
 
@@ -256,6 +256,6 @@ def test_a_foreign_database_is_not_touched(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE theirs (x)")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(StoreError, match="no convswap lab"):
+    with pytest.raises(StoreError, match="not a convswap lab"):
         Store(path)
     assert path.read_bytes() == before

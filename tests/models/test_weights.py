@@ -151,7 +151,7 @@ def write_damaged_metadata(path):
         (write_whole_model, "Python objects besides tensors"),
         (write_plain_pickle, "damaged|Python objects"),
         (write_number, "found int"),
-        (write_mixed, "epoch is no tensor"),
+        (write_mixed, "epoch is not a tensor"),
         (write_bad_safetensors, "damaged"),
         (write_other_network, "unexpected layer1.1.conv1.weight.* in all"),
         (write_other_channels, r"conv1.weight has shape \(16, 1, 3, 3\) instead of \(16, 3, 3, 3\)"),

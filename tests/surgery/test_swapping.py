@@ -282,6 +282,20 @@ def test_optimizer_groups_are_kept_by_name_and_checked_before_the_edit() -> None
     assert isinstance(model.conv1, CircleConv2d)
 
 
+def test_what_a_unit_keeps_from_decay_gets_a_group_without_it() -> None:
+    model = Plain()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9, weight_decay=0.1)
+    convswap.plan_swap(model, "circle", where="conv2", radius="learnable").apply(inplace=True, optimizer=optimizer)
+    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    groups = {name: group_of[id(p)] for name, p in model.conv2.named_parameters()}
+    assert {name: group["weight_decay"] for name, group in groups.items()} == {
+        "weight": 0.1,
+        "bias": 0.1,
+        "radius_logit": 0.0,
+    }
+    assert (groups["radius_logit"]["lr"], groups["radius_logit"]["momentum"]) == (0.5, 0.9)
+
+
 def test_a_stale_plan_is_refused() -> None:
     model = Plain()
     plan = convswap.plan_swap(model, "ic", where="3x3")

@@ -141,7 +141,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage) -> None:
 
 def test_a_foreign_file_is_no_checkpoint(tmp_path) -> None:
     torch.save({"weight": torch.zeros(3)}, tmp_path / "checkpoint.pt")
-    with pytest.raises(StoreError, match="no checkpoint of this version"):
+    with pytest.raises(StoreError, match="not a checkpoint of this version"):
         run(tmp_path)
 
 

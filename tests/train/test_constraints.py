@@ -124,7 +124,7 @@ def test_wrong_scales_are_refused(scales) -> None:
 def test_a_hook_that_nobody_would_call_is_refused(hook) -> None:
     stranger = type("Stranger", (nn.Linear,), {hook: lambda self: {}})
     ask = {"constrain_": constrain, "learning_rate_scale": learning_rate_scales}[hook]
-    with pytest.raises(UsageError, match=rf"0 is a Stranger with {hook}\(\), but no convswap.hooks.Hooks; inherit"):
+    with pytest.raises(UsageError, match=rf"0 is a Stranger with {hook}\(\), but not a convswap.hooks.Hooks; inherit"):
         ask(nn.Sequential(stranger(2, 2)))
 
 

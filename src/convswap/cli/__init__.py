@@ -1,7 +1,7 @@
 """The command line: parses, calls the public functions, prints.
 
-Nothing heavy is imported here: `convswap --help` does not wait for a model library, and the command exists, and
-says what is missing, when only the core of convswap is installed.
+Nothing heavy is imported here, so `convswap --help` does not wait for a model library. With the core of convswap alone
+the command exists, too, and says what is missing.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0: done; 1: the run failed; 2: the command line is wrong; 130: interrupted. Every expected failure is one line on
-    stderr. A programming error keeps its traceback.
+    The codes are 0 (done), 1 (the run failed), 2 (the command line is wrong) and 130 (interrupted). Every expected
+    failure is one line on stderr. A programming error keeps its traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _run(arguments or ["--help"])
     except BrokenPipeError:
-        sys.stdout = open("/dev/null", "w")  # noqa: SIM115 - the reader has gone (`convswap units | head`)
+        sys.stdout = open("/dev/null", "w")  # noqa: SIM115 - the reader is gone (`convswap units | head`)
         return 1
     except BaseException as error:
         failure = as_failure(error)

@@ -1,4 +1,4 @@
-"""The typer application: one verb a module."""
+"""The typer application, with one module per verb."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def _common(
     pass
 
 
-# typer carries its own copy of click since 0.2x and uses the package before; the base class is found through either.
+# Since 0.2x typer has its own copy of click; older versions use the package. This finds the base class in either.
 _WrongCommandLine = cast(
     type[Exception], next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 )
 
 
 def invoke(arguments: list[str]) -> int:
-    """Parse and run; what typer finds wrong with the command line becomes a `UsageError`."""
+    """Parse and run. A fault that typer finds in the command line becomes a `UsageError`."""
     command = typer.main.get_command(app)
     try:
         with command.make_context("convswap", list(arguments), obj=tuple(arguments)) as context:

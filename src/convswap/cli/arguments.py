@@ -37,7 +37,7 @@ Normalization = Annotated[
     str,
     typer.Option(
         metavar="CHOICE",
-        help="What images are normalised with: auto (what trained weights declare, else the data's own), model, data, "
+        help="How images are normalised: auto (as trained weights declare, else the data's own), model, data, "
         "or numbers MEAN,.../STD,...",
         rich_help_panel=_START,
     ),
@@ -55,7 +55,7 @@ DataRoot = Annotated[
     typer.Option(
         metavar="FOLDER",
         envvar="CONVSWAP_DATA",
-        help="Where data sets are looked for and downloaded to.",
+        help="Folder to search for data sets and to download them to.",
         rich_help_panel=_DATA,
     ),
 ]
@@ -69,14 +69,14 @@ SkipUnreadable = Annotated[
 ]
 Epochs = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Default: what the recipe for the data says.", rich_help_panel=_TRAINING),
+    typer.Option(min=1, metavar="N", help="Default: the recipe's number.", rich_help_panel=_TRAINING),
 ]
 RecipeName = Annotated[
     str,
     typer.Option(
         "--recipe",
         metavar="NAME",
-        help="auto (what suits the data), or binary (Adam, squared hinge: for networks with binary weights).",
+        help="auto (chosen by the data), or binary (Adam, squared hinge: for networks with binary weights).",
         rich_help_panel=_TRAINING,
     ),
 ]

@@ -1,4 +1,4 @@
-"""From an exception to the one line a person reads, or to None when it is a programming error."""
+"""Turning an exception into the one line that the user reads, or into None for a programming error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Failure(Exception):
 
 
 def as_failure(error: BaseException) -> Failure | None:
-    """What to tell the person, or None when the traceback is what they need."""
+    """The line for the user, or None for an error whose traceback they need."""
     if isinstance(error, Failure):
         return error
     if isinstance(error, KeyboardInterrupt):
@@ -33,7 +33,7 @@ def as_failure(error: BaseException) -> Failure | None:
 
 
 def notes_of(error: BaseException) -> list[str]:
-    """The notes added on the way up: how to resume, what was being written."""
+    """The notes added to the error on its way up: how to resume, what was being written."""
     return list(getattr(error, "__notes__", []))
 
 
@@ -53,7 +53,7 @@ def _operating_system(error: OSError) -> str:
         errno.EROFS: "the disk is read-only: name another place",
         errno.ENOENT: "check the path",
         errno.ENOTDIR: "a folder is needed there",
-        errno.EISDIR: "a file is needed there, and this is a folder",
+        errno.EISDIR: "a file is needed there, but this is a folder",
         errno.EEXIST: "name another place",
     }.get(error.errno or 0)
     reason = error.strerror or str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""From the words of a command line to trials, with everything wrong found before the first training starts."""
+"""Turning a command line into trials. Every mistake is found before the first training starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def chosen_recipe(
     data: Data, *, name: str, trained: bool, epochs: int | None, batch_size: int | None, learning_rate: float | None
 ) -> Recipe:
-    """The recipe of that name (`"auto"`: what suits the data), with what the command line sets instead."""
+    """The recipe of this name (`"auto"`: the one that suits the data), changed as the command line says."""
     from ..train import binary_recipe, default_recipe
 
     check_choice("--recipe", name, ("auto", "binary"))
@@ -44,7 +44,7 @@ def make_trials(
     pretrained: bool,
     normalization: str,
 ) -> list[Trial]:
-    """Every model with every unit and every seed; seeds vary slowest, so that a stopped grid is still a fair one."""
+    """Every model with every unit and every seed. Seeds vary slowest, so that a stopped grid is still fair."""
     from ..lab import Trial, describe_weights
 
     if weights is not None and pretrained:
@@ -83,7 +83,7 @@ def _normalization(
 
     description = weights.with_name("trial.json") if weights is not None else None
     if choice == "auto" and description is not None and description.is_file():
-        # Weights out of a run of ours go on with what they were trained with.
+        # Weights from a run of convswap keep the constants they were trained with.
         return Trial.from_json(description.read_text(encoding="utf-8")).normalization
     network = create_model(model, num_classes=data.num_classes, in_channels=data.channels)
     return choose_normalization(choice, network, data, trained=trained)
@@ -101,11 +101,11 @@ def check(trials: list[Trial], data: Data, device: str) -> None:
 
 @contextmanager
 def suitable_process(data: Data) -> Iterator[None]:
-    """The process set up for training: freed memory is kept, and tiny images get one thread.
+    """Set the process up for training: freed memory is kept, and tiny images get one thread.
 
-    The thread count is left alone where `OMP_NUM_THREADS` says what it should be.
-    A step on 8 x 8 pixels is shorter than what threads need to meet; and where anything else runs on the machine they
-    wait for one another (the embedded comparison took 39 s with one thread and 380 s with two on two busy cores).
+    `OMP_NUM_THREADS`, if set, decides the number of threads instead. A step on 8 x 8 pixels takes less time than
+    threads need to synchronise. On a busy machine they also wait for one another. (The embedded comparison took 39 s
+    with one thread and 380 s with two on two busy cores.)
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Reading `--option unit.key=value`, `--units a,b` and files, into what the public functions take."""
+"""Reading `--option unit.key=value`, `--units a,b` and files into arguments of the public functions."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def parse_units(text: str) -> list[str]:
 
 
 def parse_options(assignments: Iterable[str], units: list[str]) -> dict[str, dict[str, Any]]:
-    """`["circle.radius=1.2"]` as `{"circle": {"radius": 1.2}}`; with one unit, its name may be left out.
+    """`["circle.radius=1.2"]` as `{"circle": {"radius": 1.2}}`. With only one unit, its name may be left out.
 
-    A value is JSON where it parses as JSON (`1.2`, `true`, `null`, `[1, 2]`) and a string otherwise.
+    A value that parses as JSON (`1.2`, `true`, `null`, `[1, 2]`) is read as JSON. Any other value is a string.
     """
     from ..units import get_unit
 
@@ -55,7 +55,7 @@ def parse_options(assignments: Iterable[str], units: list[str]) -> dict[str, dic
 
 
 def parse_where(selections: Iterable[str], units: list[str]) -> dict[str, str | None]:
-    """`["3x3", "pide=same & *.1"]` as a selection for every unit: its own, else the one without a name, else None."""
+    """`["3x3", "pide=same & *.1"]` as one selection per unit: its own, else the one without a name, else None."""
     own: dict[str, str] = {}
     for text in selections:
         unit, equals, selection = (part.strip() for part in text.partition("="))
@@ -77,12 +77,12 @@ def _typed(value: str) -> Any:
 
 
 def _refuse_constant(name: str) -> float:
-    """`NaN` and `Infinity` are no JSON: leave them to the unit as strings."""
+    """`NaN` and `Infinity` are not JSON: leave them to the unit as strings."""
     raise ValueError(name)
 
 
 def existing_file(option: str, path: Path | None) -> Path | None:
-    """The path itself, or a `UsageError` naming the option when no file lies there."""
+    """The path itself. If no file lies there, a `UsageError` names the option."""
     if path is not None and not path.is_file():
         reason = "is a folder" if path.is_dir() else "does not exist"
         raise UsageError(f"{option} {path}: {reason}; a file is needed")

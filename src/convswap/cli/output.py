@@ -1,4 +1,4 @@
-"""What the verbs print."""
+"""The output of the verbs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def command_line(context: typer.Context) -> str:
-    """The command as it was given, to be typed again."""
+    """The command as it was given, ready to be typed again."""
     return shlex.join(["convswap", *context.obj])
 
 
 def print_comparison(rows: Sequence[dict[str, Any]], page: Path) -> None:
-    """The tables, then where the report lies."""
+    """Print the tables, then the path of the report."""
     from rich.console import Console
 
     from ..lab.report import robustness_table, terminal_table
@@ -35,7 +35,7 @@ def print_comparison(rows: Sequence[dict[str, Any]], page: Path) -> None:
 
 
 def fail_if_nothing_finished(rows: Sequence[StoredTrial], lab: Path) -> None:
-    """A comparison in which every training failed is a failure, and says why."""
+    """Raise if every training of a comparison failed, with the reason."""
     failed = [row for row in rows if row.state == "failed"]
     if failed and len(failed) == len(rows):
         lines = (failed[0].traceback or "").strip().splitlines() or ["no reason recorded"]

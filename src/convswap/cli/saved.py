@@ -1,4 +1,4 @@
-"""What verbs take as RUN: a trial's folder or a saved model, with the data it was trained on."""
+"""Reading the argument RUN of the verbs: a trial's folder or a saved model, and the data it was trained on."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved model, and for a run the trial that made it."""
+    """A saved model and, for a run, the trial that made it."""
 
     weights: Path
     trial: Trial | None
 
     @property
     def output(self) -> Path:
-        """Where its fused form goes: beside the original."""
+        """The path of the fused form, beside the original."""
         name = "fused" if self.weights.stem == "model" else f"{self.weights.stem}-fused"
         return self.weights.with_name(f"{name}.safetensors")
 
 
 def load_saved(weights: Path, model: str | None) -> nn.Module:
-    """The model of a file, in eval mode; `model` is `--model`, for a function of the user's own."""
+    """The model of a file, in eval mode. `model` is the value of `--model`, which names a user's own function."""
     from ..models import load
     from ..models.saved import ConstructorNeededError
 
@@ -43,10 +43,10 @@ def load_saved(weights: Path, model: str | None) -> nn.Module:
 
 
 def find_saved(source: Path) -> Saved:
-    """The saved model that RUN means.
+    """The saved model that RUN names.
 
     Raises:
-        UsageError: there is none; what lies there instead is said.
+        UsageError: there is none. The message says what lies there instead.
     """
     from ..lab import Trial
 
@@ -68,5 +68,5 @@ def data_of(trial: Trial | None, root: Path | None) -> Data | None:
 
     if trial is None:
         return None
-    # Unreadable files were refused or left out when the run began; the fingerprint says that the rest is the same.
+    # Unreadable files were refused or left out when the run began. The fingerprint shows that the rest is unchanged.
     return trial_data(trial, root=root, skip_unreadable=True, download=False)

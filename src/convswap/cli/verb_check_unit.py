@@ -64,7 +64,7 @@ def run(
 
 
 def _import(name: str) -> None:
-    sys.path.insert(0, "")  # as `python -m` has it: a module in this folder
+    sys.path.insert(0, "")  # so that a module in this folder is found, as with `python -m`
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -74,7 +74,7 @@ def _import(name: str) -> None:
 
 
 def _show(done: int, total: int, result: Result) -> None:
-    """One line a check; on a terminal passed ones overwrite each other."""
+    """Print one line per check. On a terminal, lines of passed checks overwrite each other."""
     line = f"{done}/{total} {result.outcome}: {result.rule} on {result.case}"
     if sys.stderr.isatty():
         print(f"\r\x1b[2K{line}", end="\n" if result.outcome == "failed" or done == total else "", file=sys.stderr)

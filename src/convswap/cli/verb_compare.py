@@ -50,7 +50,7 @@ def run(
         int, typer.Option(min=1, metavar="N", help="Trainings of each unit. Below 3 nothing is ranked.")
     ] = 3,
     lab: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where everything is kept; an interrupted comparison goes on there.")
+        Path, typer.Option(metavar="FOLDER", help="Folder for all results. An interrupted comparison resumes there.")
     ] = Path("convswap-lab"),
     where: Annotated[
         list[str] | None,
@@ -71,7 +71,7 @@ def run(
     data_root: DataRoot = None,
     skip_unreadable: SkipUnreadable = False,
     device: Device = "auto",
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train again what failed before.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train the failed trials again.")] = False,
     latency: Annotated[bool, typer.Option(help="Measure latency after the trainings.")] = True,
     robustness: Annotated[
         str,
@@ -86,10 +86,10 @@ def run(
     ] = True,
     quiet: Quiet = False,
 ) -> None:
-    """Train models x units x seeds under one recipe; show the table and write a report.
+    """Train models x units x seeds under one recipe, show the table and write a report.
 
-    Without arguments: a small ResNet on handwritten digits, three units, three seeds, about a minute. The same
-    command again goes on where it stopped, and trains nothing twice.
+    Without arguments: a small ResNet on handwritten digits, three units, three seeds, about a minute. The same command
+    again resumes where it stopped, and trains nothing twice.
 
     \b
     Examples:

@@ -6,9 +6,9 @@ NAME = "doctor"
 
 
 def run() -> None:
-    """Say what this machine and installation can do, what is missing, and what each missing thing costs.
+    """Say what this machine and installation can do, what is missing, and the cost of each missing part.
 
-    Works without the lab extra, too. Paste its output into a bug report.
+    This also works without the lab extra. Paste the output into a bug report.
     """
     from ..doctor import diagnose, format_plain
 

@@ -29,29 +29,29 @@ def run(
         int | None,
         typer.Option(min=1, metavar="PIXELS", help="Side of the input. Default: the run's, else the model's."),
     ] = None,
-    evaluate: Annotated[bool, typer.Option(help="For a run: test accuracy before and after.")] = True,
+    evaluate: Annotated[bool, typer.Option(help="For a run: measure test accuracy before and after.")] = True,
     latency: Annotated[bool, typer.Option(help="Measure latency before and after.")] = True,
     recalibrate: Annotated[
         bool,
         typer.Option(
             "--recalibrate",
-            help="For a run: first re-estimate BatchNorm statistics on training images. For units that train with "
-            "random draws, such as circle_mix.",
+            help="For a run: first re-estimate BatchNorm statistics on training images. Use it for units that train "
+            "with random draws, such as circle_mix.",
         ),
     ] = False,
     model: Annotated[
         str | None,
         typer.Option(
             metavar="MODULE:FUNCTION",
-            help="For a model of your own: its function again. A file is never trusted to choose what is imported.",
+            help="For a model of your own: its function again. A file alone never decides what is imported.",
         ),
     ] = None,
     data_root: DataRoot = None,
 ) -> None:
     """Turn a trained model into plain convolutions, prove it equal, and save it beside the original.
 
-    Units are folded into convolutions, BatchNorm into the convolution before it. Both models then run on the same
-    input in float64; a difference above 1e-9 is an error.
+    Units are folded into convolutions, and BatchNorm into the convolution before it. Both models then run on the same
+    input in float64. A difference above 1e-9 is an error.
 
     \b
     Examples:
@@ -76,7 +76,7 @@ def run(
     if evaluate and data is not None:
         _print_accuracy(data, network, fused)
     if not recalibrate and _draws_at_random(found.trial):
-        print("the unit trained with random draws: --recalibrate fits BatchNorm to the kernel that is used now")
+        print("the unit trained with random draws: --recalibrate fits BatchNorm to the kernel that inference uses")
     print(f"fused model: {found.output}")
 
 
@@ -87,7 +87,7 @@ def _draws_at_random(trial: Trial | None) -> bool:
 
 
 def _example(model: nn.Module, data: Data | None, image_size: int | None) -> Tensor:
-    """Noise of the size the model is used with; what is proven does not depend on it."""
+    """Noise of the model's usual input size. The proof does not depend on the size."""
     import torch
 
     if data is not None and image_size is None:
@@ -102,7 +102,7 @@ def _example(model: nn.Module, data: Data | None, image_size: int | None) -> Ten
 
 
 def _some_images(data: Data, count: int = 2048) -> Iterator[Tensor]:
-    """Training images from all over the set, normalised, in batches."""
+    """Normalised batches of training images from the whole set."""
     import torch
 
     from ..data import ArrayImages, FolderImages

@@ -13,7 +13,7 @@ NAME = "report"
 def run(
     lab: Annotated[Path, typer.Argument(metavar="[LAB]", help="The lab's folder.")] = Path("convswap-lab"),
 ) -> None:
-    """Show a lab's table again and rebuild its report.html, also while a comparison runs or after it was stopped.
+    """Show a lab's table again and rebuild its report.html. Works while a comparison runs, or after it was stopped.
 
     \b
     Examples:

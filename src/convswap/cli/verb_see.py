@@ -25,7 +25,7 @@ NAME = "see"
 
 @dataclass(frozen=True)
 class Source:
-    """A model to look at, the data it was trained on if known, and where its page goes."""
+    """A model to look at, the data it was trained on if known, and the path of its page."""
 
     name: str
     model: nn.Module
@@ -52,7 +52,7 @@ def run(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Images to look through. Default: the run's, else two photographs' crops."),
+        typer.Option(metavar="NAME", help="Data set of the images. Default: the run's, else crops of two photographs."),
     ] = None,
     images: Annotated[int, typer.Option(min=4, metavar="N", help="How many images.")] = 32,
     layer: Annotated[
@@ -137,7 +137,7 @@ def _named(name: str, weights: Path | None, pretrained: bool, classes: int | Non
 
 
 def _images(source: Source, data: Data | None, count: int) -> tuple[Tensor, Tensor, str]:
-    """Images in 0 .. 1, the same as the model wants them, and where they are from."""
+    """Images in 0 .. 1, the same images normalised for the model, and their source."""
     import torch
 
     from ..see import photographs, sample_images
@@ -163,7 +163,7 @@ def _images(source: Source, data: Data | None, count: int) -> tuple[Tensor, Tens
 def _constants(
     source: Source, declared: dict[str, tuple[float, ...]], data: Data
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation: a run's own, else what the model declares, else the data's."""
+    """Mean and standard deviation: a run's own, else those that the model declares, else the data's."""
     if source.trial is not None:
         own = source.trial.normalization
         return (data.mean, data.std) if own is None else (tuple(own["mean"]), tuple(own["std"]))

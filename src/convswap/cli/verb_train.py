@@ -52,7 +52,7 @@ def run(
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.")] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Where the run is kept. Default: runs/MODEL-UNIT-DATA-SEED-ID."),
+        typer.Option(metavar="FOLDER", help="Folder of the run. Default: runs/MODEL-UNIT-DATA-SEED-ID."),
     ] = None,
     image_size: ImageSize = None,
     data_root: DataRoot = None,
@@ -62,7 +62,7 @@ def run(
 ) -> None:
     """Train one network, from scratch or from trained weights, and keep it.
 
-    The same command again goes on where it stopped; a finished run is only shown.
+    The same command again resumes where it stopped. A finished run is only shown.
 
     \b
     Examples:
@@ -102,7 +102,7 @@ def run(
         with suitable_process(loaded):
             result = run_trial(trial, folder, data=loaded, device=device, progress=not quiet)
     except KeyboardInterrupt as error:
-        error.add_note(f"run the same command again to go on from the last epoch; everything so far is in {folder}")
+        error.add_note(f"run the same command again to resume from the last epoch; everything so far is in {folder}")
         raise
     print(
         f"test accuracy {result['test_accuracy']:.2%} (last epoch), loss {result['test_loss']:.4f}, "
@@ -114,6 +114,6 @@ def run(
 
 
 def _name(trial: Trial) -> str:
-    """A folder's name that a person recognises; the id keeps different descriptions apart."""
+    """A folder name that a user recognises. The id in it keeps different descriptions apart."""
     parts = [trial.model, trial.unit, trial.data.rpartition("/")[2], f"seed{trial.seed}", trial.id[:6]]
     return "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in part) for part in parts)

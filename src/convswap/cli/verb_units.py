@@ -26,7 +26,7 @@ def run(
     ] = "*",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List the registered units: what each is, where it stands by default, what a swap keeps and what fusing gives.
+    """List the registered units: what each is, its default places, what a swap keeps and what fusing gives.
 
     \b
     Examples:
@@ -53,7 +53,7 @@ def run(
 
 
 def card(spec: UnitSpec) -> str:
-    """Everything about one unit: its row, its options, and what its class says about itself."""
+    """Everything about one unit: its row, its options, and the docstring of its class."""
     options = ", ".join(f"{name}={value!r}" for name, value in options_of(spec).items()) or "none"
     lines = [
         f"{spec.name}: {spec.summary}",
@@ -91,7 +91,7 @@ def print_table(specs: list[UnitSpec]) -> None:
     Console().print(table)
     print(
         "warm start: how much of a trained convolution's function a swap keeps. inferred: the paper does not say\n"
-        "where the unit stands; this is our reading. One unit in full: convswap units NAME"
+        "where to put the unit; this is our reading. One unit in full: convswap units NAME"
     )
 
 

@@ -1,6 +1,6 @@
 """Data sets by name: `load_data("digits")`, `load_data("cifar10")`, `load_data("imagefolder:PATH")`, ...
 
-This room stands alone: it knows torch and the package's errors. torchvision, scikit-learn and Pillow are
+This package stands alone: it uses only torch and the errors of convswap. torchvision, scikit-learn and Pillow are
 imported when a data set needs them.
 """
 

@@ -30,12 +30,12 @@ def data_from_arrays(
 ) -> Data:
     """Check four arrays (`x_train`, `y_train`, `x_test`, `y_test`) and make a data set of them.
 
-    Images are uint8, (N, H, W), (N, H, W, C) or (N, C, H, W): of axes 1 and 3 the shorter one is the channels
-    (the last one if they are equal). Labels are integers 0 ... K-1, each with at least one training image. No
-    image is copied. Mean and standard deviation are computed over the training pixels unless given.
+    Images are uint8, (N, H, W), (N, H, W, C) or (N, C, H, W). The shorter of axes 1 and 3 is the channels (the last
+    one if they are equal). Labels are integers 0 ... K-1, each with at least one training image. No image is copied.
+    Mean and standard deviation are computed over the training pixels unless given.
 
     Raises:
-        DataError: naming `source`, the array, what it holds and what is needed.
+        DataError: an array is not like this. The message names `source`, the array, its content and what is needed.
     """
     absent = [key for key in _ARRAYS if key not in arrays]
     if absent:
@@ -76,7 +76,7 @@ def data_from_arrays(
 
 
 def channel_axis(shape: tuple[int, ...]) -> int | None:
-    """The axis of a batch's shape that holds the channels; None if there is none, as in (N, H, W).
+    """The axis of a batch's shape that holds the channels, or None if there is none, as in (N, H, W).
 
     >>> channel_axis((10, 32, 32, 3)), channel_axis((10, 3, 32, 32)), channel_axis((10, 28, 28))
     (3, 1, None)
@@ -89,8 +89,8 @@ def channel_axis(shape: tuple[int, ...]) -> int | None:
 def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of uint8 images, as of pixels in 0..1.
 
-    They come from exact counts of the 256 values, a chunk of images at a time: no float copy of the set. A
-    constant channel gets the standard deviation of one grey level, so that dividing by it is safe.
+    They come from exact counts of the 256 values, taken one chunk of images at a time, without a float copy of the
+    set. A constant channel gets the standard deviation of one grey level, so that division by it is safe.
     """
     counts_CV = torch.zeros(images.shape[1], 256, dtype=torch.int64)
     for chunk in _chunks(images, _CHUNK_BYTES // 8):  # bincount widens to int64
@@ -105,12 +105,12 @@ def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ..
 
 
 def fingerprint(train: ArrayImages, test: ArrayImages) -> str:
-    """sha256 over shapes, pixels and labels; the same whatever file the arrays came from."""
+    """sha256 over shapes, pixels and labels. It does not depend on the file that the arrays came from."""
     digest = sha256()
     for images in (train, test):
         digest.update(repr(tuple(images.images.shape)).encode())
         for chunk in _chunks(images.images, _CHUNK_BYTES):
-            # Files mostly hold NHWC: hashing in that order needs no copy.
+            # Most files hold NHWC: hashing in that order needs no copy.
             digest.update(np.ascontiguousarray(chunk.permute(0, 2, 3, 1).numpy()).data)
         digest.update(images.labels.numpy().astype("<i8").data)
     return digest.hexdigest()
@@ -164,12 +164,12 @@ def _count_classes(labels: dict[str, np.ndarray], source: str, class_names: tupl
         gap = int(np.setdiff1d(np.arange(num_classes), present)[0])
         raise DataError(f"{source}: class {gap} has no training image")
     if num_classes < 2:
-        raise DataError(f"{source}: y_train holds one class only; at least 2 are needed")
+        raise DataError(f"{source}: y_train holds only one class; at least 2 are needed")
     return num_classes
 
 
 def _describe_values(array: np.ndarray) -> str:
-    """What a wrongly typed array holds, for the error message."""
+    """The content of an array of the wrong type, for the error message."""
     if not np.issubdtype(array.dtype, np.number) or not array.size:
         return ""
     if np.issubdtype(array.dtype, np.inexact) and (n_nan := int(np.isnan(array).sum())):
@@ -178,7 +178,7 @@ def _describe_values(array: np.ndarray) -> str:
 
 
 def _as_nchw(array: np.ndarray, axis: int | None) -> Tensor:
-    # torch wants a writable array in native order; one read from a file is. A view costs no memory.
+    # torch needs a writable array in native order, which an array read from a file is. A view costs no memory.
     images: Any = torch.from_numpy(array if array.flags.writeable else array.copy())
     if axis is None:
         return images.unsqueeze(1)

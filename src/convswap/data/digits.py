@@ -10,9 +10,9 @@ from .types import Data
 
 
 def load_digits() -> Data:
-    """1,797 grey images of 8x8 pixels in 10 classes; one fifth of each class, always the same, is for testing.
+    """1,797 grey images of 8x8 pixels in 10 classes. A fixed fifth of each class is for testing.
 
-    The pixels count the black dots in a 4x4 square, 0..16; they are scaled to 0..255.
+    Each pixel counts the black dots in a 4x4 square, 0..16. The counts are scaled to 0..255.
     """
     from sklearn.datasets import load_digits as load
 

@@ -1,4 +1,4 @@
-"""Images in files, decoded and cropped as they are needed."""
+"""Images in files, decoded and cropped when they are needed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _TEST_RESIZE = 256 / 224  # the shorter side before the centre crop, relative to
 class FolderImages(Dataset[tuple[Tensor, int]]):
     """Images in files, decoded and cropped on access: `images[i]` is (uint8 CHW tensor, label).
 
-    Training images are cropped at random (area and aspect as for ImageNet) and resized; the crop depends on
+    Training images are cropped at random (area and aspect ratio as for ImageNet) and resized. The crop depends on
     `(seed, epoch, index)` alone, so neither the number of workers nor the order of access changes it. Test images
-    are resized (shorter side to 256/224 of the size) and cropped in the centre. Mirroring is left to the device.
+    are resized (shorter side to 256/224 of the size) and cropped in the centre. Mirroring is done on the device.
 
     Attributes:
         paths: the files.
@@ -35,11 +35,11 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         self.labels = list(labels)
         self.image_size = image_size
         self.train = train
-        # Shared memory, so that workers that outlive an epoch (persistent_workers) see the next one.
+        # Shared memory, so that workers that outlive an epoch (persistent_workers) see the next epoch's number.
         self._seed_and_epoch = torch.zeros(2, dtype=torch.int64).share_memory_()
 
     def set_epoch(self, seed: int, epoch: int) -> None:
-        """Choose the random crops; call it before every epoch."""
+        """Choose the random crops of an epoch. Call it before every epoch."""
         self._seed_and_epoch[0] = seed
         self._seed_and_epoch[1] = epoch
 
@@ -69,8 +69,8 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
 def random_crop(height: int, width: int, seed: int, epoch: int, index: int) -> tuple[int, int, int, int]:
     """The crop (top, left, height, width) of an image: a pure function of its arguments.
 
-    As usual for ImageNet: ten tries at an area of 8 to 100 percent with an aspect ratio of 3/4 to 4/3; if none
-    fits the image, the largest centred crop of an allowed aspect.
+    This is the usual method for ImageNet: ten tries at an area of 8 to 100 percent with an aspect ratio of 3/4 to 4/3.
+    If none fits the image, the crop is the largest centred one of an allowed aspect ratio.
     """
     digest = blake2b(struct.pack("<qqq", seed, epoch, index), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -1,4 +1,4 @@
-"""`imagefolder:PATH` as a data set: what the folders hold, checked, with the crops of `FolderImages`."""
+"""`imagefolder:PATH` as a data set: the checked content of the folders, with the crops of `FolderImages`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_image_folder(name: str, path: Path, *, image_size: int, skip_unreadable: bool) -> Data:
-    """Load `imagefolder:PATH`; every image is decoded once first, so that training does not stop at a broken one.
+    """Load `imagefolder:PATH`. Every image is decoded once first, so that training does not stop at a broken one.
 
     Raises:
-        DataError: no such folder, no class folders or images, or unreadable images (unless `skip_unreadable`).
+        DataError: there is no such folder, it has no class folders or images, or images are unreadable (unless
+            `skip_unreadable`).
     """
     from .decode import find_unreadable
 

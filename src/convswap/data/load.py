@@ -1,4 +1,4 @@
-"""One function from a name to a data set."""
+"""Loading a data set by its name."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def load_data(
               under `root`, or downloaded to it by torchvision;
             - `npz:PATH`: a file of `x_train, y_train, x_test, y_test` (uint8 images, integer labels);
             - `imagefolder:PATH`: a folder of class folders of images, split into `train` and `test` (or `val`)
-              folders, or else split here, one fifth for testing, always the same.
+              folders, or else split here, with a fixed fifth for testing.
 
         root: the folder of the named sets; by default the environment variable `CONVSWAP_DATA`, or else
             `~/.cache/convswap/data`.
-        image_size: side of the square that images of a folder are cropped to (default 224). The other sets have
-            their own size, which this may only repeat.
+        image_size: side of the square that images of a folder are cropped to (default 224). The other sets have their
+            own size, and for them this must equal it.
         download: whether a named set that is not found may be downloaded.
         skip_unreadable: leave out unreadable images of a folder instead of refusing the folder.
 
     Raises:
-        UsageError: an unknown name, or an argument that does not fit the data set.
+        UsageError: the name is unknown, or an argument does not fit the data set.
         DataError: the data are missing, damaged, or not laid out as described.
     """
     if image_size is not None:

@@ -1,4 +1,4 @@
-"""The public data sets that everybody names: CIFAR and the MNIST family."""
+"""The well-known public data sets: CIFAR and the MNIST family."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class NamedSet:
     """Facts about a public data set."""
 
     torchvision_class: str
-    layout: str  # what torchvision keeps under the root, for messages
+    layout: str  # the files that torchvision keeps under the root, for messages
     image_shape: tuple[int, int, int]  # (C, H, W)
     num_classes: int
     mean: tuple[float, ...]  # of the training pixels
@@ -66,10 +66,10 @@ NAMED_SETS = {
 def load_named(name: str, root: str | Path | None, download: bool) -> Data:
     """Load a set of `NAMED_SETS` from `<root>/<name>.npz`, torchvision's layout under the root, or the network.
 
-    Without `root`, the environment variable `CONVSWAP_DATA` names it; without that, `~/.cache/convswap/data`.
+    The default root is the environment variable `CONVSWAP_DATA`, or else `~/.cache/convswap/data`.
 
     Raises:
-        DataError: neither works, or what was found is damaged or another data set.
+        DataError: none of the three works, or the files found are damaged or hold another data set.
     """
     facts = NAMED_SETS[name]
     folder = data_root(root)
@@ -92,7 +92,7 @@ def load_named(name: str, root: str | Path | None, download: bool) -> Data:
 
 
 def data_root(root: str | Path | None) -> Path:
-    """The folder that data sets are looked for in and downloaded to."""
+    """The folder in which data sets are sought, and to which they are downloaded."""
     chosen = root or os.environ.get("CONVSWAP_DATA") or "~/.cache/convswap/data"
     return Path(chosen).expanduser()
 

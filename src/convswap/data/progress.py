@@ -1,4 +1,4 @@
-"""A progress bar for long reading, where somebody is watching."""
+"""A progress bar for long reads, shown only on a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Pass the items through, drawing a bar on stderr if it is a terminal and rich is installed."""
+    """Pass the items through, and draw a bar on stderr if stderr is a terminal and rich is installed."""
     if not sys.stderr.isatty() or find_spec("rich") is None:
         yield from items
         return

@@ -26,12 +26,12 @@ class Entry:
 def scan_image_folder(path: Path) -> tuple[tuple[str, ...], dict[str, list[Entry]]]:
     """The class names of a folder, and the entries of its `"train"` and `"test"` parts, in a fixed order.
 
-    With a `train` folder and a `test` or `val` folder (`test` if there are both), these are the parts; otherwise
-    the folders are classes, of which one fifth is for testing. Files that are no images by their names, and
-    hidden ones, are ignored; images may lie deeper below their class.
+    A `train` folder and a `test` or `val` folder (`test` if there are both) are the two parts. Without them the folders
+    are classes, and one fifth of each is for testing. Hidden files and files without the suffix of an image are
+    ignored. Images may lie deeper below their class.
 
     Raises:
-        DataError: no such folder, or no images laid out like this.
+        DataError: there is no such folder, or it has no images laid out like this.
     """
     if not path.is_dir():
         raise DataError(f"{path}: {'a file, not a folder' if path.exists() else 'no such folder'}; {_LAYOUT}")
@@ -63,7 +63,7 @@ def _scan_classes(path: Path) -> tuple[tuple[str, ...], list[Entry]]:
     if not class_names:
         raise DataError(f"{path} has no class folders; {_LAYOUT}")
     if len(class_names) < 2:
-        raise DataError(f"{path} has one class folder only, {class_names[0]!r}; at least 2 are needed; {_LAYOUT}")
+        raise DataError(f"{path} has only one class folder, {class_names[0]!r}; at least 2 are needed; {_LAYOUT}")
     entries: list[Entry] = []
     for label, class_name in enumerate(class_names):
         files = sorted(

@@ -1,4 +1,4 @@
-"""A fixed split for data that come without one."""
+"""A fixed split for data that bring none."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..errors import DataError
 def stratified_split(
     labels: Sequence[int], keys: Sequence[str], class_names: Sequence[str], *, test_fraction: float = 0.2
 ) -> tuple[list[int], list[int]]:
-    """Indices to train and to test on, with the same share of every class in the test part.
+    """Indices of the training and the test part, with the same share of every class in the test part.
 
-    Which items are tested on follows from the hash of their keys alone: no random number generator, so the split
-    is the same on every machine and version, and adding an item moves few others.
+    The hashes of the items' keys alone decide which items are for testing. Without a random number generator, the split
+    is the same on every machine and version. An added item moves few others.
 
     >>> train, test = stratified_split([0] * 5 + [1] * 5, list("abcdefghij"), ["cat", "dog"])
     >>> len(train), len(test)

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the package."""
+"""The types by which the rest of convswap sees a data set."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .folder import FolderImages
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
-    """Images that are held in memory, and moved to the training device whole.
+    """Images that are held in memory and moved to the training device as a whole.
 
     Attributes:
-        images: uint8, (N, C, H, W); possibly a channels-last view, so use `reshape`, not `view`.
+        images: uint8, (N, C, H, W), possibly a channels-last view, so use `reshape`, not `view`.
         labels: int64, (N,).
     """
 
@@ -35,12 +35,12 @@ class Data:
     """A data set for classification.
 
     Attributes:
-        name: the name it was loaded by.
-        train: images to train on.
-        test: images to report the accuracy on.
-        num_classes: number of classes; labels are 0 ... num_classes - 1.
+        name: the name by which it was loaded.
+        train: the training images.
+        test: the images on which accuracy is reported.
+        num_classes: number of classes. Labels are 0 ... num_classes - 1.
         channels: channels of the images.
-        image_size: height and width the model sees.
+        image_size: height and width of the model's input.
         mean: mean of each channel, of pixels in 0..1.
         std: standard deviation of each channel, of pixels in 0..1.
         class_names: one name per label.

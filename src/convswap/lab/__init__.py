@@ -1,4 +1,4 @@
-"""The lab: trials as data, their store, the grid that runs them, and the rows that sum them up."""
+"""The lab: trials as data, their store, the grid that runs them, and the rows that summarise them."""
 
 from .run import run_trial
 from .runner import run_grid

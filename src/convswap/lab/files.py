@@ -1,4 +1,4 @@
-"""Files of a lab: written whole or not at all, read back with a message when damaged."""
+"""Files of a lab. They are written completely or not at all, and a damaged file is refused with a message."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..files import write_atomically
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a power cut, finds the old file or the new one, never a part.
+    """Write a text file so that a reader, even after a power cut, finds the old file or the new one, never a part.
 
     Raises:
-        StoreError: it could not be written; what was there before is untouched.
+        StoreError: the file could not be written. The old file is untouched.
     """
     write_atomically(path, text.encode())
 
@@ -23,12 +23,12 @@ def read_object(path: Path, fix: str) -> dict[str, Any]:
     """Read a file that holds one JSON object.
 
     Raises:
-        StoreError: it is damaged; the message ends with `fix`.
+        StoreError: the file is damaged. The message ends with `fix`.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is damaged ({error}); {fix}") from error
     if not isinstance(value, dict):
-        raise StoreError(f"{path} is damaged (no JSON object); {fix}")
+        raise StoreError(f"{path} is damaged (not a JSON object); {fix}")
     return value

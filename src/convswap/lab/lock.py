@@ -1,4 +1,4 @@
-"""One writer per lab: a lock that the operating system drops when its holder dies, however it dies."""
+"""One writer per lab: a lock that the operating system releases when its holder dies in any way."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..files import write_atomically
 
 
 class LabLock:
-    """An exclusive lock on a file; a file beside it names the holder.
+    """An exclusive lock on a file. A file beside it names the holder.
 
-    The lock is the operating system's, not the file's existence, so the files a killed process leaves behind
-    block nobody. Forked data workers do not inherit the lock.
+    The operating system holds the lock, not the existence of the file. The files of a killed process therefore block
+    nobody. Forked data workers do not inherit the lock.
 
     Raises:
-        StoreError: another process, or another store in this one, holds it.
+        StoreError: another process, or another store in this process, holds the lock.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
         self._holder = self.path.with_name(f"{self.path.name}.holder")
-        # any thread may close the store; the mode leaves it to the umask who else may use the lab
+        # any thread may close the store; with this mode the umask decides who else may use the lab
         self._lock = FileLock(self.path, timeout=0, thread_local=False, mode=0o666)
         try:
             self._lock.acquire()
@@ -45,7 +45,7 @@ class LabLock:
             raise
 
     def release(self) -> None:
-        """Give the lock up; the file stays, empty."""
+        """Release the lock. The file stays, empty."""
         if self._lock.is_locked:
             self._holder.unlink(missing_ok=True)
             self._lock.release()
@@ -54,7 +54,7 @@ class LabLock:
         try:
             who = json.loads(self._holder.read_text(encoding="utf-8"))
             pid, host, since = who["pid"], who["host"], who["since"]
-        except (OSError, ValueError, TypeError, KeyError):  # the holder has only just begun, or has just let go
+        except (OSError, ValueError, TypeError, KeyError):  # the holder has only just started or just finished
             return f"lab {self.path.parent} is in use by another process; wait for it, or choose another lab"
         if (pid, host) == (os.getpid(), platform.node()):
             return f"lab {self.path.parent} is already open for writing in this process; close it first"

@@ -1,7 +1,8 @@
-"""Which mean and standard deviation images are normalised with.
+"""The mean and standard deviation that images are normalised with.
 
-A network trained from scratch takes the data's own. Trained weights want the constants they were trained with;
-with others the function a swap keeps is evaluated on inputs it never saw, and accuracy falls before any training.
+A network trained from scratch uses the constants of the data. Trained weights need the constants they were trained
+with. With other constants the function that a swap keeps sees unfamiliar inputs, and accuracy falls before any
+training.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ def choose_normalization(choice: str, model: nn.Module, data: Data, *, trained: 
     """The constants of a trial, None for the data's own.
 
     Args:
-        choice: `"auto"` (the model's when it starts from trained weights and declares any for these channels, else
-            the data's), `"data"`, `"model"`, or the numbers themselves: `"0.485,0.456,0.406/0.229,0.224,0.225"`.
+        choice: `"auto"`, `"data"`, `"model"`, or the numbers themselves: `"0.485,0.456,0.406/0.229,0.224,0.225"`.
+            `"auto"` takes the model's constants if the model starts from trained weights and declares constants for
+            these channels, else the data's.
         model: its `pretrained_cfg` declares the constants of its published weights, as in timm.
-        data: what it will see.
-        trained: does it start from trained weights?
+        data: the data that the model will see.
+        trained: whether the model starts from trained weights.
 
     Raises:
-        UsageError: the choice is none of these, or the model declares no constants for these channels.
+        UsageError: the choice is not one of these, or the model declares no constants for these channels.
     """
     declared = _declared(model, data.channels)
     if choice == "data" or (choice == "auto" and (not trained or declared is None)):

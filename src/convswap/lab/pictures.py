@@ -1,4 +1,4 @@
-"""Pictures of what the networks of a lab learned, side by side by model, kept in the lab for its report."""
+"""Pictures of what a lab's networks have learned, side by side for each model, kept in the lab for its report."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ Group = dict[str, Any]
 
 
 def read_pictures(lab_dir: str | Path) -> list[Group]:
-    """What `make_pictures` kept, a group a model; empty when nothing was made.
+    """The pictures that `make_pictures` kept, one group per model. Empty if none were made.
 
-    Each group has `model`; `version` of convswap; `trials`, the id of the network shown under each name; `note`;
-    `figures` with `title`, `note`, `alt` and `png` (base64); `table`, rows of cells, the first the head; and
-    `problems`, what could not be shown and why.
+    The keys of a group are `model`, `version` (of convswap), `trials` (the id of the network shown under each name),
+    `note`, `figures` (each with `title`, `note`, `alt` and `png` in base64), `table` (rows of cells, the header first)
+    and `problems` (what could not be shown, and why).
 
     Raises:
         StoreError: the file is damaged.
@@ -58,10 +58,10 @@ def read_pictures(lab_dir: str | Path) -> list[Group]:
 
 
 def report_pictures(lab_dir: str | Path, trials: Iterable[StoredTrial]) -> list[Group]:
-    """The groups of networks that are in the lab, with `left_out`: why figures are missing, or an empty text.
+    """The groups of networks that are in the lab. Their `left_out` says why figures are missing, or is empty.
 
-    A page should stay small enough to be sent: beyond a megabyte and a half of pictures the models that follow are
-    left out, and said to be.
+    A page should stay small enough to be sent. After a megabyte and a half of pictures, the pictures of further models
+    are left out, and the page says so.
 
     Raises:
         StoreError: the file is damaged.
@@ -82,17 +82,17 @@ def report_pictures(lab_dir: str | Path, trials: Iterable[StoredTrial]) -> list[
 def make_pictures(
     lab_dir: str | Path, trials: Iterable[StoredTrial], data: Data, *, progress: bool = True
 ) -> list[Group]:
-    """Compare what networks of a lab learned, one of each row of its summary, and keep the pictures.
+    """Compare what the networks of a lab have learned, one network per row of its summary, and keep the pictures.
 
-    The first finished seed stands for a row; of `conv` a second one shows how alike two trainings of equal networks
-    are. Pictures of the same networks are not made again. What fails is said in the group's `problems` and loses
-    nothing else.
+    The first finished seed represents a row. A second seed of `conv` shows how similar two trainings of the same
+    network are. Pictures of the same networks are not made again. The group's `problems` name each failure, and a
+    failure does not affect the other pictures.
 
     Args:
         lab_dir: the lab's folder.
         trials: all trials of the lab on the same data as these are shown.
-        data: the trials' data; test images pass through the networks, normalised as in their training.
-        progress: say on stderr what is done.
+        data: the trials' data. Test images pass through the networks, normalised as in their training.
+        progress: show progress on stderr.
 
     Returns:
         As `read_pictures`.
@@ -123,7 +123,7 @@ def _data_of(trial: Trial) -> tuple[str, int | None]:
 
 
 def _chosen(rows: Sequence[RowView], stored: Mapping[str, StoredTrial]) -> dict[str, StoredTrial]:
-    """By name, the baseline first: the first finished trial of each row, and a second one of the baseline."""
+    """The first finished trial of each row and a second one of the baseline, by name, with the baseline first."""
     chosen: dict[str, StoredTrial] = {}
     for row in sorted(rows, key=lambda row: row.look):
         names = (row.label, _twin(row)) if row.is_baseline else (row.label,)
@@ -155,7 +155,7 @@ def _group(
     }
     try:
         section = _section(lab, rows, chosen, data, tell, problems)
-    except Exception as error:  # hours of training must not end without a report; it says what happened
+    except Exception as error:  # hours of training must not end without a report, which says what happened
         problems.append(f"there are no pictures: {described(error)}")
         return group
     tell("drawing")
@@ -191,7 +191,7 @@ def _section(
 def _figure(picture: Picture, problems: list[str]) -> dict[str, str] | None:
     try:
         png = picture.png()
-    except Exception as error:  # the report says so, and shows the others
+    except Exception as error:  # the report names the failure and shows the other pictures
         problems.append(f"{picture.title} could not be drawn: {described(error)}")
         return None
     return {"title": picture.title, "note": picture.note, "alt": picture.alt, "png": base64.b64encode(png).decode()}
@@ -199,7 +199,7 @@ def _figure(picture: Picture, problems: list[str]) -> dict[str, str] | None:
 
 @contextmanager
 def _telling(what: str, lab: Path, progress: bool) -> Iterator[Callable[[str], None]]:
-    """Show on stderr what is being done, in the end how long it took, and how to go on if it was stopped."""
+    """Show on stderr what is being done and, at the end, how long it took. If stopped, say how to resume."""
     from rich.console import Console
     from rich.markup import escape
 

@@ -1,4 +1,4 @@
-"""How a grid tells where it is: one line per trial on stderr, with the time left."""
+"""The progress of a grid: one line per trial on stderr, with the time left."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .trial import Trial
 
 
 class GridProgress:
-    """Counts trials and estimates the time left from those that are done.
+    """Counts trials and estimates the time left from the finished ones.
 
     Args:
         trials: the whole grid.
         todo: the trials that will run.
-        show: print anything at all.
+        show: whether to print at all.
     """
 
     def __init__(self, trials: Sequence[Trial], todo: Sequence[Trial], show: bool) -> None:
@@ -28,7 +28,7 @@ class GridProgress:
         self.names = {t.id: f"{t.model} {t.label()}" if several else t.label() for t in trials}
 
     def known(self, trial: Trial, seconds: float) -> None:
-        """Note how long a trial took."""
+        """Record how long a trial took."""
         self.seconds[_kind(trial)].append(seconds)
 
     def label(self, trial: Trial) -> str:
@@ -37,14 +37,14 @@ class GridProgress:
         return f"trial {number}/{self.total} {self.names[trial.id]} seed {trial.seed}"
 
     def done(self, trial: Trial, outcome: str) -> None:
-        """Print a trial's line and drop it from what is left."""
+        """Print a trial's line and remove the trial from those left."""
         text = f"{self.label(trial)}: {outcome}"
         self.left.remove(trial)
         left = self.time_left()
         self.say(f"{text}, about {left} left" if left else text)
 
     def time_left(self) -> str | None:
-        """`1:05`, from the mean of trials of the same kind, or of all; None when nothing is left or known."""
+        """The time left, such as `1:05`, from the mean of trials of the same kind or of all. None if unknown or 0."""
         means = {kind: sum(values) / len(values) for kind, values in self.seconds.items()}
         if not self.left or not means:
             return None
@@ -54,7 +54,7 @@ class GridProgress:
         return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
 
     def say(self, text: str) -> None:
-        """Print one line on stderr, where stdout stays free for results."""
+        """Print one line on stderr, so that stdout stays free for results."""
         if self.show:
             from rich.console import Console
 
@@ -63,12 +63,12 @@ class GridProgress:
 
 @contextmanager
 def says_how_to_go_on(lab: Path, work: str) -> Iterator[None]:
-    """A person who stops `work`, which follows the trainings (`"with the pictures"`), hears how to go on."""
+    """Tell a user who stops `work` how to resume. `work` follows the trainings (`"with the pictures"`)."""
     try:
         yield
     except KeyboardInterrupt as error:
         error.add_note(
-            f"all trainings are finished and in {lab}; run the same command again to go on {work}, or "
+            f"all trainings are finished and in {lab}; run the same command again to continue {work}, or "
             f"convswap report {lab} to see what there is"
         )
         raise

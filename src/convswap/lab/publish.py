@@ -1,4 +1,4 @@
-"""From what a lab holds to what a person reads: summary rows and `report.html`."""
+"""From the content of a lab to its summary rows and `report.html`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def note_command(lab_dir: str | Path, command: str) -> None:
 
 
 def publish(lab_dir: str | Path, *, data: dict[str, Any] | None = None) -> tuple[list[Row], Path]:
-    """Sum a lab up and write its report; works at any time, also while trials run.
+    """Summarise a lab and write its report. This works at any time, also while trials run.
 
     Args:
         lab_dir: the lab's folder.
@@ -35,7 +35,7 @@ def publish(lab_dir: str | Path, *, data: dict[str, Any] | None = None) -> tuple
         The summary rows and the path of `report.html`.
 
     Raises:
-        StoreError: there is no lab, or it or a measurement in it is damaged or of another version.
+        StoreError: there is no lab, or the lab or a measurement in it is damaged or of another version.
     """
     from .report import write_report
 

@@ -1,4 +1,4 @@
-"""Run one trial: a function of its description alone, whose result lies in a directory."""
+"""Running one trial. The result depends on the trial's description alone, and is kept in a directory."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ def run_trial(
     progress: bool = True,
     label: str = "",
 ) -> dict[str, Any]:
-    """Train what a trial describes, or go on with it, or return what a finished one gave.
+    """Run a trial from the start or from its checkpoint, or return the result of a finished trial.
 
-    The host's weights are drawn from the trial's seed before anything is swapped, so all units of one seed start
-    from the same network and see the same images in the same order. A trial of `conv` trains the network as it
-    is. When all is done `model.safetensors` and `result.json` are written and the checkpoint is removed.
+    The host's weights are drawn from the trial's seed before anything is swapped. All units of one seed therefore start
+    from the same network and see the same images in the same order. A trial of `conv` trains the network as it is. At
+    the end, `model.safetensors` and `result.json` are written and the checkpoint is removed.
 
     Args:
-        trial: what to do.
-        directory: where its files lie; belongs to this trial alone.
-        data: the trial's data, if loaded already.
-        data_root: where data sets lie, see `load_data`.
+        trial: the trial to run.
+        directory: the folder of the trial's files. It belongs to this trial alone.
+        data: the trial's data, if already loaded.
+        data_root: the folder of the data sets, see `load_data`.
         device: see `convswap.train.fit`.
         skip_unreadable: see `load_data`.
-        progress: show it.
+        progress: show progress.
         label: a few words for the progress bar.
 
     Returns:
-        JSON-able: `test_accuracy`, `test_loss`, `history`, `parameters`, `macs`, `cost` (see `count_costs`), `plan`
-        (None for `conv`), timings, machine and versions.
+        A dictionary for JSON: `test_accuracy`, `test_loss`, `history`, `parameters`, `macs`, `cost` (see
+        `count_costs`), `plan` (None for `conv`), timings, machine and versions.
 
     Raises:
-        StoreError: the directory is another trial's, or a file in it is damaged, or the disk is full.
-        DataError: the data or the weights file are not the described ones any more.
+        StoreError: the directory belongs to another trial, a file in it is damaged, or the disk is full.
+        DataError: the data or the weights file are no longer the described ones.
     """
     folder = Path(directory)
     _claim(folder, trial)
@@ -87,7 +87,7 @@ def build_model(trial: Trial, data: Data) -> tuple[nn.Module, dict[str, Any] | N
             **trial.model_arguments,
         )
         example = example_of(data)
-        observe(model, example, [])  # a model for other channels or sizes should say so before the training
+        observe(model, example, [])  # a model for other channels or sizes should fail before the training
         if trial.unit == BASELINE:
             return model, None
         start: Any = trial.start
@@ -96,10 +96,10 @@ def build_model(trial: Trial, data: Data) -> tuple[nn.Module, dict[str, Any] | N
 
 
 def count_costs(model: nn.Module, example: torch.Tensor) -> dict[str, Any]:
-    """What an inference of one image costs: `parameters`, `macs`, and `cost`, the whole vector as `Cost.as_dict()`.
+    """The cost of one image's inference: `parameters`, `macs`, and `cost`, the whole vector as `Cost.as_dict()`.
 
-    An operator without a formula, as a model of the user's own may hold, leaves no vector (None) but its reason in
-    `cost_problem`; the multiply-accumulates are then those that torch knows of.
+    A user's own model may hold an operator without a formula. Then `cost` is None, `cost_problem` holds the reason, and
+    `macs` counts the multiply-accumulates that torch knows of.
     """
     from ..measure.costs.model import CostError, cost, count_macs, count_parameters
 
@@ -126,7 +126,7 @@ def _train(trial: Trial, folder: Path, data: Data, device: str, progress: bool, 
     from ..train import Recipe, fit
 
     model, plan = build_model(trial, data)
-    # Counted before the training: what cannot be counted should fail now, not hours later.
+    # Counting comes before the training: a failure should show now, not hours later.
     costs = count_costs(model, example_of(data))
     fitted = fit(
         model,
@@ -158,7 +158,7 @@ def _train(trial: Trial, folder: Path, data: Data, device: str, progress: bool, 
 
 
 def _claim(folder: Path, trial: Trial) -> None:
-    """Make the folder the trial's, or check that it is."""
+    """Claim the folder for the trial, or check that it belongs to the trial."""
     description = folder / DESCRIPTION
     if description.exists():
         fix = f"delete {description} if the folder belongs to trial {trial.id}"
@@ -170,8 +170,8 @@ def _claim(folder: Path, trial: Trial) -> None:
 
 
 def _finished(folder: Path) -> dict[str, Any]:
-    result = read_object(folder / RESULT, "delete it: the trial then goes on from its last checkpoint or starts again")
-    (folder / CHECKPOINT).unlink(missing_ok=True)  # a process that died between the two
+    result = read_object(folder / RESULT, "delete it: the trial then resumes from its last checkpoint or starts again")
+    (folder / CHECKPOINT).unlink(missing_ok=True)  # left by a process that died before removing it
     return result
 
 
@@ -186,7 +186,7 @@ def trial_data(
     """The data a trial describes, checked by fingerprint, with the trial's normalization.
 
     Raises:
-        DataError: the data are not the described ones any more, or have other channels than the normalization.
+        DataError: the data are no longer the described ones, or have other channels than the normalization.
     """
     from ..data import load_data
 
@@ -220,7 +220,7 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """What trained: system, processor, threads and device, without the machine's name."""
+    """The hardware that trained: system, processor, threads and device, without the machine's name."""
     cuda = device.startswith("cuda")
     abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return {
@@ -232,11 +232,11 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Versions of the packages that a result depends on."""
     found = {"convswap": __version__, "python": ".".join(map(str, sys.version_info[:3])), "torch": torch.__version__}
     for name in ("timm", "torchvision", "lightning-fabric"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            continue  # torchvision's models are not everybody's
+            continue  # not everybody uses torchvision's models
     return found

@@ -1,4 +1,4 @@
-"""Run a grid of trials: skip what is finished, resume what was stopped, record what fails, and go on."""
+"""Running a grid of trials: skip finished trials, resume stopped ones, record failures and continue."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TRIALS = "trials"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an attempt: a result, or the traceback of its failure and the failure in one line."""
+    """The outcome of an attempt: a result, or the traceback of its failure and the failure in one line."""
 
     result: dict[str, Any] | None = None
     traceback: str | None = None
@@ -70,22 +70,22 @@ def run_grid(
 ) -> list[StoredTrial]:
     """Run trials in a lab and return their rows, in the order given.
 
-    Finished trials are not run again, stopped ones go on from their last epoch. A trial that fails is recorded
-    with its traceback and the others go on; it is tried again, from its last checkpoint, only on request. Ctrl-C or
-    SIGTERM marks the running trial as interrupted and is raised again, with a note on how to go on.
+    Finished trials are not run again. Stopped trials resume from their last epoch. A failed trial is recorded with its
+    traceback, and the others continue. It is tried again, from its last checkpoint, only on request. Ctrl-C or SIGTERM
+    marks the running trial as interrupted and is raised again, with a note on how to resume.
 
     Args:
-        trials: the grid; the same trial twice runs once.
+        trials: the grid. A trial that is listed twice runs once.
         lab_dir: the lab's folder, created when needed.
         engine: `"serial"`.
-        data_root: where data sets lie, see `load_data`.
+        data_root: the folder of the data sets, see `load_data`.
         device: see `convswap.train.fit`.
         skip_unreadable: see `load_data`.
-        retry_failed: run trials again that failed before.
+        retry_failed: run trials that failed before again.
         progress: one line per trial on stderr, and a bar for the running one on a terminal.
 
     Raises:
-        UsageError: an unknown engine.
+        UsageError: the engine is unknown.
         StoreError: the lab is damaged, of another version or in use, or the disk is full.
     """
     check_choice("engine", engine, ENGINES)
@@ -104,9 +104,9 @@ def run_grid(
 
 
 def _prepare(store: Store, grid: Sequence[Trial], retry_failed: bool) -> list[Trial]:
-    """Enter the grid, and pick what there is to do."""
+    """Enter the grid in the store, and pick the trials to run."""
     for row in store.rows():
-        if row.state == "running":  # by a process that is dead: we hold the lock
+        if row.state == "running":  # its process is dead: this one holds the lock
             store.interrupt(row.id)
     for trial in grid:
         store.add(trial)
@@ -115,7 +115,7 @@ def _prepare(store: Store, grid: Sequence[Trial], retry_failed: bool) -> list[Tr
 
 
 def _say_what_is_done(store: Store, report: GridProgress, grid: Sequence[Trial], todo: Sequence[Trial]) -> None:
-    """Learn from the finished trials how long one takes, and say what will not run."""
+    """Learn from the finished trials how long one takes, and say which trials will not run."""
     finished = failed = 0
     for trial in grid:
         row = store.get(trial.id)
@@ -124,7 +124,7 @@ def _say_what_is_done(store: Store, report: GridProgress, grid: Sequence[Trial],
             report.known(trial, row.result["seconds"])
         failed += row.state == "failed" and trial not in todo
     if finished:
-        report.say(f"{finished} of {len(grid)} trials are finished already")
+        report.say(f"{finished} of {len(grid)} trials are already finished")
     if failed:
         report.say(f"{failed} of {len(grid)} trials failed before and are left out; --retry-failed tries them again")
 
@@ -146,7 +146,7 @@ def _record(store: Store, report: GridProgress, trial: Trial, outcome: Outcome) 
 
 
 class _Attempt:
-    """Runs a trial and turns its failure into an outcome; only a full disk stops the grid."""
+    """Runs a trial and turns its failure into an outcome. Only a full disk stops the grid."""
 
     def __init__(
         self, lab: Path, data_root: str | Path | None, device: str, skip_unreadable: bool, progress: bool
@@ -173,7 +173,7 @@ class _Attempt:
                 raise full_disk_error(folder) from error
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             outcome = Outcome(traceback=traceback.format_exc(), reason=reason)
-        # Out here the exception, and with it the failed model, is gone.
+        # Outside the handler the exception is gone, and with it the failed model.
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
@@ -197,22 +197,22 @@ def load_trained(lab: Path, stored: StoredTrial) -> nn.Module:
     """The network of a finished trial, in eval mode.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: the network cannot be read.
     """
     from ..models import load
 
-    # the person who filled this lab named the model, also where it is a function of their own
+    # whoever filled this lab named the model, even if it is a function of their own
     return load(lab / TRIALS / stored.id / MODEL, constructor=stored.trial.model).eval()
 
 
 @contextmanager
 def _mark_interrupted(store: Store, lab: Path) -> Iterator[None]:
-    """Whatever stops the grid, no trial stays marked as running; a person who stopped it hears how to go on."""
+    """Leave no trial marked as running, whatever stops the grid. Whoever stopped the grid is told how to resume."""
     try:
         yield
     except BaseException as error:
         if not isinstance(error, Exception):
-            error.add_note(f"run the same command again to go on from the last epoch; everything so far is in {lab}")
+            error.add_note(f"run the same command again to resume from the last epoch; everything so far is in {lab}")
         _interrupt_running(store, error)
         raise
 
@@ -224,7 +224,7 @@ def _interrupt_running(store: Store, error: BaseException) -> None:
                 store.interrupt(row.id)
     except (
         Exception
-    ) as second:  # on a full disk this write fails, too; the next run finds the trial running and resumes
+    ) as second:  # on a full disk this write fails, too; the next run finds the trial running and resumes it
         error.add_note(f"the store could not be updated: {second}")
 
 

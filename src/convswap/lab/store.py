@@ -1,4 +1,4 @@
-"""The lab's memory: one SQLite file (WAL) with a row per trial, written by one process, read by any."""
+"""The store of a lab: one SQLite file (WAL) with a row per trial, written by one process and read by any."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class StoredTrial:
         id: the trial's id.
         trial: its description.
         state: `"running"` without a living writer means that the process died; the next run resumes it.
-        result: what `run_trial` returned, when finished.
-        traceback: of the last failure, when failed.
+        result: the return value of `run_trial`, if finished.
+        traceback: the traceback of the last failure, if failed.
         started: last start, in seconds since 1970.
         ended: last finish, failure or interruption.
     """
@@ -65,7 +65,7 @@ class StoredTrial:
     ended: float | None
 
     def as_record(self) -> dict[str, Any]:
-        """The row as the report takes it: `id`, `status`, `trial` (as a dict), `result`, `traceback`."""
+        """The row in the form that the report takes: `id`, `status`, `trial` (as a dict), `result`, `traceback`."""
         return {
             "id": self.id,
             "status": self.state,
@@ -79,11 +79,11 @@ class Store:
     """The trials of one lab. A context manager; opened for writing, it locks the lab until closed.
 
     Args:
-        path: of the SQLite file, `LAB/lab.sqlite`; created when it does not exist.
-        write: False only reads: it takes no lock, and the file must exist.
+        path: the path of the SQLite file, `LAB/lab.sqlite`. The file is created if it does not exist.
+        write: False opens the store only for reading. It takes no lock, and the file must exist.
 
     Raises:
-        StoreError: the file is damaged, of another version, no lab at all, or being written by another process.
+        StoreError: the file is damaged, of another version, not a lab, or being written by another process.
     """
 
     def __init__(self, path: str | Path, *, write: bool = True) -> None:
@@ -101,7 +101,7 @@ class Store:
             raise
 
     def add(self, trial: Trial) -> str:
-        """Enter a trial as pending and return its id; a known id keeps its state (only moved files are noted)."""
+        """Enter a trial as pending and return its id. A known id keeps its state (only moved files are recorded)."""
         self._write(
             "INSERT INTO trials (id, description) VALUES (?, ?) ON CONFLICT (id) DO UPDATE "
             "SET description = excluded.description WHERE state != 'finished'",
@@ -122,7 +122,7 @@ class Store:
         self._set(id, "failed", traceback=traceback, ended=time.time())
 
     def interrupt(self, id: str) -> None:
-        """Mark a trial that was stopped on request; its checkpoint stays."""
+        """Mark a trial that was stopped on request. Its checkpoint stays."""
         self._set(id, "interrupted", ended=time.time())
 
     def get(self, id: str) -> StoredTrial:
@@ -141,7 +141,7 @@ class Store:
         return self._select("", ())
 
     def close(self) -> None:
-        """Close the file and give up the lock."""
+        """Close the file and release the lock."""
         self._connection.close()
         self._release()
 
@@ -152,7 +152,7 @@ class Store:
         self.close()
 
     def _open(self, write: bool) -> sqlite3.Connection:
-        # WAL needs its side files even to read; in a folder that cannot be written nobody writes, so none are missed.
+        # Even a reader needs WAL's side files. In a read-only folder nobody writes, so they can be left out.
         frozen = not write and not os.access(self.path.parent, os.W_OK)
         mode = "ro&immutable=1" if frozen else "rwc" if write else "rw"
         connection = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None)
@@ -160,7 +160,7 @@ class Store:
             if write and connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
                 _create(connection)
             self._check(connection)
-            if write:  # after the check: this writes into the file, and a foreign one is not ours to write
+            if write:  # after the check: this writes into the file, and a foreign file must not be touched
                 connection.execute("PRAGMA journal_mode = WAL")
         except BaseException:
             connection.close()
@@ -170,7 +170,7 @@ class Store:
     def _check(self, connection: sqlite3.Connection) -> None:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"meta", "trials"} <= tables:
-            raise StoreError(f"{self.path} is an SQLite file, but no convswap lab; choose another lab folder")
+            raise StoreError(f"{self.path} is an SQLite file, but not a convswap lab; choose another lab folder")
         meta = dict(connection.execute("SELECT key, value FROM meta"))
         if meta.get("version") != STORE_VERSION:
             raise StoreError(
@@ -211,7 +211,7 @@ class Store:
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
-        """Turn SQLite's complaints about the file into ours; wrong SQL stays a programming error."""
+        """Turn SQLite's errors about the file into a `StoreError`. Wrong SQL stays a programming error."""
         try:
             yield
         except (sqlite3.ProgrammingError, sqlite3.IntegrityError):

@@ -22,15 +22,15 @@ def summarize(
     latency: Mapping[str, Mapping[str, Any]] | None = None,
     robustness: RobustnessFiles | None = None,
 ) -> list[Row]:
-    """One row per (model, unit, options, where), in the order the trials came.
+    """One row per (model, unit, options, where), in the order of the trials.
 
-    Trials are put together, and compared with `conv`, only if all else about them is equal: data, recipe, starting
-    weights, version. Where a model was trained under several such settings, its name in the rows says which.
+    Trials are put together, and compared with `conv`, only if everything else about them is equal: data, recipe,
+    starting weights, version. If a model was trained under several such settings, its name in the rows says which.
 
     Args:
-        trials: the store's rows; those not finished count only as `failed`.
-        latency: by the id of any trial of a row, what was measured: see `timing.measure_lab`.
-        robustness: what was measured of the trials' networks: see `robustness.measure_robustness`.
+        trials: the store's rows. Unfinished ones count only as `failed`.
+        latency: the measured latencies, by the id of any trial of a row, see `timing.measure_lab`.
+        robustness: the measured robustness of the trials' networks, see `robustness.measure_robustness`.
 
     Returns:
         Dictionaries with these keys:
@@ -69,7 +69,7 @@ def summarize(
 
 
 def _setting(trial: Trial) -> str:
-    """All that must be equal for two trials to be compared."""
+    """Everything that must be equal for two trials to be compared."""
     without = ("seed", "unit", "unit_options", "where", "start")
     return canonical_json({key: value for key, value in trial.identity().items() if key not in without})
 
@@ -137,7 +137,7 @@ def _rank(rows: Sequence[Row]) -> None:
 
 
 def _names(trials: Sequence[Trial]) -> list[str]:
-    """The models' names; a model with several settings gets what tells them apart in parentheses."""
+    """The models' names. If a model has several settings, parentheses hold the values that distinguish them."""
     flat = [_flat(trial) for trial in trials]
     names = []
     for trial, mine in zip(trials, flat, strict=True):
@@ -149,7 +149,7 @@ def _names(trials: Sequence[Trial]) -> list[str]:
 
 
 def _flat(trial: Trial) -> dict[str, str]:
-    """A trial's setting with the inner dictionaries spread out, values short enough to read."""
+    """A trial's setting with its inner dictionaries flattened, and values short enough to read."""
     setting: dict[str, Any] = json.loads(_setting(trial))
     inner = setting.pop("recipe") | setting.pop("model_arguments")
     return {key: str(value)[:12] for key, value in {**setting, **inner}.items()}

@@ -1,4 +1,4 @@
-"""Latency of what a lab trained, before and after `fuse`, measured when nothing trains beside it; costs once fused."""
+"""Latency of a lab's networks before and after `fuse`, measured while nothing trains, and costs after `fuse`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LATENCY_FILE = "latency.json"
 
 
 def read_latency(lab_dir: str | Path) -> dict[str, Any]:
-    """What `measure_lab` wrote: `conditions`, and `trials` by id; empty when nothing was measured.
+    """The file of `measure_lab`: `conditions`, and `trials` by id. Empty if nothing was measured.
 
     Raises:
         StoreError: the file is damaged.
@@ -35,16 +35,16 @@ def read_latency(lab_dir: str | Path) -> dict[str, Any]:
 def measure_lab(
     lab_dir: str | Path, trials: Iterable[StoredTrial], example: Tensor, *, latency: bool = True
 ) -> dict[str, Any]:
-    """Measure the networks of a comparison side by side on the CPU, one trained network for each, and keep the numbers.
+    """Measure the networks of a comparison side by side on the CPU, one trained network of each, and keep the numbers.
 
-    Trials that differ in their seed alone have the same network, so the first finished one stands for all. Nothing is
-    measured again while the same networks are asked for.
+    Trials that differ only in their seed have the same network, so the first finished trial represents them. Nothing is
+    measured again as long as the same networks are asked for.
 
     Args:
         lab_dir: the lab's folder.
-        trials: its rows; those not finished are left out.
+        trials: its rows. Unfinished ones are left out.
         example: the batch to pass, (N, C, H, W).
-        latency: without it only the costs of the fused networks are counted.
+        latency: False only counts the costs of the fused networks.
 
     Returns:
         As `read_latency`.
@@ -78,7 +78,7 @@ def _measure(lab: Path, chosen: Sequence[StoredTrial], example: Tensor, latency:
         networks[f"{stored.id} latency_ms"] = network
         try:
             fused = _fused(network, example)
-        except FusionError as error:  # a network that cannot be fused is still worth its other number
+        except FusionError as error:  # a network that cannot be fused still has its other number
             found[stored.id] |= {"fused": False, "fuse_problem": str(error)}
             continue
         networks[f"{stored.id} latency_fused_ms"] = fused

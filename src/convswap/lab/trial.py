@@ -13,9 +13,9 @@ from .._version import __version__
 from ..errors import StoreError, UsageError, check_choice
 
 BASELINE = "conv"
-"""The unit whose trials train the network as it is; every other unit is compared with them."""
+"""The unit whose trials train the network as it is. Every other unit is compared with this one."""
 ENOUGH_SEEDS = 3
-"""A result from fewer finished seeds is shown but neither ranked nor tested."""
+"""A result from fewer finished seeds is shown, but neither ranked nor tested."""
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "model": (str,),
@@ -38,10 +38,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """The full description of one training; what it computes depends on nothing else.
+    """The full description of one training. Its computation depends on nothing else.
 
-    A trial of the baseline `conv` trains the untouched network: it has no options, and `where` and `start` are
-    set to None and `"fresh"`, so that one baseline serves every placement.
+    A trial of the baseline `conv` trains the untouched network. It has no options, and `where` and `start` are set to
+    None and `"fresh"`, so that one baseline serves every placement.
 
     Attributes:
         model: name for `create_model`.
@@ -52,14 +52,14 @@ class Trial:
         start: `"fresh"` (training from scratch) or `"warm"` (fine-tuning).
         data: name for `load_data`.
         data_fingerprint: hash of the data's contents.
-        image_size: images are brought to this size; None for the data's own.
+        image_size: the size that images are brought to, None for the data's own.
         recipe: `Recipe.as_dict()`.
-        seed: of everything random.
-        weights: None or `{"file", "sha256"}` of the file training starts from, see `describe_weights`.
+        seed: the seed of everything random.
+        weights: None or `{"file", "sha256"}` of the file that training starts from, see `describe_weights`.
         pretrained: start from the model's published weights.
-        normalization: None for the data's own, or `{"mean": [...], "std": [...]}` of pixels in 0..1: trained
-            weights want the constants they were trained with.
-        version: of convswap.
+        normalization: None for the data's own, or `{"mean": [...], "std": [...]}` of pixels in 0..1. Trained weights
+            need the constants they were trained with.
+        version: the version of convswap.
     """
 
     model: str
@@ -104,13 +104,13 @@ class Trial:
 
     @property
     def id(self) -> str:
-        """Sixteen hex digits of the description's hash: equal for equal work, wherever its files lie."""
+        """Sixteen hex digits of the description's hash. They are equal for equal work, wherever its files lie."""
         return hashlib.sha256(canonical_json(self.identity()).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
-        """What the id is the hash of: the description with contents in the place of paths."""
+        """The input of the id's hash: the description with file contents in place of paths."""
         identity = asdict(self)
-        # "imagefolder:/some/where" is the same data elsewhere; the fingerprint says which data it is.
+        # "imagefolder:/some/where" may be the same data at another path. The fingerprint identifies the data.
         identity["data"] = self.data.partition(":")[0]
         if self.weights is not None:
             identity["weights"] = self.weights["sha256"]
@@ -125,7 +125,7 @@ class Trial:
         """Read a description back.
 
         Raises:
-            StoreError: it is no JSON object, a key is missing or unknown, or a value is not allowed.
+            StoreError: the text is not a JSON object, a key is missing or unknown, or a value is not allowed.
         """
         try:
             values = json.loads(text)
@@ -147,14 +147,14 @@ class Trial:
             raise StoreError(f"a trial's description is damaged: {error}") from error
 
     def label(self) -> str:
-        """The unit with its options and placement, for people: `circle(radius='learnable') where 3x3`."""
+        """The unit with its options and placement, for display: `circle(radius='learnable') where 3x3`."""
         options = ", ".join(f"{key}={value!r}" for key, value in self.unit_options.items())
         text = f"{self.unit}({options})" if options else self.unit
         return f"{text} where {self.where}" if self.where else text
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces; floats as their shortest exact form.
+    """JSON with sorted keys and no spaces, and floats in their shortest exact form.
 
     Raises:
         ValueError: a value is NaN or infinite.
@@ -163,7 +163,7 @@ def canonical_json(value: Any) -> str:
 
 
 def describe_weights(file: str | Path) -> dict[str, str]:
-    """A weights file as a trial names it: its path, and the hash of its contents that the id uses.
+    """A weights file in the form that a trial holds: its path, and the hash of its contents, which the id uses.
 
     Raises:
         StoreError: the file cannot be read.
@@ -177,7 +177,7 @@ def describe_weights(file: str | Path) -> dict[str, str]:
 
 
 def _plain(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
-    """An own copy made of what JSON knows (tuples become lists), or an error naming the field."""
+    """A copy made of JSON types (tuples become lists), or an error that names the field."""
     try:
         copy = json.loads(canonical_json(value))
     except (TypeError, ValueError) as error:

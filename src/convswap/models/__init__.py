@@ -1,8 +1,8 @@
 """Models by name, their weights, and whole models on disk.
 
 `create_model` makes networks from timm (including the CIFAR ResNets of this package), from torchvision, or
-from a function of the user; `load_weights` starts one from a file; `save` and `load` keep a model with the
-surgery it went through. Neither timm nor torchvision is imported before it is needed.
+from a function of the user; `load_weights` starts one from a file. `save` and `load` keep a model together
+with its surgery. Neither timm nor torchvision is imported before it is needed.
 """
 
 from .factory import create_model

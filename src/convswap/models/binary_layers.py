@@ -1,4 +1,4 @@
-"""The layers that BinaryNets are made of, binary, of k bits, or as the float twin."""
+"""The layers of BinaryNets: binary, of k bits, or as the float twin."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _EPS = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """How the layers of one network are made.
+    """The settings for the layers of one network.
 
     Attributes:
-        binary: False for the float twin: plain convolutions, everything else the same.
-        weight_bits, activation_bits, gradient_bits: of `QuantizedConv2d`.
+        binary: False for the float twin, which has plain convolutions and is otherwise the same.
+        weight_bits, activation_bits, gradient_bits: options of `QuantizedConv2d`.
         stochastic: activations are rounded at random while training.
         norm: `"batch"`, or `"shift"` for shift-based batch normalisation.
-        bias: whether the convolutions have one (the normalisation behind them makes it idle).
-        scaled: latent weights are drawn from all of [-1, 1] and learn at Glorot's rate (the paper); else they are drawn
-            as `nn.Conv2d` does and learn at the plain rate (the authors' PyTorch code). The float twin of the former is
-            drawn by Glorot's uniform rule.
+        bias: whether the convolutions have a bias. (The normalisation behind them cancels it.)
+        scaled: True draws latent weights from all of [-1, 1] and trains them at Glorot's rate (the paper). False draws
+            them as `nn.Conv2d` does and trains them at the plain rate (the authors' PyTorch code). The float twin of
+            the former is drawn by Glorot's uniform rule.
     """
 
     binary: bool = True
@@ -58,7 +58,7 @@ class Layers:
         bias: bool | None = None,
         **place: Any,
     ) -> nn.Module:
-        """A convolution of the network; the first one takes real inputs. Dropout falls on its (quantised) inputs."""
+        """A convolution of the network. The first one takes real inputs. Dropout acts on the (quantised) inputs."""
         chosen = self.bias if bias is None else bias
         geometry = (in_channels, out_channels, kernel, stride, padding)
         if not self.binary:

@@ -44,27 +44,27 @@ ALEXNET_3X: tuple[Stage, ...] = (
 class BinaryNet(Classifier):
     """Layers of convolution - (max-pooling) - normalisation - HardTanh - sign, then the same with fully connected ones.
 
-    Every layer is binary, the last one too; only the first one's input, the image, is real. The sign of a layer stands
-    at the entrance of the next (`QuantizedConv2d`). Fully connected layers are 1x1 convolutions over a vector of one
-    pixel, so that every tool for convolutions, and the packing of bits, sees them. The logits are normalised. Trained
-    by convswap's recipes the latent weights stay in [-1, 1] and learn at Glorot's rate.
+    Every layer is binary, including the last. Only the first layer's input, the image, is real. The sign of a layer's
+    output is taken at the entrance of the next layer (`QuantizedConv2d`). Fully connected layers are 1x1 convolutions
+    over a map of one pixel, so that every tool for convolutions, and the packing of bits, applies to them. The logits
+    are normalised. Under convswap's recipes the latent weights stay in [-1, 1] and learn at Glorot's rate.
 
     (N, in_chans, img_size, img_size) -> (N, num_classes).
 
     Args:
         stages: the convolutions; empty for a multi-layer perceptron on the pixels.
         hidden: widths of the hidden fully connected layers.
-        img_size: height and width of the images, which fix the first fully connected layer.
+        img_size: height and width of the images, which determine the size of the first fully connected layer.
         drop_in: dropout of the pixels while training.
         drop_hidden: dropout of the (quantised) inputs of fully connected layers behind another one.
-        num_classes: outputs; 0 leaves the last layer out and returns what comes before it.
+        num_classes: outputs. 0 leaves the last layer out and returns its input.
         in_chans: channels of the images.
         global_pool: `"avg"`, or `""` to return the last feature map (then without classifier).
         layers: further arguments are those of `Layers`: `binary`, `weight_bits`, `activation_bits`, `gradient_bits`,
             `stochastic`, `norm`, `bias`, `scaled`.
 
     Raises:
-        ValueError: an argument is not allowed; at the call, an image of another size.
+        ValueError: an argument is not allowed or, at the call, an image has another size.
     """
 
     classifier_name = "head"

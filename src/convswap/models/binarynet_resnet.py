@@ -24,11 +24,11 @@ _WIDTHS = (80, 160, 320)
 
 
 class BinaryBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; (N, in, H, W) -> (N, out, ceil(H/stride), ceil(W/stride)).
+    """Two 3x3 convolutions and a shortcut: (N, in, H, W) -> (N, out, ceil(H/stride), ceil(W/stride)).
 
     Args:
-        layers: what they are made of.
-        in_channels, out_channels, stride: of the block.
+        layers: the settings of its layers.
+        in_channels, out_channels, stride: channels and stride of the block.
         last: leave out the normalisation and the HardTanh at the end.
     """
 
@@ -44,7 +44,7 @@ class BinaryBlock(nn.Module):
             self.shortcut = layers.layer(layers.conv(in_channels, out_channels, 1, stride), last=True)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Both ways and their sum."""
+        """Both branches and their sum."""
         y_NCHW = self.conv2(self.act1(self.norm1(self.conv1(x_NCHW))))
         return self.act2(self.norm2(y_NCHW + self.shortcut(x_NCHW)))
 

@@ -1,4 +1,4 @@
-"""Calling a model's constructor, with errors a person can act on."""
+"""Calling a model's constructor, with errors that the user can act on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import StoreError, UsageError, first_line
 
 
 def construct(name: str, function: Callable[..., Any], given: dict[str, Any], arguments: dict[str, Any]) -> nn.Module:
-    """Call a model's constructor; an argument it does not know is the user's mistake, not a crash."""
+    """Call a model's constructor. An argument that it does not know is the user's mistake, not a crash."""
     both = sorted(set(given) & set(arguments))
     if both:
         raise UsageError(f"model {name!r}: {', '.join(both)} is set by create_model and cannot be given again")

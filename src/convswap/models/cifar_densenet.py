@@ -5,7 +5,7 @@ global mean and a linear layer. Inside a block every layer reads all maps before
 growth). `cifar_densenet_L_k` are the plain networks, `cifar_densenet_bcL_k` those with bottlenecks of 4k maps and
 transitions that keep half of the maps. In `min_densenet_bcL_k` the first layer of each block is a `MinimumBlock`.
 
-Plain networks start with 16 maps, as the paper's text and counts have it (the released code: 2k); the others with 2k.
+Plain networks start with 16 maps, as in the paper's text and counts (the released code: 2k). The others have 2k.
 Parameter names are those of torchvision and gpleiss/efficient_densenet_pytorch.
 """
 
@@ -51,7 +51,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Sequential):
-    """Layers that each read the block's input and all new maps before them; the output is all of them together."""
+    """Layers that each read the block's input and all new maps before them. The output is all maps together."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, in + layers * growth, H, W)."""
@@ -78,8 +78,8 @@ class Transition(nn.Module):
 class CifarDenseNet(Classifier):
     """A densely connected network of three blocks for images of about 32x32 pixels.
 
-    Convolutions start normal with deviation `sqrt(2 / (k k out))`, but inside a minimum block as PyTorch draws
-    them, its shortcut excepted: so in the code of that paper.
+    Convolutions start normal with deviation `sqrt(2 / (k k out))`. Inside a minimum block, except in its shortcut, they
+    start as PyTorch draws them. This follows the code of that paper.
 
     Args:
         depth: L, the number of layers, `3 n + 4` without and `6 n + 4` with bottlenecks for n layers a block.

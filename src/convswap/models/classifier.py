@@ -1,4 +1,4 @@
-"""What the networks of this package share as image classifiers: pooling, the last layer, and timm's description."""
+"""The common part of this package's image classifiers: pooling, the last layer, and timm's description."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Classifier(nn.Module):
-    """Base of networks that write `forward_features`: pooling, classifier and the methods timm's users call.
+    """Base of networks that define `forward_features`: pooling, classifier and the methods that timm's users call.
 
-    A subclass sets `num_features`, builds its layers and calls `reset_classifier`; `classifier_name` says which
-    attribute the last layer is.
+    A subclass sets `num_features`, builds its layers and calls `reset_classifier`. `classifier_name` is the attribute
+    that holds the last layer.
     """
 
     classifier_name = "linear"
@@ -39,7 +39,7 @@ class Classifier(nn.Module):
         self.add_module(self.classifier_name, last or nn.Identity())
 
     def check_pool(self, num_classes: int, global_pool: str | None) -> None:
-        """Take over `global_pool` unless it is None, and refuse classes without pooling."""
+        """Set `global_pool` unless it is None, and refuse classes without pooling."""
         if global_pool is not None:
             check_choice("global_pool", global_pool, ("avg", ""))
             self.global_pool = global_pool
@@ -49,17 +49,17 @@ class Classifier(nn.Module):
             )
 
     def make_classifier(self, num_classes: int, **place: Any) -> nn.Module:
-        """The last layer, freshly drawn. Here a linear one of `num_features`, drawn by `init_classifier`."""
+        """The last layer, freshly drawn. By default it is linear on `num_features`, drawn by `init_classifier`."""
         linear = nn.Linear(self.num_features, num_classes, **place)
         self.init_classifier(linear)
         return linear
 
     def init_classifier(self, linear: nn.Linear) -> None:
-        """Draw the classifier's weights. Here: as `nn.Linear` does."""
+        """Draw the classifier's weights, by default as `nn.Linear` does."""
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map."""
-        raise NotImplementedError(f"{type(self).__name__} must write forward_features()")
+        raise NotImplementedError(f"{type(self).__name__} must define forward_features()")
 
     def forward_head(self, x_NCHW: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool and classify a feature map; `pre_logits` stops before the classifier."""

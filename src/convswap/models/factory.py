@@ -1,4 +1,4 @@
-"""One function from a name to a model: timm, torchvision, or the user's own."""
+"""Making a model from its name: timm's, torchvision's, or the user's own."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def create_model(
             `package.module:function` for your own, found on the Python path or in the current folder. Your
             function is called with `num_classes` and `in_channels` (or `in_chans`) if it accepts them.
         num_classes: outputs of the classifier.
-        in_channels: channels of the images. torchvision's models are made for 3: for another number their first
-            convolution is replaced by a freshly drawn one, so it excludes `pretrained`.
-        pretrained: start from the weights published with the model (downloaded); a classifier of another
-            number of classes is drawn fresh.
+        in_channels: channels of the images. torchvision's models are made for 3. For another number their first
+            convolution is replaced by a freshly drawn one, so `pretrained` is not allowed.
+        pretrained: start from the weights published with the model (downloaded). A classifier of another
+            number of classes is drawn afresh.
         weights: start from a file of weights instead, see `load_weights`.
         arguments: passed on to the model's own constructor.
 
@@ -67,7 +67,7 @@ def create_model(
         "model": name,
         "arguments": {"num_classes": num_classes, "in_channels": in_channels, **arguments},
     }
-    if _is_json(constructor):  # else (a class or function among the arguments) convswap.save asks for another way
+    if _is_json(constructor):  # else an argument is a class or function, and convswap.save asks for the constructor
         model._convswap_constructor = constructor  # type: ignore[assignment]
     if weights is not None:
         fresh = load_weights(model, weights)
@@ -95,7 +95,7 @@ def _create_timm_model(
     given = {"model_name": name, "pretrained": pretrained, "num_classes": num_classes, "in_chans": in_channels}
     try:
         return construct(name, timm.create_model, given, arguments)
-    except OSError as error:  # whatever a network raises is one
+    except OSError as error:  # every error of the network is an OSError
         if not pretrained:
             raise
         raise no_download(name, error) from error
@@ -118,7 +118,7 @@ def call_own_function(
     pretrained: bool = False,
     **arguments: Any,
 ) -> nn.Module:
-    """Call a user's function with what it accepts of these, and check that it gives a model."""
+    """Call a user's function with those of these arguments that it accepts, and check that it returns a model."""
     parameters = inspect.signature(function).parameters
     accepts_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     given: dict[str, Any] = {}
@@ -143,7 +143,7 @@ def _find_function(module_name: str, attribute: str) -> Callable[..., Any]:
         )
     folder = os.getcwd()
     if folder not in sys.path and "" not in sys.path:
-        sys.path.append(folder)  # a console script does not look in the current folder; last, so it shadows nothing
+        sys.path.append(folder)  # a console script does not search the current folder; at the end it shadows nothing
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

@@ -17,7 +17,7 @@ _AUXILIARY_HEADS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",
 def create_torchvision_model(
     name: str, num_classes: int, in_channels: int, pretrained: bool, arguments: dict[str, Any]
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Make a model of `torchvision.models`; auxiliary heads are off.
+    """Make a model of `torchvision.models`, without auxiliary heads.
 
     Returns:
         The model, and the arguments that make the same network without its pretrained weights.
@@ -34,9 +34,9 @@ def create_torchvision_model(
     if name in _AUXILIARY_HEADS:
         if arguments.pop("aux_logits", False):
             raise UsageError(f"aux_logits=True is not allowed: {name!r} is trained here with its main classifier alone")
-        if not pretrained:  # torchvision's published weights hold the heads; they are taken off below
+        if not pretrained:  # torchvision's published weights hold the heads, which are removed below
             arguments["aux_logits"] = False
-            arguments.setdefault("init_weights", True)  # torchvision's coming default, said aloud to quiet its warning
+            arguments.setdefault("init_weights", True)  # the present default; without it torchvision warns
     given: dict[str, Any] = {"name": name, "weights": "DEFAULT" if pretrained else None}
     if not pretrained:
         given["num_classes"] = num_classes
@@ -49,13 +49,13 @@ def create_torchvision_model(
 
     if pretrained:
         preset = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
-        # as timm's models say it: what these weights want to be shown
+        # in timm's format: the normalisation that these weights need
         model.__dict__["pretrained_cfg"] = {"mean": tuple(preset.mean), "std": tuple(preset.std)}
         for head in _AUXILIARY_HEADS.get(name, ()):
             setattr(model, head, None)
             model.aux_logits = False  # type: ignore[assignment]
         _resize_classifier(model, num_classes)
-        # Two things come with the weights that the same network without them would lack.
+        # The weights bring two settings that the same network without them would lack.
         if getattr(model, "transform_input", False):
             arguments["transform_input"] = True
         if getattr(model, "image_size", 224) != 224:

@@ -44,16 +44,15 @@ class GGhostRegNet(Classifier):
     Args:
         depths: blocks in each of the four stages.
         widths: their channels.
-        group_width: channels of a group in the full-width blocks; it divides the width of every G-Ghost stage.
-        cheap_ratio: of the G-Ghost stages, see `convswap.units.GGhostStage`.
-        mix: likewise.
+        group_width: channels of a group in the full-width blocks. It divides the width of every G-Ghost stage.
+        cheap_ratio, mix: options of the G-Ghost stages, see `convswap.units.GGhostStage`.
         num_classes: outputs of the classifier; 0 leaves it out and returns the pooled features.
         in_chans: channels of the images.
         global_pool: `"avg"`, or `""` to leave the feature map unpooled (then without classifier).
         drop_rate: dropout before the classifier while training.
 
     Raises:
-        ValueError: there are not four depths and widths, or the group width does not suit a stage.
+        ValueError: there are not four depths and widths, or the group width does not fit a stage.
     """
 
     classifier_name = "fc"
@@ -74,7 +73,7 @@ class GGhostRegNet(Classifier):
         super().__init__()
         for name, values in (("depths", depths), ("widths", widths)):
             if len(values) != 4:
-                raise UsageError(f"{name}={values!r} is not allowed; give four numbers, one a stage")
+                raise UsageError(f"{name}={values!r} is not allowed; give four numbers, one per stage")
         self.num_features = self.head_hidden_size = widths[-1]
         self.conv1 = nn.Conv2d(in_chans, _STEM, 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM)

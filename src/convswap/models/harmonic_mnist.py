@@ -2,13 +2,13 @@
 
 `harmonic_mnist`: six 5x5 harmonic convolutions with orders {0, 1} and 8, 8, 16, 16, 32, 32 channels an order, mean
 pooling after each pair, a seventh to the classes, the sum of the magnitudes over the orders, the global mean and a
-bias. The logits of a square image do not change under quarter turns: exactly, whatever its size, as the pooling
-windows mirror each other. 22,826 parameters; `dead_weights=True` keeps the 11,240 of
-negative orders that the official code makes and never reads: its 34,066.
+bias. The logits of a square image of any size are exactly invariant under quarter turns, since the pooling windows
+mirror each other. The network has 22,826 parameters. The official code has 34,066: it also makes 11,240 of negative
+orders and never reads them. `dead_weights=True` keeps these.
 
-`plain_mnist`: the same layout of plain 3x3 convolutions, BatchNorm and ReLU, with widths that make it as large: 22,832
-parameters, the fewest from 22,826 on with about as many channels in both layers of a block and twice as many in the
-next.
+`plain_mnist`: the same layout of plain 3x3 convolutions, BatchNorm and ReLU, with widths that make it as large. It has
+22,832 parameters. That is the smallest number from 22,826 on with about as many channels in both layers of a block and
+twice as many in the next block.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _check_channels(channels: object, *, pairs: bool = False) -> None:
     """Refuse anything but a sequence of channels, with `pairs` an even number of them.
 
     Raises:
-        ValueError: it is not.
+        ValueError: `channels` is anything else.
     """
     found = list(channels) if isinstance(channels, Sequence) else []
     whole = all(is_whole(n) and n > 0 for n in found)
@@ -43,7 +43,7 @@ def _check_channels(channels: object, *, pairs: bool = False) -> None:
 
 
 class _DigitClassifier(Classifier):
-    """What both networks share: a last convolution to the classes, then a global mean."""
+    """The common part of both networks: a last convolution to the classes, then a global mean."""
 
     classifier_name = "head"
     blocks: nn.Sequential
@@ -60,8 +60,8 @@ class HarmonicMnist(_DigitClassifier):
     Args:
         channels: of each order in the three blocks.
         max_order: the highest order.
-        kernel_size: of all convolutions.
-        rings: of their radial profiles.
+        kernel_size: kernel size of all convolutions.
+        rings: number of rings of their radial profiles.
         dead_weights: also keep the official code's unread parameters of negative orders.
         zero_order_phase: `"paper"`, or `"code"` for the official code's handling, see `HarmonicConv2d`.
         basis: `"unit"` (ours), or `"sum"` for the official scale of the bases, which its weights need.
@@ -143,8 +143,9 @@ class PlainMnist(_DigitClassifier):
     """The plain twin: convolution, ReLU, convolution, BatchNorm, ReLU in each block, the same pooling and head.
 
     Args:
-        kernel_size: 3, or 5 as in the harmonic network with fewer channels; with 3 it reads digits better.
-        channels: of the six convolutions; None: those that make it as large as `harmonic_mnist`, or a few larger.
+        kernel_size: 3, or 5 as in the harmonic network, with fewer channels. With 3 the twin reads digits better.
+        channels: channels of the six convolutions. None: those that make it as large as `harmonic_mnist`, or a
+            little larger.
         momentum: of the BatchNorms.
         num_classes: outputs; 0 leaves the head out and returns the features.
         in_chans: channels of the images.
@@ -221,5 +222,5 @@ def harmonic_mnist(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 @register_model
 def plain_mnist(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Its plain twin of equal size."""
+    """The plain twin of `harmonic_mnist`, of equal size."""
     return _make(PlainMnist, "plain_mnist", pretrained, kwargs)

@@ -59,7 +59,7 @@ class MGICMobileNetV3(Classifier):
 
     Args:
         size: `"large"` or `"small"`.
-        group_size, coarse_channels: of every block; `coarse_channels` is `group_size` where not given.
+        group_size, coarse_channels: options of every block. `coarse_channels` is `group_size` by default.
         stem: `"code"`, the official 1x1 convolution of stride 1 with ReLU, for images of about 32 pixels (at 224
             pixels all later layers see four times the usual area); or `"imagenet"`, MobileNetV3's 3x3 convolution of
             stride 2 with hard-swish.
@@ -67,10 +67,10 @@ class MGICMobileNetV3(Classifier):
             MobileNetV3's: global average pool, expand, hard-swish, classify.
         num_classes: outputs of the classifier; 0 leaves it out and returns the expanded features.
         in_chans: channels of the images.
-        global_pool: `""` leaves the last feature map unpooled, without head and classifier; any other name of a pool
-            stands for the head's own.
+        global_pool: `""` leaves the last feature map unpooled, without head and classifier. Any other name of a pool
+            means the head's own pool.
         drop_rate: dropout before the classifier while training.
-        options: the other options of `MGICBlock`, such as `coarsest`; `quirks` is `"code"` where not given.
+        options: the other options of `MGICBlock`, such as `coarsest`. `quirks` is `"code"` by default.
 
     Raises:
         ValueError: an option is not allowed.
@@ -124,7 +124,7 @@ class MGICMobileNetV3(Classifier):
         self.reset_classifier(num_classes, global_pool)
 
     def check_pool(self, num_classes: int, global_pool: str | None) -> None:
-        """Take over `global_pool` unless it is None, and refuse classes without pooling."""
+        """Set `global_pool` unless it is None, and refuse classes without pooling."""
         if global_pool is not None:
             check_choice("global_pool", global_pool, ("head", "avg", "max", ""))
             self.global_pool = global_pool

@@ -25,17 +25,17 @@ class MGICResNet(Classifier):
     """A residual network of MGIC blocks.
 
     Args:
-        widths: of the stages; a bottleneck's blocks put out 4 times as many channels. The stem has the first.
+        widths: widths of the stages. Bottleneck blocks put out 4 times as many channels. The stem has the first width.
         repeats: blocks in each stage.
         strides: of the first block of each stage.
-        group_size, coarse_channels: of every block; `coarse_channels` is `group_size` where not given.
+        group_size, coarse_channels: options of every block. `coarse_channels` is `group_size` by default.
         block: `"basic"` or `"bottleneck"`.
         stem: `"imagenet"` (7x7 convolution of stride 2 and 3x3 max pool of stride 2) or `"cifar"` (3x3, stride 1).
         num_classes: outputs of the classifier; 0 leaves it out and returns the pooled features.
         in_chans: channels of the images.
         global_pool: `"avg"`, or `""` to leave the feature map unpooled (then without classifier).
         drop_rate: dropout before the classifier while training.
-        options: the other options of `MGICBlock`, such as `coarsest`; `quirks` is `"code"` where not given.
+        options: the other options of `MGICBlock`, such as `coarsest`. `quirks` is `"code"` by default.
 
     Raises:
         ValueError: an option is not allowed.

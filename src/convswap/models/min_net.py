@@ -1,10 +1,10 @@
-"""Min-Nets for CIFAR and the pyramid-block networks they are compared with (arXiv:2201.02149), registered with timm.
+"""Min-Nets for CIFAR and the pyramid-block networks of their comparison (arXiv:2201.02149), registered with timm.
 
 A stem of 3x3 convolution, BatchNorm and ReLU with 16 maps; three stages of N blocks with 16, 32 and 64 maps, the second
 and third starting with stride 2; the global mean; a linear layer. `pyramid_resnet20/32/44/56` have pyramid blocks
 only (N = 3, 5, 7, 9, two convolutions a block). In `min_net23/35/47/59` the first block of each stage is a
-`MinimumBlock`, which counts as three layers. `basic=True` takes He's basic blocks for the others (the "-RNBasic" of the
-authors' code); `combine="product"` makes an FP-net.
+`MinimumBlock`, which counts as three layers. With `basic=True` the other blocks are He's basic blocks (the "-RNBasic"
+of the authors' code). `combine="product"` makes an FP-net.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PyramidBlock(nn.Module):
 
 
 class TailPaddedBasicBlock(nn.Module):
-    """He's basic block as that code has it: every second pixel and zero channels appended at the end; ReLU last."""
+    """He's basic block as in that code: every second pixel and appended zero channels as shortcut, and ReLU last."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -64,15 +64,15 @@ class TailPaddedBasicBlock(nn.Module):
 class MinNet(Classifier):
     """A residual network of pyramid blocks, or of basic ones, whose stages may start with minimum blocks.
 
-    Starts as in the authors' code: with minimum blocks everything as PyTorch draws it; pyramid blocks alone with
-    convolutions normal of deviation `sqrt(2 / (k k out))`; basic blocks alone with convolutions and classifier normal
-    of deviation `sqrt(2 / fan_in)`.
+    The weights start as in the authors' code. With minimum blocks, everything is as PyTorch draws it. With pyramid
+    blocks alone, convolutions are normal with deviation `sqrt(2 / (k k out))`. With basic blocks alone, convolutions
+    and classifier are normal with deviation `sqrt(2 / fan_in)`.
 
     Args:
         blocks: N, residual blocks in each of the three stages.
-        combine: how the minimum blocks at the start of the stages join their filters (`MinimumBlock`); None: there
-            are no minimum blocks, all blocks are alike.
-        basic: He's basic blocks instead of pyramid blocks.
+        combine: how the minimum blocks at the start of the stages join their filters (`MinimumBlock`). None: there
+            are no minimum blocks, and all blocks are of one kind.
+        basic: use He's basic blocks instead of pyramid blocks.
         num_classes: outputs of the classifier; 0 leaves it out and returns the 64 features.
         in_chans: channels of the images.
         global_pool: `"avg"`, or `""` to leave the feature map unpooled (then without classifier).
@@ -117,7 +117,7 @@ class MinNet(Classifier):
                     nn.init.kaiming_normal_(module.weight, mode="fan_in" if basic else "fan_out")
 
     def init_classifier(self, linear: nn.Linear) -> None:
-        """As `nn.Linear` does, or normal by the fan-in behind basic blocks alone."""
+        """Draw as `nn.Linear` does or, behind basic blocks alone, normally by the fan-in."""
         if self.plain:
             nn.init.kaiming_normal_(linear.weight)
 

@@ -1,8 +1,9 @@
 """Networks of Hamiltonian blocks and integral operators (arXiv:2108.02430), registered with timm.
 
-An opening 3x3 convolution, BatchNorm and ReLU; three units of 6 or 18 Hamiltonian blocks, each with one nonlocal block:
-behind the second block where there are at most 6, else before the last; between the units 2x2 average pooling and a 1x1
-convolution with ReLU to the next width; an average pool to a small grid, and a linear layer.
+An opening 3x3 convolution, BatchNorm and ReLU are followed by three units of 6 or 18 Hamiltonian blocks. Each unit has
+one nonlocal block: behind the second block if there are at most 6, else before the last. Between the units stand 2x2
+average pooling and a 1x1 convolution with ReLU to the next width. An average pool to a small grid and a linear layer
+come last.
 
 Names are operator + `_` + data and blocks: `hamiltonian_cifar6` (no nonlocal block, the paper's type 0), `pide_cifar6`
 (type 1, the weighted Laplacian), `pide_fractional_cifar6` (2), `pide_inverse_fractional_cifar6` (3), `pide_log_cifar6`
@@ -28,21 +29,21 @@ from ..units.pide.hamiltonian import KERAS_NORM, HamiltonianBlock, draw_conv
 from ..units.pide.pide import PIDEBlock
 from .classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, cifar_cfg
 
-_FEW_BLOCKS = 6  # so many or fewer: the nonlocal block stands behind the second; else before the last
+_FEW_BLOCKS = 6  # up to so many, the nonlocal block stands behind the second block, else before the last
 
 
 class PIDENet(Classifier):
     """Three units of Hamiltonian blocks, each with a nonlocal block, for images of any size.
 
-    The classifier sees `grid x grid` averages of the last map, flattened channel first (the official code: channel
-    last, so its weights need a permutation).
+    The classifier sees `grid x grid` averages of the last map, flattened channel first. (The official code flattens
+    channel last, so its weights need a permutation.)
 
     Args:
         widths: channels of the three units, even.
         blocks: Hamiltonian blocks in each unit.
-        kernel: of the nonlocal blocks, see `PIDEBlock`; None: there are none.
-        s, scale, subsample: of the nonlocal blocks.
-        step: h of all blocks; the authors use 0.03 to 0.06.
+        kernel: kernel of the nonlocal blocks, see `PIDEBlock`. None: there are no nonlocal blocks.
+        s, scale, subsample: options of the nonlocal blocks.
+        step: h of all blocks. The authors use 0.03 to 0.06.
         form: `"verlet"` or `"parabolic"`, see `HamiltonianBlock`.
         grid: side of the pooled map before the classifier: 4 for CIFAR, 3 for STL-10.
         num_classes: outputs of the classifier; 0 leaves it out and returns the pooled features.
@@ -96,7 +97,7 @@ class PIDENet(Classifier):
         self.reset_classifier(num_classes, global_pool)
 
     def make_classifier(self, num_classes: int, **place: Any) -> nn.Module:
-        """A linear layer that reads every place of the grid, drawn as Keras' He normal."""
+        """A linear layer that reads every cell of the grid, drawn as by Keras' He normal."""
         linear = nn.Linear(self.head_hidden_size, num_classes, **place)
         nn.init.kaiming_normal_(linear.weight)
         nn.init.zeros_(linear.bias)
@@ -125,7 +126,7 @@ def _unit(width: int, blocks: int, local: dict[str, Any], far: dict[str, Any] | 
 
 
 def _transition(in_channels: int, out_channels: int) -> nn.Sequential:
-    # Rounded up, so that no map of odd sides loses its border and none vanishes.
+    # Rounded up, so that a map of odd size keeps its border and no map vanishes.
     halve = nn.AvgPool2d(2, ceil_mode=True)
     return nn.Sequential(halve, draw_conv(in_channels, out_channels, 1), nn.ReLU(inplace=True))
 

@@ -1,6 +1,6 @@
-"""Whole models on disk: safetensors whose metadata says how to build the model and what surgery it went through.
+"""Whole models on disk: safetensors files whose metadata says how to build the model and which surgery to repeat.
 
-No pickle is ever read, and no function named in a file is called on the file's word alone.
+No pickle is ever read. No function is called merely because a file names it.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def save(
 
     Args:
         model: a model from `create_model` (or changed by `swap` / `fuse`, which keep its provenance). For any
-            other, say how it is built with `constructor` and `arguments`.
-        path: the file; written beside and moved into place, so a full disk leaves an older file intact.
+            other model, `constructor` and `arguments` say how to build it.
+        path: the file. It is written beside and moved into place, so a full disk leaves an older file intact.
         constructor: a model name as `create_model` takes it: `"resnet18"`, `"torchvision:resnet18"`,
             `"package.module:function"`.
         arguments: the keyword arguments of that constructor, `num_classes` among them.
 
     Raises:
-        UsageError: how the model is built is unknown, or `arguments` is no JSON, or the model is not what building it
-            that way and repeating its surgery gives (something was edited by hand): the first difference is named.
+        UsageError: the way to build the model is unknown, `arguments` is not JSON, or building the model and repeating
+            its surgery gives another model (something was edited by hand). The message names the first difference.
         StoreError: the file cannot be written.
     """
     built = _constructor(model, constructor, arguments)
@@ -53,7 +53,7 @@ def save(
     header = {"version": __version__, "constructor": built, "history": history_of(model), "aliases": aliases}
     header["frozen"] = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     try:
-        metadata = {_KEY: json.dumps(header)}  # one key only: several are written in random order
+        metadata = {_KEY: json.dumps(header)}  # only one key: several would be written in random order
     except TypeError as error:
         raise UsageError(
             f"arguments={arguments!r} or the surgery's options cannot be written as JSON: {error}"
@@ -64,7 +64,7 @@ def save(
 
 
 class ConstructorNeededError(UsageError):
-    """The file names a function of the user's own, which `load` was not given.
+    """The file names a user's own function, and `load` was called without `constructor`.
 
     Attributes:
         path: the file.
@@ -82,19 +82,19 @@ class ConstructorNeededError(UsageError):
 def load(
     path: str | Path, *, constructor: str | Callable[..., nn.Module] | None = None, device: str | torch.device = "cpu"
 ) -> nn.Module:
-    """Rebuild a model from a file written by `save`: construct, repeat the surgery, load strictly.
+    """Rebuild a model from a file written by `save`: construct the model, repeat its surgery, load strictly.
 
     The model is in eval mode. Frozen parameters (`requires_grad=False`) are frozen again.
 
     Args:
         path: the file.
-        constructor: needed when the file names a function of your own (`package.module:function`): that function,
-            or its name. A file is never trusted to choose the code that runs.
-        device: where to put it.
+        constructor: needed if the file names a function of your own (`package.module:function`): that function, or
+            its name. A file alone never decides which code runs.
+        device: the device for the model.
 
     Raises:
-        UsageError: there is no such file, or it names a function and `constructor` was not given.
-        StoreError: it is damaged, is no file of `save`, or its parts do not fit together.
+        UsageError: there is no such file, or the file names a function and `constructor` was not given.
+        StoreError: the file is damaged or not written by `save`, or its parts do not fit together.
     """
     path = Path(path).expanduser()
     header, state = _read(path)
@@ -124,11 +124,11 @@ def _take_dtypes(model: nn.Module, state: dict[str, Tensor]) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name in state and tensor.is_floating_point():
             tensor.data = tensor.data.to(state[name].dtype)
-    model._apply(lambda tensor: tensor)  # units form their constants again, in the precision of their weight
+    model._apply(lambda tensor: tensor)  # makes units compute their constants again, in the precision of their weight
 
 
 def _check_provenance(model: nn.Module, built: dict[str, Any]) -> None:
-    """Rebuild the model from what the file will say, and raise if it is another one: `load` would be silently wrong."""
+    """Rebuild the model from the file's future content. Raise if it differs: `load` would be silently wrong."""
     with torch.random.fork_rng(devices=[]):
         twin = create_model(built["model"], **built["arguments"])
         for record in history_of(model):
@@ -145,7 +145,7 @@ def _check_provenance(model: nn.Module, built: dict[str, Any]) -> None:
 
 
 def _described(model: nn.Module) -> dict[str, list[str]]:
-    """By path, each module's type, printed form and options; inside units also every setting, printed or not."""
+    """Each module's type, printed form and options, by path. Inside units also every setting, printed or not."""
     found: dict[str, list[str]] = {}
     units: set[int] = set()
     for path, module in model.named_modules(remove_duplicate=False):
@@ -166,7 +166,7 @@ def _is_setting(name: str, value: object) -> bool:
 
 
 def _first_difference(mine: list[str], theirs: list[str]) -> tuple[str, str]:
-    """The first two lines that differ, with the class in front where they are options or settings."""
+    """The first two lines that differ, with the class in front if they are options or settings."""
     here, there = next((a, b) for a, b in zip_longest(mine, theirs, fillvalue="nothing") if a != b)
     named = here == mine[0] or here == "nothing"
     return (here, there) if named else (f"{mine[0]} with {here}", there)
@@ -188,7 +188,7 @@ def _constructor(model: nn.Module, name: str | None, arguments: dict[str, Any] |
 
 
 def _distinct(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors that share no memory, and the further names of those that are shared."""
+    """Tensors that share no memory, and the other names of shared tensors."""
     first: dict[tuple[Any, ...], str] = {}
     aliases: dict[str, str] = {}
     kept: dict[str, Tensor] = {}
@@ -211,7 +211,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         header = json.loads(metadata[_KEY]) if _KEY in metadata else None
     except (SafetensorError, OSError, ValueError) as error:
-        raise StoreError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
+        raise StoreError(f"{str(path)!r} is damaged or not a safetensors file: {error}") from error
     if not isinstance(header, dict):
         raise StoreError(
             f"{str(path)!r} was not written by convswap.save; for plain weights use create_model(weights=...)"
@@ -230,7 +230,7 @@ def _construct(path: Path, built: dict[str, Any], constructor: str | Callable[..
 
 
 def _repeat(model: nn.Module, record: dict[str, Any]) -> nn.Module:
-    """Repeat one surgery on a freshly built model: the structure counts, the values are loaded afterwards."""
+    """Repeat one surgery on a freshly built model. Only the structure matters: the values are loaded afterwards."""
     if record["kind"] == "fuse":
         model = model.double().eval()
         for step in record["steps"]:

@@ -2,11 +2,11 @@
 
 `sknet50` and `sknet101` are ResNeXt-50 and -101 32x4d with the grouped 3x3 convolution of every bottleneck replaced
 by SK[2, 32, 16]; `sknet101_released` is the 101-layer network of the official prototxt, whose attention in the
-second stage has 16 channels against the paper's own rule of at least 32. `cifar_sknet29` is ResNeXt-29 16x32d with
-SK[2, 32, 16] (the convolutions of two branches of 32 groups cost what one of 16 groups did).
+second stage has 16 channels, against the paper's own rule of at least 32. `cifar_sknet29` is ResNeXt-29 16x32d with
+SK[2, 32, 16]. (The convolutions of two branches with 32 groups cost as much as those of one with 16 groups.)
 
-timm's `skresnext50_32x4d` is `sknet50` under other parameter names; its `skresnet18`, `skresnet34` and `skresnet50`
-split the input channels over the branches, which is another unit.
+timm's `skresnext50_32x4d` is `sknet50` under other parameter names. timm's `skresnet18`, `skresnet34` and `skresnet50`
+split the input channels over the branches, which makes another unit.
 
 Importing this module imports timm; afterwards `timm.create_model("sknet50")` works.
 """
@@ -25,15 +25,15 @@ from .classifier import Classifier, cifar_cfg, draw_small, imagenet_cfg
 
 
 class SKBottleneck(nn.Module):
-    """`relu(BN(conv1x1(SK(relu(BN(conv1x1(x)))))) + shortcut(x))`: nothing stands between the unit and the expansion.
+    """`relu(BN(conv1x1(SK(relu(BN(conv1x1(x)))))) + shortcut(x))`: nothing lies between the unit and the expansion.
 
     Args:
-        in_channels: of the input.
-        width: of the unit in the middle.
-        out_channels: of the output.
-        stride: of the unit and of the projection (1x1 convolution and BatchNorm) that is the shortcut where the
+        in_channels: channels of the input.
+        width: channels of the unit in the middle.
+        out_channels: channels of the output.
+        stride: stride of the unit and of the projection (1x1 convolution and BatchNorm) that is the shortcut where the
             shape changes.
-        options: of the unit; `groups` is that of its branches.
+        options: options of the unit. `groups` are those of its branches.
     """
 
     def __init__(self, in_channels: int, width: int, out_channels: int, stride: int = 1, **options: Any):
@@ -63,16 +63,16 @@ class SKNet(Classifier):
     Convolutions start N(0, 2/fan_in), the attention's and the classifier's N(0, 0.01^2), as in the official solver.
 
     Args:
-        repeats: blocks in each stage; every stage but the first halves the image.
-        widths: of the units, by stage.
-        outputs: channels that the stages put out.
+        repeats: blocks in each stage. Every stage but the first halves the image.
+        widths: widths of the units, by stage.
+        outputs: output channels of the stages.
         groups, branches, reduction: G, M and r of SK[M, G, r].
         min_channels: the least width of the attention: one number, or one for each stage.
         stem: `"imagenet"` (7x7 convolution of stride 2 and a 3x3 max pool of stride 2) or `"cifar"` (3x3, stride 1).
         pool: `"symmetric"`, PyTorch's usual max pool with a margin of one pixel, or `"ceil"`, Caffe's, whose windows
-            start at the corner and may end outside: the official weights were trained with the latter. The sizes
-            are the same, the grid is shifted by one pixel.
-        norm_momentum: of every BatchNorm; the official 0.05.
+            start at the corner and may end outside. The official weights were trained with `"ceil"`. The sizes are the
+            same, but the grid is shifted by one pixel.
+        norm_momentum: momentum of every BatchNorm, by default the official 0.05.
         num_classes: outputs of the classifier; 0 leaves it out and returns the pooled features.
         in_chans: channels of the images.
         global_pool: `"avg"`, or `""` to leave the feature map unpooled (then without classifier).

@@ -27,13 +27,14 @@ def unwrap_state_dict(state: Any) -> dict[str, Tensor]:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not state:
-        raise StoreError(f"no state dict in it (found {type(state).__name__})")
+        raise StoreError(f"holds no state dict (found {type(state).__name__})")
     strangers = [
         str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))
     ]
     if strangers:
+        verb = "is not a tensor" if len(strangers) == 1 else "are not tensors"
         raise StoreError(
-            f"not a state dict: {', '.join(strangers[:4])} {'is' if len(strangers) == 1 else 'are'} no tensor; "
+            f"not a state dict: {', '.join(strangers[:4])} {verb}; "
             f"save model.state_dict(), or a dict holding it under {' or '.join(map(repr, _WRAPPERS))}"
         )
     names = dict(state)
@@ -48,7 +49,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         UsageError: there is no such file.
-        StoreError: it is damaged, holds anything but tensors, or holds a model that convswap already changed.
+        StoreError: the file is damaged, holds anything but tensors, or holds a model that convswap has already changed.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -74,24 +75,24 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         return state | {name: state[kept] for name, kept in aliases.items()}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise StoreError(f"damaged, or no safetensors file ({first_line(error)})") from error
+        raise StoreError(f"damaged, or not a safetensors file ({first_line(error)})") from error
 
 
 def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises almost anything on damaged bytes; every case is reported
+    except Exception as error:  # damaged bytes make the unpickler raise almost any type; every case is reported
         foreign = _foreign_objects(path)
         if foreign:
             raise StoreError(
                 f"holds Python objects besides tensors ({', '.join(foreign[:3])}), and reading those could run code; "
                 "save model.state_dict() alone, as safetensors or with torch.save"
             ) from error
-        raise StoreError(f"damaged, or no file of weights ({first_line(error)})") from error
+        raise StoreError(f"damaged, or not a file of weights ({first_line(error)})") from error
 
 
 def _foreign_objects(path: Path) -> list[str]:
-    """Classes and functions in a file of torch.save that are not safe to read; none where the file cannot be read."""
+    """Classes and functions in a file of torch.save that are not safe to read. Empty if the file cannot be read."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except Exception:  # whatever the damage is, the caller has its own error to report
@@ -99,9 +100,9 @@ def _foreign_objects(path: Path) -> list[str]:
 
 
 def _plain_aliases(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The further names of shared tensors in a file of `convswap.save`.
+    """The other names of shared tensors in a file of `convswap.save`.
 
-    The weights of a swapped or fused model may fit the names of a plain one but mean another function: refused.
+    Swapped and fused models are refused: their weights may fit the names of a plain model but mean another function.
     """
     if "convswap" not in metadata:
         return {}

@@ -47,12 +47,12 @@ _VARIANTS = {"c": "learnable", "g": "learnable", "f": "edge_gaussian", "e": "edg
 
 
 class SharedDepthwiseConv2d(WeightUnit):
-    """A 3x3 depthwise convolution whose channels, in `shares` equal chunks, all use the same kernels.
+    """A 3x3 depthwise convolution whose channels form `shares` equal chunks that all use the same kernels.
 
     `effective_weight()` repeats `weight`, (channels / shares, 1, 3, 3), `shares` times. Zero padding 1, no bias.
 
     Raises:
-        ValueError: the channels do not divide into so many chunks.
+        ValueError: the channels cannot be divided into so many chunks.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class SharedDepthwiseConv2d(WeightUnit):
 
 
 class VGNetStage(nn.Module):
-    """A downsampling block, then half-identity blocks on the pair of its halves, then their concatenation."""
+    """A downsampling block, then half-identity blocks on its two halves, then the concatenation of the halves."""
 
     def __init__(
         self,
@@ -103,16 +103,17 @@ class VGNet(Classifier):
     """Stem, four stages, a depthwise and a pointwise convolution, average pool, linear classifier.
 
     Args:
-        channels: of the stem and of the four stages; those of the stages are even.
-        depths: blocks in each stage, the downsampling block among them.
+        channels: channels of the stem and of the four stages. Those of the stages are even.
+        depths: blocks in each stage, including the downsampling block.
         depthwise: kernels of the half-identity blocks and of the last depthwise convolution: `"learnable"`, or the
             constant `"edge"`, `"edge_gaussian"` (and `"gaussian"`), each with a BatchNorm behind it.
         downsampling: `"blur"` (constant Gaussians) or `"learnable"`.
         bank: the Gaussians: `"gaussian_signed"` or `"gaussian"`.
         activation: `"relu"` or `"silu"`.
         squeeze_excite: ratio of the channel gates, 0 for none.
-        shared: chunks that share the kernels of the last depthwise convolution; 1 for none. For learnable ones only.
-        thumbnail: stem and first stage keep the image size, for images of about 32x32; total stride 8, not 32.
+        shared: number of chunks that share the kernels of the last depthwise convolution, 1 for no sharing. Only
+            learnable kernels are shared.
+        thumbnail: stem and first stage keep the image size, for images of about 32x32. The total stride is 8, not 32.
         num_classes: outputs of the classifier; 0 leaves it out and returns the features.
         in_chans: channels of the images.
         global_pool: `"avg"`, or `""` to leave the feature map unpooled (then without classifier).

@@ -11,14 +11,14 @@ from .state import read_state_dict
 
 
 def load_weights(model: nn.Module, path: str | Path) -> list[str]:
-    """Load a file of weights into a model, in place; to be called before the model is swapped.
+    """Load a file of weights into a model, in place. Call this before the model is swapped.
 
-    The file is a safetensors file or a state dict saved by torch (bare, or under `"state_dict"` or `"model"`; a
-    leading `module.` is removed). Everything must fit, except that a classifier of another size (other classes)
-    keeps its fresh weights.
+    The file is a safetensors file or a state dict saved by torch (bare, or under `"state_dict"` or `"model"`). A
+    leading `module.` is removed. Everything must fit, except that a classifier of another size (other classes) keeps
+    its fresh weights.
 
     Returns:
-        The names of the parameters left fresh: those of the classifier, or none.
+        The names of the parameters that stay fresh: those of the classifier, or none.
 
     Raises:
         UsageError: there is no such file.
@@ -29,7 +29,7 @@ def load_weights(model: nn.Module, path: str | Path) -> list[str]:
     fresh = _fresh_classifier(model, given, wanted)
     given = {name: value for name, value in given.items() if name not in fresh}
 
-    # Files older than this counter, and files written by other tools, lack it; BatchNorm then starts it at zero.
+    # Older files and files of other tools lack this counter. BatchNorm then starts it at zero.
     missing = [n for n in wanted if n not in given and n not in fresh and not n.endswith("num_batches_tracked")]
     problems = [f"missing {name}" for name in missing]
     problems += [f"unexpected {name}" for name in given if name not in wanted]
@@ -41,15 +41,15 @@ def load_weights(model: nn.Module, path: str | Path) -> list[str]:
     if problems:
         more = f", ... ({len(problems)} in all)" if len(problems) > 6 else ""
         raise StoreError(f"weights file {str(path)!r} does not fit {_name(model)}: {', '.join(problems[:6])}{more}")
-    model.load_state_dict(given, strict=False)  # strictness was checked above, with the names allowed to stay fresh
+    model.load_state_dict(given, strict=False)  # checked strictly above, except for the names that may stay fresh
     return sorted(fresh)
 
 
 def classifier_path(model: nn.Module) -> str | None:
-    """The module path of the layer that makes the logits, or None if none is recognised.
+    """The module path of the layer that makes the logits, or None if no layer is recognised.
 
-    timm models say it themselves; otherwise it is the last linear layer, or the last 1x1 convolution of a model
-    without linear layers (SqueezeNet).
+    timm models declare this layer. In other models it is the last linear layer, or the last 1x1 convolution if there
+    are no linear layers (SqueezeNet).
     """
     ask = getattr(model, "get_classifier", None)
     if callable(ask):
@@ -73,7 +73,7 @@ def _fresh_classifier(model: nn.Module, given: dict[str, Tensor], wanted: dict[s
 
 
 def _only_outputs_differ(given: Tensor, wanted: Tensor) -> bool:
-    # Another width of the features means another network, not other classes: that stays an error.
+    # Features of another width mean another network, not other classes. That stays an error.
     return given.ndim == wanted.ndim and given.shape[1:] == wanted.shape[1:] and given.shape[0] != wanted.shape[0]
 
 

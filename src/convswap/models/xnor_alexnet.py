@@ -2,9 +2,9 @@
 
 `xnor_alexnet` and `bwn_alexnet` are the networks of the official program (allenai/XNOR-Net, models/alexnetxnor.lua and
 models/alexnet.lua): 224x224 images, fully connected layers as convolutions, no ReLU in the XNOR blocks.
-`xnor_alexnet_relu` is the widely used PyTorch program's (jiecaoyu/XNOR-Net-PyTorch): 227x227 images, a ReLU after every
-binary convolution, dropout before the last two layers, one scale and shift per feature before the first fully connected
-layer. First and last layer are full precision.
+`xnor_alexnet_relu` is the network of a widely used PyTorch program (jiecaoyu/XNOR-Net-PyTorch): 227x227 images, a ReLU
+after every binary convolution, dropout before the last two layers, one scale and shift per feature before the first
+fully connected layer. The first and the last layer have full precision.
 
 Importing this module imports timm; afterwards `timm.create_model("xnor_alexnet")` works.
 """
@@ -33,8 +33,8 @@ class BinaryAlexNet(Classifier):
         binary: `"xnor"`, blocks of BatchNorm - sign - convolution - [ReLU] - pool, or `"weight"`, of convolution with
             binary weights - BatchNorm - ReLU - pool.
         relu: whether a ReLU follows the convolutions of the XNOR blocks.
-        dense: the first fully connected layer as a `"conv"` of 6x6, with one BatchNorm channel a map, or as a
-            `"linear"` layer of the flattened map, with one a feature (the input must then come down to 6x6).
+        dense: the first fully connected layer as a `"conv"` of 6x6, with one BatchNorm channel per map, or as a
+            `"linear"` layer of the flattened map, with one per feature (the input must then shrink to 6x6).
         stem_padding: padding of the first convolution, 2 for 224x224 images, 0 for 227x227.
         spatial_drop_rate: for `"weight"`, dropout of whole maps around the first fully connected layer.
         sign_drop_rate: for `"xnor"`, dropout of signs before the second fully connected layer.
@@ -94,7 +94,7 @@ class BinaryAlexNet(Classifier):
         end = [nn.BatchNorm2d(_HIDDEN, eps=1e-3), nn.ReLU(inplace=True)]
         self.flatten = FlattenToPixel() if flat else nn.Identity()
         if xnor:
-            # the PyTorch program has rectified already
+            # in the PyTorch program the map is already rectified
             self.hidden = nn.Sequential(*first, *second, *(end[:1] if relu else end))
         else:
             self.hidden = nn.Sequential(around, *first, nn.Dropout2d(spatial_drop_rate), *second)

@@ -25,8 +25,8 @@ class XnorNIN(Hooks, Classifier):
     """Network-in-Network of seven XNOR blocks (BatchNorm - sign - [dropout] - convolution - ReLU) in three stages.
 
     (N, in_chans, H, W) -> (N, num_classes): the last 1x1 convolution gives one map per class, which is rectified and
-    averaged. `constrain_()`, called by the training loop, keeps the scales of the blocks' BatchNorms at 0.01 or more,
-    as the program does, so that no threshold turns round.
+    averaged. The training loop calls `constrain_()`, which keeps the scales of the blocks' BatchNorms at 0.01 or more,
+    as the program does, so that no threshold is reversed.
 
     Args:
         sign_drop_rate: dropout of signs at the beginning of the second and third stage while training.

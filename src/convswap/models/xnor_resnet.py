@@ -1,9 +1,9 @@
 """ResNet-18 with binary weights (BWN) and with binary weights and inputs (XNOR-Net), arXiv:1603.05279; timm names.
 
-The paper has no program for these: known are the 3x3 convolutions, all binary, the BatchNorm before the sign, and the
-1x1 convolutions of the shortcuts (type B). That they are full precision, like the first convolution and the linear
-layer, and that the BatchNorm before a sum stays, is inferred. Parameter names are torchvision's, with `.conv` and `.bn`
-inside of XNOR units; `swap(resnet18, "xnor")` gives the same network.
+The paper has no program for these networks. Known are the 3x3 convolutions, all binary, the BatchNorm before the sign,
+and the 1x1 convolutions of the shortcuts (type B). We infer that these shortcuts have full precision, like the first
+convolution and the linear layer, and that the BatchNorm before a sum stays. Parameter names are torchvision's, with
+`.conv` and `.bn` inside XNOR units. `swap(resnet18, "xnor")` gives the same network.
 
 Importing this module imports timm; afterwards `timm.create_model("xnor_resnet18")` works.
 """
@@ -23,7 +23,7 @@ from .classifier import Classifier, imagenet_cfg
 class BinaryBasicBlock(nn.Module):
     """Two binary 3x3 convolutions around a full-precision shortcut: `relu(bn2(conv2(relu(conv1(x)))) + shortcut(x))`.
 
-    XNOR units have their own BatchNorm before their sign; with binary weights only, a BatchNorm follows `conv1`.
+    XNOR units have their own BatchNorm before their sign. With only binary weights, a BatchNorm follows `conv1`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, binary: str, **options: Any):

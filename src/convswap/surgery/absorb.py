@@ -1,7 +1,8 @@
-"""What of the host a unit takes over: the BatchNorm after it, the ReLU before it.
+"""What a unit takes over from its host: the BatchNorm after it, the ReLU before it.
 
-A unit that brings its own says so by the hooks `absorbs_batch_norm`, `start_from_batch_norm`, `absorbs_relu_before`
-and `relu_follows_host`, see `convswap.hooks`.
+A BatchNorm is taken over only if it is the only consumer of the replaced convolution's output. A unit that brings its
+own BatchNorm or ReLU says so by the hooks `absorbs_batch_norm`, `start_from_batch_norm`, `absorbs_relu_before` and
+`relu_follows_host`, see `convswap.hooks`.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ class Absorption:
     """What one unit takes over.
 
     Attributes:
-        paths: host modules that go.
-        options: options of the unit that follow from what stands around it.
-        parameters: how many parameters go with the modules.
-        convolutions: those among the modules.
-        exact: whether a warm start keeps the model's function here although the unit declares less (rectified input).
+        paths: host modules that are removed.
+        options: options of the unit that follow from the modules around it.
+        parameters: number of parameters removed with these modules.
+        convolutions: the convolutions among these modules.
+        exact: whether a warm start keeps the model's function here, although the unit declares less. It does where the
+            input is rectified.
     """
 
     paths: tuple[str, ...] = ()
@@ -42,7 +44,7 @@ class Absorption:
 
 
 def wants_neighbours(spec: UnitSpec) -> bool:
-    """Does the unit take over anything of its host?"""
+    """Does the unit take over anything from its host?"""
     cls = spec.cls
     return cls.absorbs_batch_norm or cls.absorbs_relu_before or cls.relu_follows_host
 
@@ -50,7 +52,7 @@ def wants_neighbours(spec: UnitSpec) -> bool:
 def plan_absorption(
     spec: UnitSpec, model: nn.Module, places: Sequence[Site], options: dict[str, Any], example: Tensor | None
 ) -> tuple[dict[str, Absorption], tuple[str, ...]]:
-    """What each unit takes over, by the site's path, and what a reader should know about what is not taken over."""
+    """What each unit takes over, by the site's path, and notes on what stays with the host."""
     stems = {site.path: _gone(model, site.others) for site in places if isinstance(site, StemSite)}
     if stems or not wants_neighbours(spec):
         return stems, ()
@@ -101,10 +103,10 @@ def _absorptions(
 
 
 def take_out(model: nn.Module, path: str, heir: nn.Module, *, warm: bool) -> tuple[nn.Module, nn.Module]:
-    """Put in a module's place what is left without it; returns the old module and the new one.
+    """Remove a module and put what remains of it in its place. Returns the old module and the new one.
 
     The unit's own BatchNorms (those of `heir`) take the host's eps, momentum, mode and trainability. A unit that starts
-    warm also takes over, by `start_from_batch_norm`, what the host's had learned.
+    warm also takes over, by `start_from_batch_norm`, what the host's BatchNorm has learned.
     """
     old = model.get_submodule(path)
     if isinstance(old, _BatchNorm):

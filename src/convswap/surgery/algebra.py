@@ -104,6 +104,6 @@ def kernel_then_pointwise(first: Kernel, second: Kernel, groups: int = 1) -> Ker
 
 
 def pad_with_bias(x: Tensor, bias: Tensor, padding: int) -> Tensor:
-    """Pad (N, C, H, W) with one value a channel, as rule F needs its intermediate padded."""
+    """Pad (N, C, H, W) with one value per channel. Rule F needs its intermediate result padded like this."""
     inner = F.pad(x - bias.reshape(1, -1, 1, 1), (padding,) * 4)
     return inner + bias.reshape(1, -1, 1, 1)

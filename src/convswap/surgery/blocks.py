@@ -1,9 +1,10 @@
-"""Where a model holds residual blocks and stages: found by watching one forward pass, in any model.
+"""Finding the residual blocks and stages of any model by watching one forward pass.
 
-A **residual block** is the smallest module of a kind that holds convolutions and in its own forward adds two feature
-maps of the shape of its output; all modules of that class count, also those that change shape and so add nothing. (So
-a channel gate that adds two pooled vectors is none, nor an attention whose maps have their channels last.) A **stage**
-is a module that holds nothing but residual blocks. Both must take one feature map and give one.
+A **residual block** is the smallest module that holds convolutions and whose own forward adds two feature maps of its
+output's shape. All modules of that class count, including those that change the shape and therefore add nothing. (A
+channel gate that adds two pooled vectors is not a residual block. Neither is an attention whose maps have their
+channels last.) A **stage** is a module that holds nothing but residual blocks. Both must take one feature map and
+return one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LARGEST_STRIDE = 32
 
 @dataclass(frozen=True)
 class BlockSite(Site):
-    """A residual block or stage, and what a unit must know to stand there."""
+    """A residual block or stage, and what a unit must know to take its place."""
 
     place: Place = field(default_factory=lambda: Place(1, 1))
 
@@ -48,7 +49,7 @@ class _NoteAdditions(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _ADDITIONS and _map_shape(args[0]) is not None and _map_shape(args[0]) == _map_shape(args[1]):
-            # a module without parameters that only adds speaks for the module that calls it
+            # an addition in a module without parameters counts as one of the module that calls it
             owners = [sums for m, sums in self.stack if next(m.parameters(), None) is not None]
             if owners:
                 owners[-1].add(_map_shape(args[0]))
@@ -56,11 +57,11 @@ class _NoteAdditions(TorchDispatchMode):
 
 
 def find_blocks(model: nn.Module, example_input: Tensor) -> list[BlockSite]:
-    """The residual blocks of a model, in definition order, one entry an object.
+    """The residual blocks of a model, in definition order, one entry per object.
 
     Raises:
         SurgeryError: the model does not accept the example input.
-        UsageError: it is so small that a stride cannot be seen.
+        UsageError: the example input is so small that a stride cannot be seen.
     """
     watch = _watch(model, example_input)
     return _block_sites(model, watch)
@@ -71,7 +72,7 @@ def find_stages(model: nn.Module, example_input: Tensor) -> list[BlockSite]:
 
     Raises:
         SurgeryError: the model does not accept the example input.
-        UsageError: it is so small that a stride cannot be seen.
+        UsageError: the example input is so small that a stride cannot be seen.
     """
     watch = _watch(model, example_input)
     blocks = {id(site.module) for site in _block_sites(model, watch)}
@@ -117,7 +118,7 @@ def _convolves(module: nn.Module) -> bool:
 
 
 def _sites(model: nn.Module, found: Any, watch: _Watch) -> Iterator[BlockSite]:
-    """Sites of those modules that map one feature map to one, always by the same stride."""
+    """The sites of the modules that map one feature map to another, always with the same stride."""
     paths: dict[int, list[str]] = {}
     modules: dict[int, tuple[nn.Module, int | None]] = {}
     for path, module, depth in found:
@@ -146,17 +147,17 @@ def _place(module: nn.Module, calls: list[tuple[Any, Any]], depth: int | None) -
 
 
 def _check_visible(path: str, module: nn.Module, calls: list[tuple[Any, Any]]) -> None:
-    """Raise where a strided module sees one pixel: it would pass for one of stride 1."""
+    """Raise where a strided module sees one pixel: it would look like a module of stride 1."""
     one_pixel = any(entered is not None and max(entered[2:]) == 1 for entered, _ in calls)
     if one_pixel and any(isinstance(m, nn.Conv2d) and max(m.stride) > 1 for m in module.modules()):
         raise UsageError(
-            f"the example input is too small: {path} holds a strided convolution but sees a map of one pixel, so that "
-            "its stride cannot be told; give a larger example_input"
+            f"the example input is too small: {path} holds a strided convolution but sees a map of one pixel, so its "
+            "stride cannot be measured; give a larger example_input"
         )
 
 
 def _stride(entered: tuple[int, ...], left: tuple[int, ...]) -> int | None:
-    """The smallest s with ceil(H / s), ceil(W / s) as seen, or None."""
+    """The smallest s for which ceil(H / s) and ceil(W / s) are the sizes seen, or None."""
     strides = range(1, _LARGEST_STRIDE + 1)
     return next((s for s in strides if all(-(-a // s) == b for a, b in zip(entered[2:], left[2:], strict=True))), None)
 

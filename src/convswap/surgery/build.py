@@ -1,4 +1,4 @@
-"""From one place in a model to the unit that stands there: the checks, the building, the row of the plan."""
+"""Building the unit for one place in a model: the checks, the construction, the row of the plan."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from .sites import Site, is_plain, outside_the_tree, why_not_plain
 
 
 def check_options(spec: UnitSpec, options: dict[str, Any]) -> None:
-    """Raise a `UsageError` for an option the unit does not have, with the nearest it has."""
+    """Raise a `UsageError` for an option the unit does not have. It names the nearest option of the unit."""
     refuse_unknown(f"unit {spec.name!r}", options_of(spec.cls), options)
 
 
 def build_unit(
     spec: UnitSpec, module: nn.Module, start: str, options: dict[str, Any], place: Place | None = None
 ) -> nn.Module:
-    """The unit that takes a module's place, with its memory format; a block unit needs to be told the place."""
+    """The unit that takes a module's place, in the module's memory format. A block unit needs `place`."""
     if place is not None:
         block = cast(type[BlockUnit], spec.cls).at(place, **options)
         _like(block, [p for p in module.parameters() if p.dim() == 4])
-        # what was frozen whole stays frozen, as it does for a convolution
+        # a block that was entirely frozen stays frozen, as a convolution does
         return block.requires_grad_(any(p.requires_grad for p in module.parameters()))
     source = as_convolution(module)
     builder = cast(Any, spec.cls).from_conv if start == "warm" else cast(Any, spec.cls).fresh_like
@@ -45,7 +45,7 @@ def build_unit(
 
 
 def as_convolution(module: nn.Module) -> nn.Conv2d:
-    """A convolution as it is, a unit that equals one as that convolution."""
+    """The module itself if it is a convolution, or the convolution that the unit equals."""
     return cast(nn.Conv2d, module) if is_plain(module) else cast(WeightUnit, module).fuse()
 
 
@@ -91,7 +91,7 @@ def _why_not_block(module: nn.Module, tied: set[int]) -> str | None:
 
 
 def is_frozen(module: nn.Module) -> bool:
-    """Would a unit in this place never train? So where the weight is frozen, for a block all of it."""
+    """Would a unit in this place never train? This holds where the weight, or the whole block, is frozen."""
     if isinstance(module, nn.Conv2d | FeatureUnit):
         return not cast(Tensor, module.weight).requires_grad
     return not any(parameter.requires_grad for parameter in module.parameters())
@@ -117,7 +117,7 @@ def replacement_row(
 ) -> Replacement:
     """One row of a plan. `images` is the batch size of the example, None without one."""
     place = site.place if isinstance(site, BlockSite) else None
-    with torch.random.fork_rng(devices=[]):  # building the unit draws numbers; a plan must not
+    with torch.random.fork_rng(devices=[]):  # building the unit draws random numbers; a plan must not
         new = build_unit(spec, site.module, start, options | absorbed.options, place)
     before = after = None
     if images is not None:
@@ -145,7 +145,7 @@ def replacement_row(
 
 @torch.no_grad()
 def _weight_error(module: nn.Module, new: nn.Module) -> float | None:
-    """The relative distance of the weights that two modules convolve with, or None where there is none to compare."""
+    """The relative distance between the weights that two modules convolve with, or None if one has no such weight."""
     old, fused = (as_convolution(m).weight.double() for m in (module, new))
     norm = old.norm()
     return None if old.is_meta or not norm else float((old - fused).norm() / norm)
@@ -153,14 +153,14 @@ def _weight_error(module: nn.Module, new: nn.Module) -> float | None:
 
 def _declared_start(spec: UnitSpec, site: Site, options: dict[str, Any], absorbed: Absorption, new: nn.Module) -> str:
     module = site.module
-    # a block unit starts fresh whatever stood there, and is asked about no convolution
+    # a block unit starts fresh whatever it replaces, and has no convolution to compare with
     given = options | absorbed.options
     refined = None if spec.kind == "block" else spec.cls.warm_start_for(cast(nn.Conv2d, module), **given)
     declared = refined or spec.warm_start
     if absorbed.exact and spec.warm_start != "none":
         return "exact"
     if declared == "exact" and spec.kind == "weight" and is_plain(module) and not cast(Tensor, module.weight).is_meta:
-        # in half precision the rounding of the unit's own weights can be far larger than that of the convolution's
+        # in half precision the unit's own weights can be rounded far more coarsely than the convolution's
         old, fused = cast(Tensor, module.weight).double(), cast(WeightUnit, new).fuse().weight.double()
         if (old - fused).abs().max() > 2e-3 * old.abs().max():
             return "approximate"
@@ -168,7 +168,7 @@ def _declared_start(spec: UnitSpec, site: Site, options: dict[str, Any], absorbe
 
 
 def _macs(module: nn.Module, shapes: list[tuple[int, ...]], batch: int) -> int:
-    """Per image of the example, over all calls of the module; a call may see several windows of one image."""
+    """MACs per image of the example, over all calls of the module. One call may see several windows of one image."""
     tensors = [*module.parameters(), *module.buffers()]  # a unit of constant kernels has no parameter
     dtype = next(t.dtype for t in tensors if t.is_floating_point())
     return sum(

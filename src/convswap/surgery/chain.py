@@ -1,12 +1,12 @@
 """What surrounds packed binary convolutions: a BatchNorm in front becomes thresholds, neighbours become chains.
 
-A BatchNorm that only a packed convolution reads, which takes signs as they are, is one comparison per channel.
+A BatchNorm is one comparison per channel if its only consumer is a packed convolution that takes signs as they are.
 
-Between two convolutions, one after the other, only bits need to pass. They are joined where the exported graph proves
-that nothing but the second reads the first, through nothing but `nn.ReLU` modules and operators without effect in
-evaluation, or `nn.Hardtanh` modules where the second takes the sign as it is, which they do not change. What lies
-between (scale, bias, rectifier, the second's folded BatchNorm and sign) then is one comparison of an integer per
-channel: `PackedBinaryChain`.
+Between two consecutive packed convolutions only bits need to pass. They are joined where the exported graph proves two
+things. The second is the only consumer of the first. Nothing lies between them but `nn.ReLU` modules, operators without
+effect in evaluation, and, where the second takes the sign as it is, `nn.Hardtanh` modules, which do not change a sign.
+Everything between the two (scale, bias, rectifier, the second's folded BatchNorm and sign) is then one comparison of
+an integer per channel: `PackedBinaryChain`.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ def find_thresholds(model: nn.Module, example_input: Tensor) -> list[list[Any]]:
 
 
 def takes_bare_signs(conv: PackedBinaryConv2d) -> bool:
-    """Does it compare its input with 0, and need nothing else of it?"""
+    """Does the convolution compare its input with 0, and need nothing else from the input?"""
     return conv.threshold is None and conv.input_scale == "none"
 
 
 def fold_threshold(model: nn.Module, norm: str, conv: str, between: list[str]) -> nn.Module:
-    """Take a BatchNorm into the comparison of the packed convolution that reads it; identities stay in its place."""
+    """Fold a BatchNorm into the comparison of the packed convolution that reads it; identities take its place."""
     packed = cast(PackedBinaryConv2d, model.get_submodule(conv))
     packed.threshold, packed.flip = batch_norm_threshold(cast(nn.BatchNorm2d, model.get_submodule(norm)))
     packed.norm = True
@@ -106,7 +106,7 @@ def _nodes_of(reader: Reader, path: str) -> list[Node]:
 
 
 def _link(reader: Reader, path: str, owner: dict[Node, str]) -> Link | None:
-    """The packed convolution that alone reads this one's output, if the two can be joined."""
+    """The packed convolution that is the only consumer of this one's output, if the two can be joined."""
     leaving = [n for n, p in owner.items() if p == path and any(owner.get(user) != path for user in reader.readers(n))]
     if len(leaving) != 1:
         return None
@@ -124,9 +124,9 @@ def _link(reader: Reader, path: str, owner: dict[Node, str]) -> Link | None:
 def _only_reader(
     reader: Reader, node: Node, owner: dict[Node, str], through: tuple[Any, ...]
 ) -> tuple[str | None, list[str]]:
-    """The packed convolution that alone reads a value, and the modules passed on the way; None if there is none.
+    """The packed convolution that is the only consumer of a value, and the modules on the way; None if there is none.
 
-    Passed are the operators `through`, where they are modules that can be taken out, and those without effect.
+    On the way may lie operators without effect, and the operators `through` where they are modules that can be removed.
     """
     between: list[str] = []
     while True:
@@ -153,7 +153,7 @@ def _keeps_signs(node: Node) -> bool:
 
 
 def _module_of(reader: Reader, node: Node) -> str | None:
-    """The path of the `nn.ReLU` or `nn.Hardtanh` that this operator is the one and only call of, or None."""
+    """The path of the `nn.ReLU` or `nn.Hardtanh` whose only call is this operator, or None."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = stack[-1][0].split("@")[0] if stack else ""
     known = bool(path) and type(reader.model.get_submodule(path)) in (nn.ReLU, nn.Hardtanh)

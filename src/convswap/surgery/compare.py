@@ -1,4 +1,4 @@
-"""Outputs of two models compared: what every proof of this room rests on."""
+"""Comparing the outputs of two models. Every proof of this package rests on this comparison."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What rounding alone may change, relative to the largest value, by the precision that both models compute in.
+# The relative difference that rounding alone may cause, by the precision that both models compute in.
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
@@ -23,20 +23,20 @@ def precision_of(model: nn.Module, example: Tensor) -> torch.dtype:
 
 
 def tensors_of(output: Any) -> list[Tensor]:
-    """All tensors with elements in a model's output, whatever its nesting."""
+    """All tensors with at least one element in a model's output, however nested."""
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
         output = [getattr(output, field.name) for field in dataclasses.fields(output)]
     return [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.numel()]
 
 
 def outputs_of(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """The tensors a model gives for x, without gradients; x is not touched, even by a model that works in place."""
+    """The tensors a model returns for x, without gradients. x stays as it is, even if the model works in place."""
     with torch.no_grad():
         return tensors_of(model(x.clone()))
 
 
 def relative_difference(expected: list[Tensor], found: list[Tensor]) -> float:
-    """The largest difference relative to the largest value; infinite where shapes or non-finite values differ."""
+    """The largest difference, relative to the largest value. It is infinite if shapes or non-finite values differ."""
     if [t.shape for t in expected] != [t.shape for t in found]:
         return float("inf")
     worst = 0.0

@@ -1,4 +1,4 @@
-"""Copies of a model that are that model: `copy.deepcopy` alone may forget modes, trainability or statistics."""
+"""Faithful copies of a model: `copy.deepcopy` alone may lose modes, trainability or statistics."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .compare import outputs_of, precision_of, relative_difference, rounding
 
 
 def copy_model(model: nn.Module, error: type[ConvswapError] = SurgeryError, hint: str = "") -> nn.Module:
-    """A deep copy with every module's mode, every parameter's trainability and every tensor's value carried over.
+    """A deep copy that keeps every module's mode, every parameter's trainability and every tensor's value.
 
-    A host may bring a `__deepcopy__` of its own. That of `torch.fx` graphs forgets eval mode (pytorch/vision#8634).
+    A host may bring its own `__deepcopy__`. That of `torch.fx` graphs loses eval mode (pytorch/vision#8634).
 
     Args:
         model: the model to copy.
@@ -24,7 +24,7 @@ def copy_model(model: nn.Module, error: type[ConvswapError] = SurgeryError, hint
         hint: what to do instead, for the error's text.
 
     Raises:
-        ConvswapError: the model cannot be copied, or its copy has other modules or tensors, or shares some.
+        ConvswapError: the model cannot be copied, or its copy has other modules or tensors, or shares some with it.
     """
     try:
         twin = copy.deepcopy(model, _computed_tensors(model))
@@ -68,7 +68,7 @@ def _carry(tensor: Tensor, other: Tensor) -> None:
 
 
 def _computed_tensors(model: nn.Module) -> dict[int, Any]:
-    """A memo for `copy.deepcopy`, which refuses tensors with a history, as old weight_norm and pruning leave them."""
+    """A memo for `copy.deepcopy`, which refuses tensors with a history, such as old weight_norm and pruning leave."""
     found = (value for module in model.modules() for value in module.__dict__.values())
     return {id(t): t.detach().clone() for t in found if isinstance(t, Tensor) and not t.is_leaf}
 
@@ -78,7 +78,7 @@ def check_copy(
 ) -> None:
     """Raise unless a copy computes what the given model computed (`expected`), in the model's own precision.
 
-    A model that differs from itself in a second pass (random numbers in evaluation) says nothing about its copy.
+    Nothing is raised for a model that differs from itself in a second pass, as one that draws random numbers does.
     """
     dtype = precision_of(model, example)
     x, limit = example.detach().to(dtype), rounding(dtype)

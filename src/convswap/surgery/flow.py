@@ -1,7 +1,7 @@
-"""Which convolutions read the network's input and make its output, and who reads their weights, by one pass on shapes.
+"""Which convolutions read the network's input or make its output, and who reads their weights, by one pass on shapes.
 
-The pass runs on the meta device, on a copy without memory: it costs little and draws no numbers. Every operator hands
-on, from what it reads to what it gives, the layers that the values come from; a layer starts anew.
+The pass runs on the meta device, on a copy without memory. It costs little and draws no random numbers. Every operator
+passes on which layers its inputs come from. Every layer replaces that record by itself.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Flow:
     """What the pass showed, by module path.
 
     Attributes:
-        first: convolutions that read an input of the network through no other layer.
-        output: convolutions whose result leaves the network through no other layer.
-        readers: who reads a convolution's weight besides its own call.
+        first: convolutions that read an input of the network, with no other layer between.
+        output: convolutions whose result leaves the network, with no other layer between.
+        readers: what reads a convolution's weight besides its own call.
     """
 
     first: frozenset[str]
@@ -49,7 +49,7 @@ class Flow:
 
 
 class FlowReader:
-    """The flow of a model, read when it is first asked for; `problem` says why there is none."""
+    """The flow of a model, computed when it is first needed. `problem` says why there is none."""
 
     def __init__(self, model: nn.Module, example: Tensor | None) -> None:
         self.model, self.example = model, example
@@ -57,7 +57,7 @@ class FlowReader:
 
     @cached_property
     def flow(self) -> Flow | None:
-        """None where the model cannot run on shapes alone, or accepts none of the guessed images."""
+        """The flow, or None if the model cannot run on shapes alone or accepts none of the guessed images."""
         for image in self._images():
             try:
                 return _read(self.model, image)
@@ -82,7 +82,7 @@ class FlowReader:
 def _read(model: nn.Module, image: Tensor) -> Flow:
     twin = meta_copy(model).eval()
     for module in twin.modules():
-        module._forward_hooks.clear()  # a user's own; those before a pass may compute weights, and stay
+        module._forward_hooks.clear()  # a user's own hooks; those before a pass may compute weights, so they stay
     convolutions = sites(twin)
     paths = {id(site.module): site.path for site in convolutions}
     watch = _Watch(twin, paths, ReaderWatch(twin, convolutions))
@@ -101,7 +101,7 @@ def _required_inputs(model: nn.Module) -> int:
 
 @dataclass
 class _Watch(TorchDispatchMode):
-    """Hands on from operator to operator which layers a value comes from; storages stand for values."""
+    """Passes on from operator to operator which layers a value comes from. Values are known by their storage."""
 
     model: nn.Module
     paths: dict[int, str]
@@ -112,7 +112,7 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.parameters = {_key(p) for p in self.model.parameters()}
         self.origins: dict[int, frozenset[str]] = {}
-        self.kept: list[Tensor] = []  # else a later value could get an earlier one's storage; without memory on meta
+        self.kept: list[Tensor] = []  # or a later value could get an earlier one's storage; meta tensors take no memory
 
     def origin(self, tensor: Tensor) -> frozenset[str]:
         return self.origins.get(_key(tensor), frozenset())

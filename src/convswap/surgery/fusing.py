@@ -1,9 +1,9 @@
 """Fuse: a trained network as plain convolutions, proven equal.
 
-Order: every unit to its inference form, multi-branch blocks by the method they offer, batch norms into the
-convolution before them, parallel convolutions that are only summed into one, packed binary convolutions into chains.
-All of it in float64 on a copy, cast back last; then both models run on the same inputs and the largest relative
-difference is reported.
+The steps, in order: every unit becomes its inference form. Multi-branch blocks merge by the method they offer. Batch
+norms fold into the convolution before them. Parallel convolutions that are only summed become one. Packed binary
+convolutions become chains. All steps run in float64 on a copy, which is cast back last. Then both models run on the
+same inputs, and the largest relative difference is reported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Skipped = tuple[str, str]
 
 @dataclass(frozen=True)
 class FusePlan:
-    """What a fusion does, worked out and verified on a copy; the given model is untouched until `apply`.
+    """What a fusion does, worked out and verified on a copy. The given model is untouched until `apply`.
 
     Attributes:
         steps: the edits in order, as data: `["unit", path]`, `["block", path, method]`, `["fold", source, norm]`,
@@ -39,7 +39,7 @@ class FusePlan:
             `["chain", [paths], [[paths between two]]]`.
         skipped: `(module path, reason)` of batch norms, blocks and branches that stay.
         difference: largest relative difference of the outputs.
-        precision: what they were compared in: `"float64"`, or the model's own where it refuses float64.
+        precision: the precision of that comparison: `"float64"`, or the model's own where it refuses float64.
         parameters_before, parameters_after: numbers of parameters.
     """
 
@@ -53,7 +53,7 @@ class FusePlan:
     model: nn.Module = field(repr=False)
 
     def count(self, kind: str) -> int:
-        """How many steps of a kind (`"unit"`, `"block"`, `"fold"`, `"merge"`, `"threshold"`, `"chain"`) there are."""
+        """The number of steps of a kind (`"unit"`, `"block"`, `"fold"`, `"merge"`, `"threshold"`, `"chain"`)."""
         return sum(step[0] == kind for step in self.steps)
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class FusePlan:
         """The fused model: a new one, or the given one edited in place.
 
         Raises:
-            FusionError: in place, when the model as a whole is a unit and so cannot become another object.
+            FusionError: `inplace` was asked for, but the model as a whole is a unit and cannot become another object.
         """
         if not inplace:
             return copy_model(self.fused, FusionError)
@@ -132,8 +132,8 @@ def plan_fuse(
         example_input: (N, C, H, W) of the real size; for a timm model its declared input size is used.
         tolerance: largest relative difference allowed, in float64. A model that cannot run in float64 is compared in
             its own precision, where 1e-4 is allowed (2e-2 for half precision).
-        recalibrate: batches of inputs; batch-norm statistics are first re-estimated on them with every unit in
-            eval mode. Wanted after training with a stochastic unit such as `circle_mix`.
+        recalibrate: batches of inputs. Batch-norm statistics are first re-estimated on them, with every unit in
+            eval mode. Use it after training with a stochastic unit such as `circle_mix`.
 
     Raises:
         FusionError: the model is in train mode, no example input is known, or the difference exceeds the tolerance.
@@ -184,7 +184,7 @@ def _reference(model: nn.Module, example: Tensor) -> tuple[nn.Module, list[Tenso
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Every floating-point tensor in this precision, complex ones in complex numbers of it (at least complex64)."""
+    """Cast floating-point tensors to this precision, complex ones to the matching type (at least complex64)."""
 
     def cast_one(t: Tensor) -> Tensor:
         if t.is_complex():
@@ -195,7 +195,7 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _given_outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    """What the given model itself computes: the proof starts from it, not from a copy."""
+    """The outputs of the given model itself: the proof starts from them, not from a copy's."""
     try:
         return _outputs(model, example.detach().to(precision_of(model, example)))
     except FusionError:
@@ -222,7 +222,7 @@ def _refuse_train_mode(model: nn.Module) -> None:
 def _fuse_verified(
     reference: nn.Module, inputs: list[Tensor], expected: list[list[Tensor]], tolerance: float
 ) -> tuple[nn.Module, list[Step], list[Skipped], float]:
-    """Fuse a copy. What rests on other people's methods, or on rewriting sums, is given up if it breaks equality."""
+    """Fuse a copy. Steps by other people's methods, and rewritten sums, are given up if they break equality."""
     blocks = find_block_hooks(reference)
     problems: dict[tuple[bool, bool], str] = {}
     for use_blocks, use_sums in ((True, True), (True, False), (False, True), (False, False)):
@@ -233,7 +233,7 @@ def _fuse_verified(
             model, steps, skipped = _fuse_copy(reference, inputs[0], blocks if use_blocks else [], use_sums)
             difference = max(relative_difference(e, _outputs(model, x)) for e, x in zip(expected, inputs, strict=True))
             problem = f"changes the output by {difference:.1e}"
-        except Exception as error:  # raised by a block's own method or by a model that reads what was merged
+        except Exception as error:  # raised by a block's own method, or by a model that reads a merged module
             if last:
                 raise
             difference, problem = float("inf"), f"fails with {type(error).__name__}: {error}"
@@ -297,17 +297,17 @@ def _fuse_copy(
 
 
 def _test_inputs(example: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """The example and noise of its shape: an example of zeros would prove nothing."""
+    """The example, and noise of its shape: an example of zeros alone would prove nothing."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(example.shape, generator=generator, dtype=torch.float64).to(example.device, dtype)
     return [example.detach().to(dtype), noise]
 
 
 def _outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """The tensors a model gives for x.
+    """The tensors a model returns for x.
 
     Raises:
-        FusionError: there is no tensor to compare, so that nothing could be proven.
+        FusionError: there is no tensor to compare, so nothing could be proven.
     """
     tensors = outputs_of(model, x)
     if not tensors:
@@ -324,7 +324,7 @@ def _dtypes(model: nn.Module) -> dict[str, torch.dtype]:
 
 
 def _restore_dtypes(model: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
-    """Cast back: a tensor that was there takes its old dtype, a new one that of its module or of the model."""
+    """Cast back: an old tensor gets its old dtype, a new one the dtype of its module or of the model."""
     common = next((dtype for dtype in dtypes.values() if dtype.is_floating_point), torch.float32)
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""

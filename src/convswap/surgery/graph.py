@@ -30,7 +30,7 @@ IDENTITIES = (torch.ops.aten.clone.default, torch.ops.aten.contiguous.default, t
 
 @dataclass(frozen=True)
 class Edge:
-    """A batch norm whose input is one module's output and nothing else reads that output."""
+    """A batch norm that is the only consumer of one module's output."""
 
     source: str
     norm: str
@@ -44,8 +44,9 @@ class Graph:
         foldable: batch norms that fold into the module before them.
         kept: `(batch norm path, reason)` of the others.
         unreached: paths of modules with parameters that the example does not use.
-        sums: groups of modules (convolutions, identity batch norms) that read one tensor and are only ever summed, and
-            where the sum is formed in place, the one whose output is the first term: the merged one must stand there.
+        sums: groups of modules (convolutions, identity batch norms) that read one tensor and are only ever summed.
+            Where a sum is formed in place, also the module whose output is its first term: the merged one must stand
+            there.
     """
 
     foldable: tuple[Edge, ...]
@@ -68,7 +69,7 @@ class Reader:
         self.names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
 
     def owner(self, node: Any, attribute: str) -> str | None:
-        """The path of the module whose `attribute` this placeholder is, or None for anything computed."""
+        """The path of the module whose `attribute` this placeholder is, or None for a computed value."""
         if not isinstance(node, Node) or node.op != "placeholder" or node.name not in self.names:
             return None
         path, _, name = self.names[node.name].rpartition(".")
@@ -79,7 +80,7 @@ class Reader:
         return [user for user in node.users if user.target not in _NO_EFFECT]
 
     def convolution(self, node: Node) -> str | None:
-        """The path of the module that this operator is the whole of, or None."""
+        """The path of the module that consists of this operator alone, or None."""
         if node.op != "call_function" or node.target not in _CONVOLUTIONS:
             return None
         path = self.owner(node.args[1], "weight")
@@ -95,7 +96,7 @@ def read_graph(model: nn.Module, example_input: Tensor) -> Graph:
     reader = Reader(model, example_input)
     foldable: list[Edge] = []
     kept: list[tuple[str, str]] = []
-    linear: dict[Node, tuple[str, Any]] = {}  # operators that are, or will be, one convolution: (module, input)
+    linear: dict[Node, tuple[str, Any]] = {}  # operators that are or will become one convolution: (module, input)
     for node in reader.program.graph.nodes:
         conv = reader.convolution(node)
         if conv is not None and len(reader.readers(node.args[1])) == 1:
@@ -116,7 +117,7 @@ def read_graph(model: nn.Module, example_input: Tensor) -> Graph:
 
 
 def _unreached(reader: Reader) -> tuple[str, ...]:
-    """Modules none of whose parameters any operator reads, under any of their names."""
+    """The modules of which no operator reads a parameter, under any of its names."""
     used = {
         id(reader.model.get_submodule(reader.names[node.name].rpartition(".")[0]))
         for node in reader.program.graph.nodes
@@ -178,7 +179,7 @@ def _norm_type(norm: nn.Module) -> str | None:
 
 
 def after_norm(norm: nn.Module) -> nn.Module | None:
-    """What is left of a timm `BatchNormAct2d` without its normalisation: dropout and activation. None for others."""
+    """The dropout and activation of a timm `BatchNormAct2d`, which remain without its normalisation, or None."""
     if type(norm).__name__ in ("BatchNormAct2d", "SyncBatchNormAct") and isinstance(
         norm, nn.BatchNorm2d | nn.SyncBatchNorm
     ):
@@ -200,7 +201,7 @@ def _absorbing_module(reader: Reader, node: Node) -> str | None:
 def calls_of(reader: Reader, path: str) -> set[str]:
     """The distinct calls of a module in the graph, under all of its names.
 
-    Export marks repeated calls by a suffix of the stack's key.
+    `torch.export` marks repeated calls by a suffix of the stack's key.
     """
     names = all_paths(reader.model, reader.model.get_submodule(path))
     return {
@@ -212,7 +213,7 @@ def calls_of(reader: Reader, path: str) -> set[str]:
 
 
 def module_of(reader: Reader, node: Node) -> str | None:
-    """The path of the innermost module that called this operator, if the graph holds one call of it; else None."""
+    """The path of the innermost module that called this operator, or None unless the graph calls that module once."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = stack[-1][0].split("@")[0] if stack else ""
     return path if path and len(calls_of(reader, path)) == 1 else None
@@ -233,7 +234,7 @@ def _summed(reader: Reader, linear: dict[Node, tuple[str, Any]]) -> list[tuple[t
                 by_input.setdefault(source, []).append(path)
         for paths in by_input.values():
             if len(paths) > 1 and any(isinstance(reader.model.get_submodule(p), nn.Conv2d) for p in paths):
-                # the others become a zero that broadcasts, which cannot take a whole map in place
+                # the other branches become a broadcast zero, to which a whole map cannot be added in place
                 groups.append((tuple(paths), paths[0] if _adds_in_place(node) else None))
     return groups
 

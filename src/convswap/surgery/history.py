@@ -1,4 +1,4 @@
-"""What was done to a model, kept on the model as plain data so that `save` can write it and `load` repeat it."""
+"""The record of a model's surgeries: plain data on the model, which `save` writes and `load` repeats."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _CONSTRUCTOR = "_convswap_constructor"
 
 
 def history_of(model: nn.Module) -> list[dict[str, Any]]:
-    """The surgeries this model went through, oldest first, as JSON-able dictionaries."""
+    """The surgeries of this model, oldest first, as dictionaries for JSON."""
     return list(cast(Any, model).__dict__.get(_ATTRIBUTE, []))
 
 
 def append_history(model: nn.Module, record: dict[str, Any]) -> None:
-    """Note one more surgery."""
+    """Record one more surgery."""
     model.__dict__[_ATTRIBUTE] = [*history_of(model), record]
 
 
 def carry_history(old: nn.Module, new: nn.Module) -> None:
-    """Let a model that replaces another as a whole take over its provenance."""
+    """Copy the records of a model to the model that replaces it as a whole."""
     for name in (_ATTRIBUTE, _CONSTRUCTOR):
         if name in old.__dict__:
             new.__dict__[name] = old.__dict__[name]

@@ -15,12 +15,12 @@ from .modes import evaluating
 def count_macs(model: nn.Module, example_input: Tensor) -> int:
     """Multiply-accumulates of one example's forward pass in eval mode.
 
-    Counted are convolutions and matrix products (attention is counted as its two products). Elementwise work,
-    normalisation, pooling and transforms are not: a unit that spends its time there looks cheaper here than it
-    is, which is why measured latency stands beside this number.
+    Convolutions and matrix products are counted (attention as its two products). Elementwise work, normalisation,
+    pooling and transforms are not counted. A unit that spends its time there looks cheaper here than it is, so measured
+    latency is reported beside this number.
 
-    The pass runs on the meta device, on a copy without memory, so a large network costs nothing; a model with
-    an operator that the meta device does not know is run for real. The given model is left as it was.
+    The pass runs on the meta device, on a copy without memory, so a large network costs nothing. A model with an
+    operator that the meta device does not support runs for real. The given model is left as it was.
 
     Args:
         model: any module that takes one tensor.
@@ -35,7 +35,7 @@ def count_macs(model: nn.Module, example_input: Tensor) -> int:
     try:
         return _count(meta_copy(model), one.to("meta"))
     except (RuntimeError, NotImplementedError, TypeError):
-        # No meta kernel, a value read inside forward, or a tensor held outside parameters and buffers. If the
+        # There is no meta kernel, forward reads a value, or a tensor is held outside parameters and buffers. If the
         # model itself is at fault, the real pass raises the error that says so.
         return _count(model, one)
 
@@ -53,9 +53,9 @@ def meta_copy(model: nn.Module) -> nn.Module:
 
 def _count(model: nn.Module, one: Tensor) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode  # 0.1 s to import, and only counting needs it
+    from torch.utils.flop_counter import FlopCounterMode  # takes 0.1 s to import, and only counting needs it
 
-    # The fused attention kernels have no formula on every device; the plain one is two counted products.
+    # The fused attention kernels lack a formula on some devices. The plain kernel is two counted products.
     with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(one.clone())  # it may work in place
     return counter.get_total_flops() // 2

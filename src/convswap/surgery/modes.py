@@ -1,4 +1,4 @@
-"""Eval mode for the length of a block, every module's own mode put back after."""
+"""Eval mode inside a `with` block. Every module gets its own mode back afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Put models in eval mode; on leaving, each submodule gets back the mode it had (they may differ)."""
+    """Put models in eval mode. On leaving, each submodule gets its own mode back (modes may differ)."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     was_training = [model for model in models if model.training]
     try:

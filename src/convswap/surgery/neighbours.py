@@ -1,7 +1,7 @@
-"""What stands beside a convolution: the BatchNorm it feeds, the ReLU it reads, the ReLU that follows.
+"""The neighbours of a convolution: the BatchNorm it feeds, the ReLU it reads, the ReLU that follows.
 
-Some units bring their own normalisation or rectifier, and the host's would double it. Which module that is, the
-exported graph says; definition order does not.
+Some units bring their own normalisation or rectifier, and the host's would repeat it. The exported graph shows which
+module that is. The definition order does not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Neighbours:
 
     Attributes:
         batch_norm: path of the BatchNorm that is the only reader of its output and reads nothing else.
-        relu_follows: whether all that reads its (normalised) output is a ReLU.
+        relu_follows: whether only a ReLU reads its (normalised) output.
         rectified: whether its input is the output of a ReLU.
         relu_module: path of the `nn.ReLU` whose output it reads, if that module is called once.
     """
@@ -42,7 +42,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """The neighbours of every plain convolution of a model by path, and which convolutions read each ReLU module."""
+    """The neighbours of a model's plain convolutions, by path, and the convolutions that read each ReLU module."""
 
     of: dict[str, Neighbours]
     relu_readers: dict[str, frozenset[str | None]]
@@ -53,7 +53,7 @@ class Neighbourhood:
 
 
 def read_neighbourhood(model: nn.Module, example_input: Tensor) -> Neighbourhood:
-    """Export a copy of the model in eval mode and look beside each of its convolutions.
+    """Export a copy of the model in eval mode and find the neighbours of each of its convolutions.
 
     Raises:
         FusionError: `torch.export` cannot read the model.
@@ -80,7 +80,7 @@ def read_neighbourhood(model: nn.Module, example_input: Tensor) -> Neighbourhood
 
 
 def _with_plain_convolutions(model: nn.Module) -> nn.Module:
-    """A copy in which units that equal one convolution are that convolution: the graph then shows them as such."""
+    """A copy with a convolution for each unit that equals one, so that the graph shows a convolution there."""
     copied = copy_model(model, FusionError)
     for site in sites(copied):
         spec = spec_of(site.module)
@@ -104,7 +104,7 @@ def _neighbours(reader: Reader, conv: Node, norm: Node | None) -> Neighbours:
 
 
 def _relu_module(reader: Reader, node: Node) -> str | None:
-    """The path of the `nn.ReLU` that this operator is the one and only call of, or None."""
+    """The path of the `nn.ReLU` whose only call is this operator, or None."""
     if node.target not in RELUS:
         return None
     path = module_of(reader, node)

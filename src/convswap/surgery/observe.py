@@ -1,4 +1,4 @@
-"""One forward pass, observed: what each convolution was given, and which convolutions are no modules at all."""
+"""Observing one forward pass: the inputs of each convolution, and the convolutions that are not modules."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Observation:
     """What one forward pass showed.
 
     Attributes:
-        inputs: input shapes of each observed module, one a call, by the module's id.
-        outputs: output shapes likewise.
-        functional: convolutions computed outside of any convolution module or unit.
-        readers: by path, who reads an observed convolution's weight besides its own call.
+        inputs: input shapes of each observed module, one per call, by the module's id.
+        outputs: its output shapes, likewise.
+        functional: number of convolutions computed outside any convolution module or unit.
+        readers: by path, what reads an observed convolution's weight besides its own call.
         result: the tensors of the model's output.
     """
 
@@ -40,7 +40,7 @@ class Observation:
 
 
 class ReaderWatch:
-    """Notes who reads the weights of these sites outside of their own calls, by the site's path."""
+    """Records what reads the weights of these sites outside their own calls, by the site's path."""
 
     def __init__(self, model: nn.Module, watched: Sequence[Site]) -> None:
         self.names = {id(module): path for path, module in model.named_modules()}
@@ -102,7 +102,7 @@ def follow_calls(
 
 
 def observe(model: nn.Module, example_input: Tensor, watched: Sequence[Site]) -> Observation:
-    """Run the model once in eval mode without gradients and note what its convolutions see.
+    """Run the model once in eval mode without gradients, and record what its convolutions see.
 
     Raises:
         SurgeryError: the model does not accept the example input.
@@ -143,7 +143,7 @@ def run_watched(
 
 
 def check_example(example_input: object) -> None:
-    """Raise a `UsageError` for an example that is no tensor: surgery runs models of one image batch."""
+    """Raise a `UsageError` for an example that is not a tensor: surgery runs models that take one image batch."""
     if example_input is not None and not isinstance(example_input, Tensor):
         raise UsageError(f"example_input must be one tensor (N, C, H, W), got {type(example_input).__name__}")
 
@@ -156,6 +156,6 @@ def example_input_of(model: nn.Module) -> Tensor | None:
     if size is None or first is None:
         return None
     weight = cast(Tensor, first.weight)
-    channels = cast(int, first.in_channels)  # the model may have been built for others than it declares
+    channels = cast(int, first.in_channels)  # the model may have been built for other channels than it declares
     image = torch.randn(1, channels, *size[1:], generator=torch.Generator().manual_seed(0))
     return image.to(device=weight.device, dtype=weight.dtype)

@@ -1,17 +1,20 @@
-"""An optimizer that already holds a model's parameters, kept true when modules are exchanged in place."""
+"""Keeping an existing optimizer correct when modules are exchanged in place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import SurgeryError
 
+Group = dict[str, Any]  # one entry of `optimizer.param_groups`
+
 
 def check_optimizer(optimizer: torch.optim.Optimizer, modules: Iterable[nn.Module]) -> None:
-    """Raise before anything is edited if the optimizer is not the one that trains these modules."""
+    """Raise, before anything is edited, if the optimizer is not the one that trains these modules."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if any(p.requires_grad and id(p) not in held for module in modules for p in module.parameters()):
         raise SurgeryError("the optimizer does not hold the parameters of a replaced convolution; pass the right one")
@@ -20,38 +23,68 @@ def check_optimizer(optimizer: torch.optim.Optimizer, modules: Iterable[nn.Modul
 def update_optimizer(
     optimizer: torch.optim.Optimizer, pairs: Iterable[tuple[nn.Module, nn.Module]], undecayed: frozenset[str]
 ) -> None:
-    """Give each trainable parameter of a unit the group of the old one of its name, else a fitting one.
+    """Replace the old modules' parameters in the optimizer by the trainable parameters of the new ones.
 
-    Fitting is the group of an old parameter of its kind (a weight; or a vector, as of a BatchNorm), so that what was
-    decayed apart stays apart. The modules that a unit took over, paired with ones without parameters, follow it.
+    A new parameter joins the group of the old parameter of its name. If there is none, it joins the group of an old
+    parameter of its kind (a weight, or a vector as in a BatchNorm), so parameters with and without weight decay stay
+    apart. A new name in `undecayed` never joins a group with weight decay: it gets a copy of the group without it.
+
+    Modules that a unit took over are paired with modules without parameters. They count as old modules of that unit.
     """
     for olds, new in _with_absorbed(pairs):
-        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-        held = [(name, p, groups[id(p)]) for old in olds for name, p in old.named_parameters() if id(p) in groups]
-        own = {id(p) for p in olds[0].parameters()}
-        by_name = {name: group for name, p, group in held if id(p) in own}
-        by_kind = {p.dim() > 1: group for _, p, group in reversed(held)}
-        gone = {id(p) for old in olds for p in old.parameters()}
-        for group in optimizer.param_groups:
-            group["params"] = [p for p in group["params"] if id(p) not in gone]
-        for p in (p for old in olds for p in old.parameters()):
-            optimizer.state.pop(p, None)
-        for name, p in new.named_parameters():
-            if not p.requires_grad:
+        by_name, by_kind = _groups_of(optimizer, olds)
+        _remove(optimizer, olds)
+        for name, parameter in new.named_parameters():
+            if not parameter.requires_grad:
                 continue
-            home = by_name.get(name) or by_kind.get(p.dim() > 1) or by_name.get("weight") or optimizer.param_groups[0]
-            last = name.rpartition(".")[2]
-            if name not in by_name and last in undecayed and home.get("weight_decay"):
-                options = {key: value for key, value in home.items() if key != "params"}
-                optimizer.add_param_group({**options, "params": [p], "weight_decay": 0.0})
-            else:
-                home["params"].append(p)
+            similar = by_kind.get(_is_weight(parameter)) or by_name.get("weight") or optimizer.param_groups[0]
+            never_decays = name not in by_name and name.rpartition(".")[2] in undecayed
+            _add(optimizer, parameter, by_name.get(name) or similar, never_decays)
+
+
+def _groups_of(optimizer: torch.optim.Optimizer, olds: list[nn.Module]) -> tuple[dict[str, Group], dict[bool, Group]]:
+    """The groups of the old parameters: by name for the first module, and the first group of each kind for all."""
+    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    by_name: dict[str, Group] = {}
+    by_kind: dict[bool, Group] = {}
+    for old in olds:
+        for name, parameter in old.named_parameters():
+            group = group_of.get(id(parameter))
+            if group is None:  # a frozen parameter may be in no group
+                continue
+            by_kind.setdefault(_is_weight(parameter), group)
+            if old is olds[0]:
+                by_name[name] = group
+    return by_name, by_kind
+
+
+def _is_weight(parameter: Tensor) -> bool:
+    """Is this a weight rather than a vector, such as a bias or the scale of a BatchNorm?"""
+    return parameter.dim() > 1
+
+
+def _remove(optimizer: torch.optim.Optimizer, modules: list[nn.Module]) -> None:
+    """Take the parameters of these modules out of every group, and drop their state."""
+    gone = {p for module in modules for p in module.parameters()}
+    for group in optimizer.param_groups:
+        group["params"] = [p for p in group["params"] if p not in gone]
+    for parameter in gone:
+        optimizer.state.pop(parameter, None)
+
+
+def _add(optimizer: torch.optim.Optimizer, parameter: Tensor, group: Group, never_decays: bool) -> None:
+    """Add a parameter to a group, or to a copy of the group without weight decay."""
+    if never_decays and group.get("weight_decay"):
+        options = {key: value for key, value in group.items() if key != "params"}
+        optimizer.add_param_group({**options, "params": [parameter], "weight_decay": 0.0})
+    else:
+        group["params"].append(parameter)
 
 
 def _with_absorbed(
     pairs: Iterable[tuple[nn.Module, nn.Module]],
 ) -> list[tuple[list[nn.Module], nn.Module]]:
-    """Each new module with the old ones it stands for: what has no parameters of its own joins the one before."""
+    """Each new module with the old ones it replaces. A new module without parameters adds its old one to the last."""
     joined: list[tuple[list[nn.Module], nn.Module]] = []
     for old, new in pairs:
         if joined and next(new.parameters(), None) is None:

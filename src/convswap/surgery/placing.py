@@ -1,4 +1,4 @@
-"""Which places of a model take a unit, which stay and why, and the rows of the plan."""
+"""Which places of a model get a unit, which stay as they are and why, and the rows of the plan."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def sort_out(
     """The sites that can take the unit, and the others with the reason.
 
     Raises:
-        SurgeryError: none can.
+        SurgeryError: no site can.
     """
     tied, held = tied_parameters(model), held_elsewhere(model)
     places: list[Site] = []
@@ -104,11 +104,11 @@ def _refuse_nothing(spec: UnitSpec, places: Sequence[Site], skipped: Sequence[Sk
 
 
 def _why_not_pooled(site: Site, seen: Observation) -> str | None:
-    """Why a unit with a BatchNorm cannot stand at a squeeze-excite or head convolution of one pixel, or None."""
+    """Why a unit with a BatchNorm cannot replace a squeeze-excite or head convolution that sees one pixel, or None."""
     conv, outputs = site.module, seen.outputs.get(id(site.module), [])
     pooled = bool(outputs) and all(tuple(shape[2:]) == (1, 1) for shape in outputs)
     if pooled and tuple(cast(Any, conv).kernel_size) == (1, 1) and cast(Any, conv).bias is not None:
-        return "it reads a pooled vector (squeeze-excite, head): the unit's BatchNorm would see one pixel an image"
+        return "it reads a pooled vector (squeeze-excite, head): the unit's BatchNorm would see one pixel per image"
     return None
 
 
@@ -125,7 +125,7 @@ def plan_rows(
     """The rows of the plan and its notes. Frozen places whose start is not exact join the skipped ones.
 
     Raises:
-        SurgeryError: none is left.
+        SurgeryError: no place is left.
     """
     absorb = plan_reorder if takes_signs(spec) else plan_absorption
     images = None if example is None else example.shape[0]
@@ -148,7 +148,7 @@ def plan_rows(
 def unproven(
     spec: UnitSpec, where: Where, rows: Sequence[Replacement], reader: FlowReader, example: Tensor | None
 ) -> tuple[str, ...]:
-    """Notes about what a plan takes for granted."""
+    """Notes on what a plan assumes."""
     if spec.replaces != "convolution":
         return ()
     notes = []

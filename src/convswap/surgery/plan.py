@@ -13,16 +13,16 @@ class Replacement:
     """One convolution (or block, or stage) and the unit that would stand in its place.
 
     Attributes:
-        path: its first module path; `other_paths` are further references to the same object.
+        path: its first module path. `other_paths` are further references to the same object.
         geometry: channels, kernel, stride and so on, as text.
         unit: registry name.
-        start: `"exact"`, `"approximate"` or `"none"` for a warm start (how much of the function is kept),
-            `"fresh"` when the unit starts as for training from scratch.
+        start: `"exact"`, `"approximate"` or `"none"` for a warm start (how much of the function is kept), `"fresh"`
+            when the unit starts as for training from scratch.
         parameters_before, parameters_after: numbers of parameters.
         macs_before, macs_after: multiply-accumulates per image, None without an example input.
-        site_options: options of the unit that follow from what stands around it.
-        absorbed: paths of host modules (a BatchNorm, a ReLU) that the unit takes over and that go; their parameters
-            are counted in `parameters_before`.
+        site_options: options of the unit that follow from the modules around it.
+        absorbed: paths of host modules (a BatchNorm, a ReLU) that the unit takes over and that are removed. Their
+            parameters are counted in `parameters_before`.
         place: for a block unit its channels, stride, depth and kind.
         start_error: for an approximate warm start of a weight unit, how far its effective weight is from the
             convolution's: the norm of the difference over the norm of the convolution's weight.
@@ -52,7 +52,7 @@ class Skip:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """A plain monospaced table; columns named in `right` are right-aligned."""
+    """A plain monospaced table. The columns named in `right` are right-aligned."""
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -113,11 +113,11 @@ class SwapReport:
         absorbed = [path for r in self.replacements for path in r.absorbed]
         if absorbed:
             few = ", ".join(absorbed[:6]) + (", ..." if len(absorbed) > 6 else "")
-            lines.append(f"absorbed: {len(absorbed)} modules of the host go, the units bring their own: {few}")
+            lines.append(f"absorbed: {len(absorbed)} modules of the host, since the units bring their own: {few}")
         lines += [f"note: {note}" for note in self.notes]
         if self.functional_convolutions:
             lines.append(
-                f"note: {self.functional_convolutions} convolutions a forward pass are computed by function calls, "
+                f"note: {self.functional_convolutions} convolutions per forward pass are computed by function calls, "
                 "not by modules; no swap can reach them"
             )
         return "\n".join(lines)

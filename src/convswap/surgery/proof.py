@@ -1,7 +1,7 @@
-"""What a swap promises, checked on the example: each place that starts exactly, and the network of such places.
+"""Checking on the example that a swap keeps its promise of an exact start, place by place and for the whole network.
 
-A place is checked in float64 on a window of what its convolution was given: the unit is built from the convolution and
-both are run. The network is compared in its own precision, and in float64 where rounding alone may have changed it.
+A place is checked in float64, on a window of its convolution's input: the unit is built from the convolution, and both
+are run. The network is compared in its own precision, and in float64 where rounding alone may have changed it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from .copying import copy_model
 from .modes import evaluating
 from .plan import Replacement
 
-_WINDOW = 8  # pixels of the map, at least: enough for several outputs, and little work
+_WINDOW = 8  # pixels of the map, at least: enough for several outputs, at little cost
 
 
 def prove_places(
     spec: UnitSpec, model: nn.Module, rows: Sequence[Replacement], options: dict[str, Any], example: Tensor
 ) -> list[Tensor]:
-    """Run the given model once and check every row that says "exact"; returns the tensors the model gave.
+    """Run the given model once and check every row that says "exact". Returns the model's output tensors.
 
     Rows whose unit takes over a BatchNorm are left to the comparison of the networks.
 
     Raises:
-        SurgeryError: a unit declares an exact start and computes something else.
+        SurgeryError: a unit declares an exact start but computes something else.
     """
     seen: dict[str, Tensor] = {}
     hooks = []
@@ -73,7 +73,7 @@ def _prove(spec: UnitSpec, module: nn.Module, row: Replacement, options: dict[st
     unit = build_unit(spec, conv, "warm", options).double().eval()
     expected, found = conv(x), unit(x)
     if expected.shape != found.shape:
-        return  # the shapes of the whole pass are compared anyway, and said better
+        return  # the shapes of the whole pass are compared later, with a better message
     difference = relative_difference([expected], [found])
     if difference > rounding(torch.float64):
         raise SurgeryError(
@@ -83,7 +83,7 @@ def _prove(spec: UnitSpec, module: nn.Module, row: Replacement, options: dict[st
 
 
 def _window(module: nn.Module, given: Tensor) -> Tensor:
-    """The middle of one image's map in float64; noise where the map is constant, which would prove nothing."""
+    """The middle of one image's map in float64. A constant map would prove nothing, so noise replaces it."""
     shape = Geometry.of(module)
     x = (given[:1] if given.dim() == 4 else given.unsqueeze(0)).detach()
     for dim in (2, 3):
@@ -100,16 +100,16 @@ def _window(module: nn.Module, given: Tensor) -> Tensor:
 
 @contextmanager
 def _drawing_apart(example: Tensor) -> Any:
-    """Building a unit draws numbers; a proof must not move the generators."""
+    """Keep the random generators as they are: building a unit draws numbers, and a proof must not change them."""
     with torch.random.fork_rng(devices=[example.device.index or 0] if example.is_cuda else []):
         yield
 
 
 def prove_network(model: nn.Module, swap: Callable[[nn.Module], nn.Module], example: Tensor, unit: str) -> None:
-    """Raise unless a network whose every unit starts exactly gives what it gave before, up to rounding.
+    """Raise unless a network in which every unit starts exactly gives the same output as before, up to rounding.
 
     Args:
-        model: the given model, without the units; untouched.
+        model: the given model, without the units. It stays as it is.
         swap: puts the units into a copy, which it may edit.
         example: the input.
         unit: registry name.
@@ -124,7 +124,7 @@ def prove_network(model: nn.Module, swap: Callable[[nn.Module], nn.Module], exam
         except Exception:
             if dtype != torch.float64:
                 raise
-            continue  # such a host computes in a precision of its own: the comparison in that one counts
+            continue  # such a host computes in a precision of its own: the comparison in that precision counts
         with _drawing_apart(example):
             difference = relative_difference(before, outputs_of(swap(plain).eval(), x))
         break

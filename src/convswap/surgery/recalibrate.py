@@ -1,4 +1,4 @@
-"""Re-estimate batch-norm statistics of a trained network as it is used in evaluation."""
+"""Re-estimating the batch-norm statistics of a trained network in the mode that evaluation uses."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .modes import evaluating
 def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     """Set every batch norm's running statistics to their average over these batches, in place.
 
-    Everything else runs in eval mode, so a stochastic unit uses its expected kernel, as inference will. Statistics
-    that were gathered under random draws fit that kernel only approximately. Momentum and modes are restored.
+    Everything else runs in eval mode, so a stochastic unit uses its expected kernel, as in inference. Statistics
+    gathered under random draws fit that kernel only approximately. Momentum and modes are restored.
 
     Args:
-        model: the model; returned again.
-        batches: inputs (N, C, H, W), a few hundred images in all are enough.
+        model: the model, which is also returned.
+        batches: inputs (N, C, H, W). A few hundred images in all are enough.
 
     Raises:
         SurgeryError: no batch was given.
@@ -46,6 +46,6 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Mo
 
 
 def _keeps_statistics(module: nn.Module) -> bool:
-    """Is this a batch norm, torch's or a unit's own kind, that gathers running statistics?"""
+    """Is this a batch norm (torch's or a unit's own) that gathers running statistics?"""
     own = callable(getattr(module, "reset_running_stats", None)) and hasattr(module, "momentum")
     return own and bool(getattr(module, "track_running_stats", False))

@@ -1,10 +1,10 @@
 """The order of a block for units that take signs of their input: BatchNorm - sign - convolution - (ReLU) - pool.
 
-In a host's order, convolution - BatchNorm - ReLU, the next convolution would take the sign of a rectified map, which
-is +1 everywhere (arXiv:1603.05279, section 3.3 and table 3). A unit that brings a BatchNorm in front of its own sign
-says so by a class method `normalizes_input(**options) -> bool`. The host's BatchNorm behind such a unit has then
-nothing left to do where only other such units read it, and a swap takes it out: it has moved in front of the next sign.
-Where anything else reads it (a residual sum, a full-precision layer) it stays.
+In a host's order, convolution - BatchNorm - ReLU, the next convolution would take the sign of a rectified map. That
+sign is +1 everywhere (arXiv:1603.05279, section 3.3 and table 3). A unit that has a BatchNorm in front of its own sign
+says so by a class method `normalizes_input(**options) -> bool`. The host's BatchNorm behind such a unit is then
+redundant where only other such units read it. A swap removes it there: it has moved in front of the next sign. Where
+anything else reads it (a residual sum, a full-precision layer), it stays.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .neighbours import RELUS, _with_plain_convolutions
 from .sites import Site, held_elsewhere
 
 _aten = torch.ops.aten
-# What a map may pass through between one unit's convolution and the next one's BatchNorm.
+# The modules that may lie between one unit's convolution and the next unit's BatchNorm.
 _PASSES = (
     *RELUS,
     _aten.max_pool2d.default,
@@ -47,7 +47,7 @@ def takes_signs(spec: UnitSpec) -> bool:
 def plan_reorder(
     spec: UnitSpec, model: nn.Module, places: Sequence[Site], options: dict[str, Any], example: Tensor | None
 ) -> tuple[dict[str, Absorption], tuple[str, ...]]:
-    """The host's BatchNorm that goes with each unit, by the site's path, and what a reader of the plan should know."""
+    """The host's BatchNorm that each unit makes redundant, by the site's path, and notes for the plan."""
     brings_norm = bool(spec.cls.normalizes_input(**options))
     unknown = "the host's BatchNorms stay behind the units" if brings_norm else "nothing is known of the units' inputs"
     if example is None:
@@ -79,7 +79,7 @@ def plan_reorder(
 
 
 def _norms_behind(reader: Reader, paths: Collection[str]) -> dict[str, Node]:
-    """The BatchNorm that alone reads a convolution's output, for those of these convolutions that have one."""
+    """By convolution, the BatchNorm that is the only consumer of its output. Others are left out."""
     found = {}
     for node in reader.program.graph.nodes:
         if node.op == "call_function" and node.target is BATCH_NORM:
@@ -90,13 +90,13 @@ def _norms_behind(reader: Reader, paths: Collection[str]) -> dict[str, Node]:
 
 
 def _only_units_read(reader: Reader, spec: UnitSpec, norm: Node, paths: Collection[str]) -> bool:
-    """Is what this BatchNorm gives read only by units that normalise it again, through rectifiers and pools at most?"""
+    """Is this BatchNorm's output read only by units that normalise it again? Rectifiers and pools may lie between."""
     ends = list(_ends(reader, norm))
     return bool(ends) and all(reader.convolution(end) in paths or _in_unit(reader, spec, end) for end in ends)
 
 
 def _ends(reader: Reader, node: Node) -> Iterator[Node]:
-    """The operators that read a value, looking through what a BatchNorm may be moved across."""
+    """The operators that read a value, looking through the modules that a BatchNorm may be moved across."""
     for user in reader.readers(node):
         if user.op == "call_function" and user.target in _PASSES:
             yield from _ends(reader, user)
@@ -105,7 +105,7 @@ def _ends(reader: Reader, node: Node) -> Iterator[Node]:
 
 
 def _in_unit(reader: Reader, spec: UnitSpec, node: Node) -> bool:
-    """Does this operator belong to a unit of this kind, one that begins with its own BatchNorm?"""
+    """Does this operator belong to a unit that begins with its own BatchNorm?"""
     stack = [path.split("@")[0] for path, _ in node.meta.get("nn_module_stack", {}).values()]
     inside = any(type(reader.model.get_submodule(path)) is spec.cls for path in stack)
     return inside and node.target is BATCH_NORM

@@ -1,7 +1,7 @@
-"""The `where` language: which convolutions (for a block unit: which residual blocks) a swap means.
+"""The `where` language: which convolutions (for a block unit: which residual blocks) a swap selects.
 
-A selection is a predicate `(path, module) -> bool` or a string. In a string, alternatives are separated by `,`,
-conditions that must all hold by `&`, and `!` negates one. A condition is
+A selection is a predicate `(path, module) -> bool` or a string. In a string, `,` separates alternatives, `&` joins
+conditions that must all hold, and `!` negates a condition. A condition is
 
 - a keyword for convolutions: `all`, `spatial` (kernel larger than 1x1), `pointwise` (1x1), `depthwise` (one input
   channel a group), `grouped`, `dense` (one group), `strided`, `last` (in definition order), `first` (every convolution
@@ -38,7 +38,7 @@ S = TypeVar("S", bound=Site)
 
 
 def select_sites(model: nn.Module, where: Where, reader: FlowReader | None = None) -> list[Site]:
-    """The sites (convolutions and weight-bearing units) that `where` means, in definition order.
+    """The sites (convolutions and weight-bearing units) that `where` selects, in definition order.
 
     Raises:
         UsageError: the string is empty or has an empty condition.
@@ -51,12 +51,12 @@ def select_sites(model: nn.Module, where: Where, reader: FlowReader | None = Non
 
 
 def asks_for_flow(where: Where) -> bool:
-    """Does a selection name the ends of the network, which the data flow shows?"""
+    """Does a selection name the ends of the network, for which the data flow is needed?"""
     return isinstance(where, str) and bool({"first", "output"} & bare_words(parse(where)))
 
 
 def _ends(model: nn.Module, found: Sequence[Site], where: str, reader: FlowReader) -> dict[str, Sequence[Site]]:
-    """The sites that `first`, `last` and `output` mean."""
+    """The sites that `first`, `last` and `output` select."""
     flow = reader.flow if asks_for_flow(where) else None
     if flow is None:
         return {"first": found[:1], "last": found[-1:], "output": _output_layer(model, found)}
@@ -65,7 +65,7 @@ def _ends(model: nn.Module, found: Sequence[Site], where: str, reader: FlowReade
 
 
 def select_blocks(found: Sequence[BlockSite], where: Where) -> list[BlockSite]:
-    """The ones of these blocks or stages that `where` means, in their order.
+    """Those of these blocks or stages that `where` selects, in their order.
 
     Raises:
         UsageError: the string is empty or has an empty condition.
@@ -112,11 +112,11 @@ def _choose(
 
 
 def _refuse_misspelt(term: str, found: Sequence[Site], known: Sequence[str]) -> None:
-    """A bare word that is no keyword and no module is a slip, which under `!` would silently select everything."""
+    """Refuse a bare word that names neither a keyword nor a module: under `!` a slip would select everything."""
     if term not in known and found and not any(term in site.paths for site in found):
         raise unknown_name("condition in where", term, known)
 
 
 def select(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:
-    """`(path, module)` of the convolutions `where` means."""
+    """`(path, module)` of the convolutions that `where` selects."""
     return [(site.path, site.module) for site in select_sites(model, where)]

@@ -1,4 +1,4 @@
-"""Where a model holds convolutions, and how one module is exchanged for another everywhere at once."""
+"""Where a model holds convolutions, and how one module is exchanged for another at all its paths at once."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def refuse_wrappers(model: nn.Module) -> None:
 
 
 def refuse_lazy(model: nn.Module) -> None:
-    """Raise if a module has no weights yet: a first pass would create them in the given model."""
+    """Raise if a module has no weights yet: a first forward pass would create them in the given model."""
     for path, module in model.named_modules():
         own = [*module._parameters.values(), *module._buffers.values()]
         if any(is_lazy(tensor) for tensor in own):
@@ -91,7 +91,7 @@ def _walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def sites(model: nn.Module) -> list[Site]:
-    """All convolutions and units in definition order, one entry an object; units are not looked into."""
+    """All convolutions and units in definition order, one entry per object. Modules inside a unit are not listed."""
     paths: dict[int, list[str]] = {}
     modules: dict[int, nn.Module] = {}
     for path, module in _walk(model, ""):
@@ -107,25 +107,25 @@ def all_paths(model: nn.Module, module: nn.Module) -> tuple[str, ...]:
 
 
 def replace(model: nn.Module, paths: tuple[str, ...], new: nn.Module) -> nn.Module:
-    """Put `new` at every path and return the model; an empty path means the model itself, then `new` is returned."""
+    """Put `new` at every path and return the model. An empty path means the model itself: then `new` is returned."""
     for path in paths:
         if path == "":
             return new
         parent, _, name = path.rpartition(".")
-        # _modules, not setattr: works for Sequential, ModuleList and ModuleDict alike and keeps the order
+        # _modules, not setattr: works for Sequential, ModuleList and ModuleDict, and keeps the order
         model.get_submodule(parent)._modules[name] = new
     return model
 
 
 def carry_hooks(old: nn.Module, new: nn.Module) -> None:
-    """Let `new` share `old`'s hook tables, so that hooks go on working and their handles can still remove them."""
+    """Let `new` share `old`'s hook tables, so that hooks still work and their handles can still remove them."""
     for name in _HOOKS:
         setattr(new, name, getattr(old, name))
     new._is_full_backward_hook = old._is_full_backward_hook
 
 
 def held_elsewhere(model: nn.Module) -> dict[int, str]:
-    """Modules that also stand in a plain list, tuple, dict or attribute, by id: where a swap would not reach them."""
+    """Modules that also stand in a plain list, tuple, dict or attribute, where a swap would not reach them, by id."""
     found: dict[int, str] = {}
     for path, owner in model.named_modules():
         for name, value in owner.__dict__.items():
@@ -136,7 +136,7 @@ def held_elsewhere(model: nn.Module) -> dict[int, str]:
 
 
 def _modules_in(value: object, depth: int = 3) -> Iterator[nn.Module]:
-    """The modules of an attribute: itself, or what plain containers in it hold."""
+    """The modules of an attribute: the attribute itself, or the modules in plain containers."""
     if isinstance(value, nn.Module):
         yield value
     elif depth and isinstance(value, dict | list | tuple | set):
@@ -149,13 +149,13 @@ def outside_the_tree(where: str) -> str:
     return f"it also stands in {where}, outside of the module tree; use nn.ModuleList or nn.ModuleDict"
 
 
-# What a subclass may define without another function: none of it is read by a forward pass.
+# What a subclass may define without changing its function: a forward pass reads none of these names.
 _HARMLESS = {"__init__", "reset_parameters", "extra_repr", "__repr__", "__doc__", "__module__", "__qualname__"}
 _HARMLESS |= {"__annotations__", "__annotate__", "__annotate_func__", "__firstlineno__", "__static_attributes__"}
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Is this an `nn.Conv2d`, or of a subclass that changes nothing but how it is built, initialised or printed?"""
+    """Is this an `nn.Conv2d`, or a subclass that changes only how it is built, initialised or printed?"""
     if type(module) is nn.Conv2d:
         return True
     own = [cls for cls in type(module).__mro__ if cls not in nn.Conv2d.__mro__]

@@ -1,4 +1,4 @@
-"""The stem of a model: its first convolution(s), each with BatchNorm and ReLU, and a max-pool, read off the graph."""
+"""Finding the stem of a model in its graph: the first convolution(s), each with BatchNorm and ReLU, and a max-pool."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _POOLS = (torch.ops.aten.max_pool2d.default,)
 
 @dataclass(frozen=True)
 class StemSite(BlockSite):
-    """A stem: the unit stands at the convolution's path, the modules of `others` (last one first) go."""
+    """A stem. The unit takes the convolution's path, and the modules of `others` (last one first) are removed."""
 
     others: tuple[str, ...] = ()
 
 
 def find_stem(model: nn.Module, example_input: Tensor) -> list[StemSite]:
-    """The stem of a model, if it has one: convolution, perhaps BatchNorm, ReLU, max-pool, each read by the next alone.
+    """The stem of a model, if any: convolution, perhaps BatchNorm, ReLU, max-pool, each read only by the next.
 
-    Deep stems, where the first three repeat and the first convolution is strided, count as one.
+    A deep stem, in which the first three repeat and the first convolution is strided, counts as one stem.
 
     Raises:
         UsageError: the model cannot be exported, so that its order of operations is not known.
@@ -48,7 +48,7 @@ def find_stem(model: nn.Module, example_input: Tensor) -> list[StemSite]:
 
 
 def _stem(reader: Reader, model: nn.Module, conv: Node, path: str) -> StemSite | None:
-    """The chain from this convolution to a max-pool as one site, or None where the chain is another one."""
+    """The chain from this convolution to a max-pool as one site, or None if the chain is not a stem."""
     if not isinstance(conv.args[0], Node) or conv.args[0].op != "placeholder":
         return None
     chain = _chain(reader, conv)
@@ -75,10 +75,10 @@ def _stem(reader: Reader, model: nn.Module, conv: Node, path: str) -> StemSite |
 
 
 def _chain(reader: Reader, conv: Node) -> list[str | None]:
-    """The modules behind a convolution up to a max-pool, each read by the next alone; empty where there is none such.
+    """The modules behind a convolution up to a max-pool, each read only by the next. Empty if there is no such chain.
 
-    Behind each convolution perhaps a BatchNorm, and a ReLU; deep stems have several convolutions. None stands for an
-    operator that is not the one call of a module.
+    A BatchNorm may follow each convolution, and a ReLU must. Deep stems have several convolutions. None stands for an
+    operator that is not the only call of a module.
     """
     found: list[str | None] = []
     expected, node = "norm or relu", conv
@@ -100,7 +100,7 @@ def _chain(reader: Reader, conv: Node) -> list[str | None]:
 
 
 def _module_path(reader: Reader, node: Node) -> str | None:
-    """The path of the module without submodules that this operator is the one call of, or None."""
+    """The path of the module without submodules whose only call is this operator, or None."""
     path = module_of(reader, node)
     if path is None or node.target is BATCH_NORM:
         return path

@@ -23,7 +23,7 @@ BLOCK_HOOKS = ("fuse", "reparameterize", "switch_to_deploy")
 
 
 class SummedElsewhere(nn.Module):
-    """Stands where a parallel branch was merged into another one: contributes zero to the sum."""
+    """Takes the place of a parallel branch that was merged into another one, and adds zero to the sum."""
 
     def forward(self, x: Tensor) -> Tensor:
         """A single zero that broadcasts, whatever the input."""
@@ -61,7 +61,7 @@ def _default_dtype(dtype: torch.dtype) -> Any:
 
 
 def find_block_hooks(model: nn.Module) -> list[Step]:
-    """Blocks that offer to merge their own branches (timm's RepVGG, MobileOne, RepViT ... and anybody's like them).
+    """Blocks with a method that merges their own branches (timm's RepVGG, MobileOne, RepViT and any block like them).
 
     A block of one convolution and at most one batch norm needs no method of its own: the graph fold does it.
     """
@@ -126,10 +126,10 @@ def fold_batch_norm(model: nn.Module, source: str, norm: str) -> nn.Module:
 def merge_parallel(model: nn.Module, paths: list[str], at: str | None = None) -> nn.Module:
     """Merge summed parallel branches of one tensor (convolutions, batch norms) into the largest convolution.
 
-    The merged convolution stands at the path `at`, by default that of the largest.
+    The merged convolution takes the path `at`, by default the path of the largest one.
 
     Raises:
-        FusionError: geometries that cannot be merged (stride, groups, padding mode, position of the kernel).
+        FusionError: the geometries cannot be merged (stride, groups, padding mode, position of the kernel).
     """
     branches = {path: model.get_submodule(path) for path in paths}
     convs = {path: module for path, module in branches.items() if isinstance(module, nn.Conv2d)}
@@ -191,7 +191,7 @@ def _cannot_merge(convs: dict[str, nn.Conv2d], main: str) -> str | None:
 
 
 def exchanged(step: Step) -> list[str]:
-    """The paths of the modules that a step exchanges for others, so that no other reference to them would follow."""
+    """The paths of the modules that a step exchanges. Other references to them would not follow the exchange."""
     kind, *arguments = step
     if kind in ("unit", "threshold"):
         return [arguments[0]]

@@ -34,12 +34,12 @@ Pairs = list[tuple[nn.Module, nn.Module]]
 
 @dataclass(frozen=True)
 class SwapPlan(SwapReport):
-    """What a swap would do. Nothing is changed until `apply()`; `str(plan)` is a table.
+    """What a swap would do. Nothing is changed until `apply()`. `str(plan)` is a table.
 
     Attributes:
         replacements: the convolutions, blocks or stages that would be replaced.
         skipped: selected places that stay, with the reason.
-        functional_convolutions: convolutions outside of any module, None without an example input.
+        functional_convolutions: number of convolutions outside any module, None without an example input.
         notes: what else a reader should know.
         start: `"warm"` or `"fresh"`.
     """
@@ -62,17 +62,17 @@ class SwapPlan(SwapReport):
 
         Args:
             inplace: edit the given model instead of a copy. A model that is itself a convolution cannot be.
-            optimizer: with `inplace`, the optimizer that already holds the model's parameters: each new
-                parameter takes the place of the old one of its name (its state starts anew); others join the
-                group of an old one of their kind (weight or vector), or one without weight decay where the unit
-                wants that.
+            optimizer: with `inplace`, the optimizer that already holds the model's parameters. Each new parameter
+                takes the place of the old parameter of its name, with a new state. Other parameters join the group
+                of an old parameter of their kind (weight or vector), or a group without weight decay where the unit
+                asks for that.
 
         Returns:
             The model with units. Hooks, names, train/eval flags, device, dtype, memory format and
             `requires_grad` are kept.
 
         Raises:
-            SurgeryError: a replaced layer's output shape differs, a unit declares an exact start and computes
+            SurgeryError: a replaced layer's output shape differs, a unit declares an exact start but computes
                 something else on the example, or the arguments contradict each other. The given model is then as it
                 was.
         """
@@ -108,9 +108,9 @@ class SwapPlan(SwapReport):
         return model
 
     def _prove_given(self, target: nn.Module) -> list[Tensor] | None:
-        """Run the given model on the example and check each place that starts exactly, and the copy to be edited.
+        """Run the given model on the example. Check each place that starts exactly, and the copy to be edited.
 
-        Returns the tensors the given model gave, None where nothing can be proven.
+        Returns the given model's output tensors, or None where nothing can be proven.
         """
         if self.start != "warm" or self.example_input is None:
             return None
@@ -121,7 +121,7 @@ class SwapPlan(SwapReport):
         return outputs
 
     def _record(self) -> dict[str, Any]:
-        """The swap as data that `perform_swap` can repeat, also on a freshly built model."""
+        """The swap as data, which `perform_swap` can repeat on this or on a freshly built model."""
         record: dict[str, Any] = {"kind": "swap", "unit": self.unit, "options": self.options, "start": self.start}
         record["paths"] = [[r.path, *r.other_paths] for r in self.replacements]
         extra: dict[str, list[Any]] = {
@@ -134,7 +134,7 @@ class SwapPlan(SwapReport):
     def _check(self, model: nn.Module, before: list[Tensor] | None) -> bool:
         """Compare, in one pass over the example, every replaced layer's output shapes with those seen when planning.
 
-        Returns whether a network whose every unit starts exactly gives what the given one gave (`before`).
+        Returns whether a network in which every unit starts exactly gives the given model's output (`before`).
         """
         if self.example_input is None:
             return True
@@ -158,7 +158,7 @@ def exchange(model: nn.Module, pairs: Pairs) -> None:
 
 
 def perform_swap(model: nn.Module, record: dict[str, Any]) -> tuple[nn.Module, Pairs]:
-    """Carry out a recorded swap in place; returns the model and the exchanged modules, old and new."""
+    """Carry out a recorded swap in place. Returns the model and the exchanged modules, old and new."""
     spec = get_unit(record["unit"])
     none: list[Any] = [None] * len(record["paths"])
     columns = (record.get(name, none) for name in ("site_options", "places", "absorbed"))
@@ -245,7 +245,7 @@ def plan_swap(
 
 
 def _end(model: nn.Module, site: Site) -> Site:
-    """The site of the module whose output the unit's output must equal in shape: for a stem its pool."""
+    """The site of the module whose output shape the unit's must equal. For a stem that is its pool."""
     path = site.others[0] if isinstance(site, StemSite) else site.path
     return Site((path,), model.get_submodule(path))
 
@@ -258,7 +258,7 @@ def _output_shapes(model: nn.Module, chosen: Sequence[Site], seen: Observation) 
 def _observe(
     model: nn.Module, example: Tensor | None, watched: list[Site], *, given: bool
 ) -> tuple[Tensor | None, Observation]:
-    """A pass over the example; one that was not given but guessed, and is not accepted, counts as none."""
+    """One pass over the example. A guessed example that the model does not accept counts as no example."""
     if example is None:
         return None, Observation()
     try:

@@ -12,13 +12,13 @@ _LARGEST = 2**30
 def keep_freed_memory() -> bool:
     """Tell glibc to serve feature maps from its heap and not to give freed ones back to the system.
 
-    By default a block of more than 32 MB, and what is free at the end of the heap, goes back to the system, which
-    fills it with zeros anew, page by page, in every step: a tenth of a step of cifar_resnet20 on one core, more for
-    units with large intermediate maps. The peak of memory stays the same; it is held until the process ends. For
-    programs that own their process: it concerns all of it.
+    By default, blocks of more than 32 MB and the free end of the heap go back to the system. The system then fills the
+    pages with zeros again in every step. That takes a tenth of a step of cifar_resnet20 on one core, and more for
+    units with large intermediate maps. The peak of memory stays the same, but is held until the process ends. The
+    setting applies to the whole process, so only programs that own their process should call this.
 
     Returns:
-        Whether there is a glibc that took the setting; nowhere else does it do anything.
+        Whether glibc took the setting. With another C library nothing happens.
     """
     if sys.platform != "linux":
         return False

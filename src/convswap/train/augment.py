@@ -14,7 +14,7 @@ from ..errors import UsageError
 class Draws:
     """The random numbers of one epoch, one row per training image in the order of the epoch.
 
-    They are drawn at once on the CPU, so they depend on the generator alone: not on model, device or batch size.
+    All are drawn at once on the CPU, so they depend on the generator alone, not on model, device or batch size.
     """
 
     shift_N2: Tensor  # rows and columns to move by, in -padding ... padding
@@ -36,7 +36,7 @@ class Draws:
 
 
 def check_padding(padding: int, image_size: tuple[int, int], mode: str) -> None:
-    """Reflection cannot reach farther than the image is wide."""
+    """Refuse a padding that reflection cannot fill: it must be smaller than the image."""
     if mode == "reflect" and padding >= min(image_size):
         raise UsageError(
             f"crop_padding={padding} is not allowed with padding_mode='reflect' on images of "
@@ -45,12 +45,12 @@ def check_padding(padding: int, image_size: tuple[int, int], mode: str) -> None:
 
 
 def _source(length: int, shift_N: Tensor) -> Tensor:
-    """Where each pixel of a shifted line comes from, (N, length), outside 0 ... length-1 where there was padding."""
+    """The source of each pixel of a shifted line, (N, length). In the padding it lies outside 0 ... length-1."""
     return shift_N[:, None] + torch.arange(length, device=shift_N.device)
 
 
 def crop_flip(images_NHWC: Tensor, index_N: Tensor, draws: Draws, *, padding_mode: str = "reflect") -> Tensor:
-    """Take images out of a stack, each moved and flipped as drawn: one gather, whatever the mix.
+    """Take images out of a stack, each moved and flipped as drawn, by a single gather.
 
     Args:
         images_NHWC: all images of the data set.
@@ -107,7 +107,7 @@ class Normalize:
         dtype: torch.dtype = torch.float32,
         channels_last: bool = True,
     ) -> None:
-        # In float64 first: scale * pixel + shift then rounds once.
+        # The constants are computed in float64 first: scale * pixel + shift then rounds once.
         mean_C, std_C = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
         self.scale_C = (1 / (255 * std_C)).to(device=device, dtype=torch.float32)
         self.shift_C = (-mean_C / std_C).to(device=device, dtype=torch.float32)

@@ -50,8 +50,8 @@ class Augmentation:
 class TrainBatches:
     """The training batches of every epoch.
 
-    An incomplete last batch is dropped (its images come in another epoch's order elsewhere); a data set smaller
-    than one batch makes one batch of all its images.
+    An incomplete last batch is dropped (its images stand elsewhere in another epoch's order). A data set smaller than
+    one batch makes one batch of all its images.
 
     Args:
         images: the training images.
@@ -60,7 +60,7 @@ class TrainBatches:
         augmentation: crops (of arrays; folders crop as they read) and flips.
         normalize: the last step, which also fixes dtype and memory format.
         device: where the batches are wanted.
-        share: this process's part.
+        share: this process's part of each global batch.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ def evaluation_batches(
     device: torch.device,
     share: Share = Share(),
 ) -> Iterator[Batch]:
-    """All images once, in order, the last batch as small as it comes; each process takes every world-th batch."""
+    """All images once, in order. The last batch may be smaller. Each process takes every world-th batch."""
     starts = range(share.rank * batch_size, len(images), share.world * batch_size)
     if isinstance(images, ArrayImages):
         for start in starts:
@@ -157,12 +157,12 @@ def _stack(images: ArrayImages, device: torch.device) -> Tensor:
 
 
 def worker_count() -> int:
-    """Processes that read images: one per core this process may use, at most 8."""
+    """The number of processes that read images: one per core this process may use, at most 8."""
     return min(8, usable_cores())
 
 
 def _loader(images: Any, rows: list[list[int]], device: torch.device) -> DataLoader[Any]:
-    """Read the given rows of indices in worker processes, which are new each epoch and so know `set_epoch`."""
+    """Read the given rows of indices in worker processes. They start anew each epoch, so they know `set_epoch`."""
     return DataLoader(
         images,
         batch_sampler=rows,

@@ -1,4 +1,4 @@
-"""The state of a training after an epoch: enough to go on as if nothing had happened."""
+"""The state of a training after an epoch: enough to resume as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Set the generators to a saved state; a device that was not there when it was saved keeps its own."""
+    """Set the generators to a saved state. A device that has no saved state keeps its own."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
@@ -92,10 +92,10 @@ def save_checkpoint(
     identity: Identity,
     device: torch.device,
 ) -> None:
-    """Write the state after `len(history)` epochs, at once or not at all.
+    """Write the state after `len(history)` epochs, completely or not at all.
 
     Raises:
-        StoreError: it could not be written; the previous checkpoint is intact.
+        StoreError: the state could not be written. The previous checkpoint is intact.
     """
     state = {
         "format": FORMAT,
@@ -112,17 +112,17 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, identity: Identity) -> dict[str, Any]:
-    """Read a checkpoint for a training of this identity; nothing in the file is executed.
+    """Read a checkpoint for a training of this identity. Nothing in the file is executed.
 
     Raises:
         StoreError: the file is damaged, unreadable or of another version.
-        TrainingError: it belongs to another recipe, seed, data set or model.
+        TrainingError: the checkpoint belongs to another recipe, seed, data set or model.
     """
     state = _read(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise StoreError(
-            f"{path} is no checkpoint of this version of convswap (format {found!r}, not {FORMAT}); "
+            f"{path} is not a checkpoint of this version of convswap (format {found!r}, not {FORMAT}); "
             "delete it to start again"
         )
     identity.check(state["identity"], path)

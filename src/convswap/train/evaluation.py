@@ -19,7 +19,7 @@ from .precision import autocast, input_dtype, resolve_device, resolve_precision
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found.
+    """The result of `evaluate`.
 
     Attributes:
         accuracy: fraction of the images whose largest logit is the right class.
@@ -52,14 +52,14 @@ def evaluate(
     device: str = "auto",
     channels_last: bool = True,
 ) -> Evaluation:
-    """Accuracy, loss and predictions of a classifier; its modes (train, eval) are as before afterwards.
+    """Accuracy, loss and predictions of a classifier. Afterwards its modules are in their old modes (train, eval).
 
     Args:
-        model: is moved to the device.
+        model: the classifier, which is moved to the device.
         data: the data set, which says how images are normalised.
         images: other images of the data set; by default `data.test`.
         batch_size: by default as many as suit the image size, at most 512.
-        precision: `"fp32"` here, since an evaluation is for exactness; `"bf16"` or `"auto"` to save time.
+        precision: by default `"fp32"`, since an evaluation should be exact. `"bf16"` or `"auto"` save time.
         device: `"auto"`, `"cpu"`, `"cuda"`, ...
         channels_last: memory format of model and images.
     """

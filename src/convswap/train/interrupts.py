@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment when it can do no harm."""
+"""Delaying Ctrl-C to a moment when it does no harm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is done. Signals reach only the main thread, elsewhere this does nothing."""
+    """Let Ctrl-C wait until the block is done. Outside the main thread, which signals do not reach, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

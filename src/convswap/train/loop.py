@@ -36,18 +36,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training gave.
+    """The result of a training.
 
     Attributes:
         history: one dict per epoch, as in metrics.jsonl.
-        test_accuracy: after the last epoch; never the best one.
+        test_accuracy: after the last epoch, never the best epoch's.
         test_loss: after the last epoch.
-        seconds: over all epochs, those before a resume included.
-        images_per_second: training speed over all epochs, evaluation not counted.
-        resumed_after: how many epochs a checkpoint spared, 0 if there was none.
-        precision: `"bf16"` or `"fp32"`, what `"auto"` became.
-        device: where it ran last.
-        processes: how many took part.
+        seconds: over all epochs, including those before a resume.
+        images_per_second: training speed over all epochs, without evaluation.
+        resumed_after: number of epochs that a checkpoint saved, 0 if there was none.
+        precision: `"bf16"` or `"fp32"`, also where the recipe says `"auto"`.
+        device: where the last epoch ran.
+        processes: number of processes.
     """
 
     history: list[dict[str, Any]]
@@ -77,27 +77,27 @@ def fit(
 ) -> FitResult:
     """Train a classifier in place and evaluate it after every epoch.
 
-    With a directory, `checkpoint.pt` and `metrics.jsonl` there follow each epoch, and a training that was broken
-    off goes on from the last complete one: on the same CPU it ends bit-identical to an unbroken run.
-    The random numbers of the training come from `seed` alone; the caller's generators are left as they were.
+    With a directory, `checkpoint.pt` and `metrics.jsonl` are written there after each epoch. An interrupted training
+    resumes after the last complete epoch. On the same CPU it ends bit-identical to an uninterrupted one.
+    The random numbers of the training come from `seed` alone. The caller's generators are left as they were.
 
     Args:
-        model: images (N, C, H, W) to logits (N, classes); it stays on the device afterwards.
+        model: images (N, C, H, W) to logits (N, classes). It stays on the device afterwards.
         data: what to train and test on.
-        recipe: how.
+        recipe: how to train.
         seed: of data order, augmentation and the model's own random draws (dropout, ...).
         directory: where checkpoint and metrics go, or None to keep nothing.
-        resume: go on from the checkpoint in `directory`, if there is one; False starts again and overwrites it.
-        progress: a bar with rate and time left on stderr, or a line per epoch if that is no terminal.
+        resume: resume from the checkpoint in `directory`, if there is one. False starts again and overwrites it.
+        progress: show a bar with rate and time left on stderr, or a line per epoch if stderr is not a terminal.
         label: a few words before the bar or the lines.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`.
-        devices: how many of them, joined by DDP; see `convswap.train.parallel.start_fabric`. BatchNorm counts
-            each device's part of the batch alone, and the first one's running statistics are kept.
+        devices: number of devices, joined by DDP, see `convswap.train.parallel.start_fabric`. BatchNorm normalises
+            each device's part of the batch separately, and the first device's running statistics are kept.
         on_epoch: called with each epoch's metrics after they are saved.
 
     Raises:
         TrainingError: the loss is not finite, or the checkpoint belongs to another training.
-        StoreError: a damaged checkpoint, or a disk that cannot be written.
+        StoreError: the checkpoint is damaged, or the disk cannot be written.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError("the model has no parameter to train; unfreeze some, or use evaluate()")
@@ -134,7 +134,7 @@ def fit(
 
 @contextmanager
 def _tuned_cudnn() -> Iterator[None]:
-    """Let cuDNN try its algorithms once per shape, for the time of the training."""
+    """During the training, let cuDNN benchmark its algorithms once per shape."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
@@ -185,7 +185,7 @@ class _Training:
         )
 
     def resume(self, wanted: bool) -> int:
-        """Load the checkpoint if there is one and it is wanted; returns the epochs already done."""
+        """Load the checkpoint, if there is one and resuming is wanted. Returns the number of epochs already done."""
         if self.directory is None:
             return 0
         path = self.directory / "checkpoint.pt"
@@ -210,7 +210,7 @@ class _Training:
         return len(self.history)
 
     def epoch(self, epoch: int, reporter: Reporter) -> dict[str, Any]:
-        """Train one epoch (counted from 1), evaluate, and save; returns its metrics."""
+        """Train one epoch (counted from 1), evaluate, and save. Returns the epoch's metrics."""
         start = time.perf_counter()
         train_loss, train_accuracy, learning_rate = self._train(epoch, reporter)
         trained = time.perf_counter()
@@ -245,7 +245,7 @@ class _Training:
         return row
 
     def _train(self, epoch: int, reporter: Reporter) -> tuple[float, float, float]:
-        """The steps of one epoch; returns mean loss, accuracy and the last learning rate."""
+        """Run the steps of one epoch. Returns mean loss, accuracy and the last learning rate."""
         recipe, steps, device = self.recipe, self.batches.steps, self.fabric.device
         before, total = (epoch - 1) * steps, recipe.epochs * steps
         look = _look_every(device, self.fabric.world_size)
@@ -277,7 +277,7 @@ class _Training:
     def _check_classes(self, logits: Tensor) -> None:
         if logits.shape[1] != self.data.num_classes:
             raise UsageError(
-                f"the model tells {logits.shape[1]} classes apart, {self.data.name!r} has {self.data.num_classes}; "
+                f"the model has {logits.shape[1]} outputs, but {self.data.name!r} has {self.data.num_classes} classes; "
                 f"build it with num_classes={self.data.num_classes}"
             )
 
@@ -316,5 +316,5 @@ class _Training:
 
 
 def _look_every(device: torch.device, processes: int) -> int:
-    """Steps between looks at the loss: looking is free on a CPU alone, else it waits for the device or the others."""
+    """Steps between two checks of the loss. A check is free on one CPU; elsewhere it waits for devices or processes."""
     return 1 if device.type == "cpu" and processes == 1 else 50

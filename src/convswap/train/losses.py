@@ -14,8 +14,8 @@ from .recipe import Recipe
 def squared_hinge(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over images and classes of `max(0, 1 - t y)^2`, with t = +1 for the image's class and -1 for all others.
 
-    The loss of BinaryNet (arXiv:1602.02830). It is not invariant to the scale of the logits y: networks trained with
-    it normalise them (a BatchNorm after the last layer).
+    This is the loss of BinaryNet (arXiv:1602.02830). The loss depends on the scale of the logits y. Networks trained
+    with it therefore normalise the logits (by a BatchNorm after the last layer).
 
     Args:
         logits: (N, classes).

@@ -16,7 +16,7 @@ def to_line(row: dict[str, Any]) -> str:
 
 
 def append_metrics(path: Path, row: dict[str, Any]) -> None:
-    """Add the line of one epoch and hand it to the disk."""
+    """Append the line of one epoch and flush it to the disk."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(to_line(row))
@@ -27,5 +27,5 @@ def append_metrics(path: Path, row: dict[str, Any]) -> None:
 
 
 def rewrite_metrics(path: Path, history: list[dict[str, Any]]) -> None:
-    """Make the file hold exactly these epochs, so that none is there twice or in part after a resume."""
+    """Make the file hold exactly these epochs. After a resume, no epoch then stands there twice or in part."""
     write_atomically(path, "".join(map(to_line, history)).encode())

@@ -12,7 +12,7 @@ from .shift_adamax import ShiftAdaMax
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> Optimizer:
-    """The recipe's optimizer over the model's parameter groups, with torch's fused steps where it has them."""
+    """The recipe's optimizer over the model's parameter groups, with torch's fused steps where torch has them."""
     groups = parameter_groups(model, recipe.weight_decay)
     betas = (recipe.momentum, 0.999)
     if recipe.optimizer == "shift_adamax":
@@ -28,12 +28,12 @@ def build_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> O
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Give every group the learning rate times its own `"lr_scale"`, where it has one."""
+    """Set every group's learning rate, times the group's own `"lr_scale"` if there is one."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 def _can_fuse(model: nn.Module, device: torch.device) -> bool:
-    """torch's fused steps take real floating-point parameters on CPU and CUDA."""
+    """Whether torch's fused steps work here: they need real floating-point parameters on CPU or CUDA."""
     real = all(parameter.is_floating_point() for parameter in model.parameters())
     return real and device.type in ("cpu", "cuda")

@@ -1,4 +1,4 @@
-"""Lightning Fabric set up for one device or for several processes."""
+"""Setting up Lightning Fabric for one device or for several processes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def start_fabric(device: torch.device, devices: int, precision: str) -> Fabric:
 
 
 def _leave_process_group() -> None:
-    """At exit: a process that ends inside its group can die in the group's threads, and be taken for a failure."""
+    """Leave the process group at exit: a process that ends inside it can die in its threads and look like a failure."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -75,7 +75,7 @@ def sum_over_processes(fabric: Fabric, values: Tensor) -> Tensor:
 
 
 def copy_buffers_from_first(fabric: Fabric, model: nn.Module) -> None:
-    """Give every process the first one's buffers: BatchNorm's running statistics differ from process to process."""
+    """Give every process the buffers of the first: BatchNorm's running statistics differ between processes."""
     if fabric.world_size > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)

@@ -1,6 +1,6 @@
-"""What recipes do with single parameters: which ones decay, at what rate each learns, what keeps them in bounds.
+"""How recipes treat single parameters: which of them decay, their learning rates and their bounds.
 
-Weight decay is for the weights of convolutions and linear layers. Training obeys two hooks of `convswap.hooks.Hooks`:
+Weight decay is for the weights of convolutions and linear layers. Training calls two hooks of `convswap.hooks.Hooks`:
 `constrain_()`, which puts a module's parameters back into bounds, and `learning_rate_scale()`.
 """
 
@@ -29,8 +29,8 @@ NORMS = (
 def undecayed_names(model: nn.Module) -> set[str]:
     """Full names of the parameters that weight decay must leave alone.
 
-    Those are: biases and all other parameters with at most one dimension, the parameters of norms, what a unit's
-    registry row lists in `no_weight_decay`, and what the model's own `no_weight_decay()` lists, as in timm.
+    These are biases and all other parameters with at most one dimension, the parameters of norms, those that a unit's
+    registry row lists in `no_weight_decay`, and those that the model's own `no_weight_decay()` lists, as in timm.
     """
     names: set[str] = set()
     own = getattr(model, "no_weight_decay", None)
@@ -53,8 +53,8 @@ def learning_rate_scales(model: nn.Module) -> dict[str, float]:
     """Factors of the learning rate by full parameter name, from every `Hooks` module's `learning_rate_scale()`.
 
     Raises:
-        UsageError: a factor is no number above 0, there is no such parameter, or a module that is no `Hooks` has a
-            method of that name.
+        UsageError: a factor is not a number above 0, there is no such parameter, or a module that does not inherit
+            `Hooks` has a method of that name.
     """
     scales: dict[str, float] = {}
     for path, module in model.named_modules():
@@ -72,22 +72,22 @@ def learning_rate_scales(model: nn.Module) -> dict[str, float]:
 
 
 def _has_hook(module: nn.Module, path: str, hook: Callable[..., Any]) -> bool:
-    """Does the module write this hook? A method of its name on a module that is no `Hooks` would never be called."""
+    """Does the module override this hook? Raise for a method of that name without `Hooks`: it would never be called."""
     name = hook.__name__
     if not isinstance(module, Hooks) and hasattr(type(module), name):
         raise UsageError(
-            f"{path or 'the model'} is a {type(module).__name__} with {name}(), but no convswap.hooks.Hooks; inherit "
-            "Hooks before nn.Module, or training does not call it"
+            f"{path or 'the model'} is a {type(module).__name__} with {name}(), but not a convswap.hooks.Hooks; "
+            "inherit Hooks before nn.Module, or training does not call it"
         )
     return writes(module, hook)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for an optimizer, decayed and not, without frozen parameters; an empty group is left out.
+    """Groups for an optimizer, with and without decay. Frozen parameters and empty groups are left out.
 
-    A parameter used in several places is listed once, and is not decayed if any of them excludes it. Parameters whose
-    modules scale their learning rate have groups of their own with the factor under timm's key `"lr_scale"`: whoever
-    sets the learning rate multiplies with it.
+    A parameter used in several places is listed once, and is not decayed if any of these places excludes it. Parameters
+    whose modules scale their learning rate have groups of their own, with the factor under timm's key `"lr_scale"`. The
+    code that sets the learning rate must multiply by this factor.
     """
     named = dict(model.named_parameters(remove_duplicate=False))
     excluded = {id(named[name]) for name in undecayed_names(model) if name in named}
@@ -108,14 +108,14 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 def constrain(model: nn.Module) -> None:
     """Let every `Hooks` module with a `constrain_()` of its own put its parameters back into bounds.
 
-    For a training loop of one's own: call it once before the first step and after each optimizer step, on the module
+    In a training loop of your own, call it once before the first step and after each optimizer step, on the module
     itself or on its DDP or compiled wrapper.
     """
     constraint_of(model)()
 
 
 def constraint_of(model: nn.Module) -> Callable[[], None]:
-    """`constrain(model)` for every step: the modules are looked up now, as walking a large model takes 0.5 ms."""
+    """`constrain(model)` for every step. The modules are looked up once, since walking a large model takes 0.5 ms."""
     bounded = [cast(Hooks, m) for path, m in model.named_modules() if _has_hook(m, path, Hooks.constrain_)]
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Where and in which precision to compute."""
+"""Choosing the device and the precision to compute in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def resolve_device(device: str) -> torch.device:
     Apple's `mps` is used only when asked for: it lacks float64 and some of the units' operators.
 
     Raises:
-        UsageError: no such device, or it is not there.
+        UsageError: there is no such kind of device, or this machine does not have it.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -33,10 +33,10 @@ def resolve_device(device: str) -> torch.device:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Does the hardware compute in bfloat16? Elsewhere it is emulated, and slower than float32.
+    """Does the hardware compute in bfloat16? Other hardware emulates it, more slowly than float32.
 
-    On a CPU that means the instructions AVX512_BF16 (Intel since Cooper Lake, AMD since Zen 4; AMX chips have them
-    too). A ResNet-20 then trains about 1.6 times faster than in float32.
+    On a CPU this needs the instructions AVX512_BF16 (Intel since Cooper Lake, AMD since Zen 4, AMX chips too). A
+    ResNet-20 then trains about 1.6 times faster than in float32.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -44,7 +44,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """`"bf16"` or `"fp32"`, for `"auto"` by the hardware."""
+    """`"bf16"` or `"fp32"`. The hardware decides for `"auto"`."""
     check_choice("precision", precision, ("auto", "bf16", "fp32"))
     if precision != "auto":
         return precision
@@ -52,10 +52,10 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> Any:
-    """The autocast context of a resolved precision; it does nothing for `"fp32"`."""
+    """The autocast context of a resolved precision. For `"fp32"` it does nothing."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def input_dtype(precision: str) -> torch.dtype:
-    """What images are fed in: autocast rounds them to bfloat16 at the first convolution anyway."""
+    """The dtype of the input images: autocast rounds them to bfloat16 at the first convolution anyway."""
     return torch.bfloat16 if precision == "bf16" else torch.float32

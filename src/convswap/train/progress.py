@@ -8,7 +8,7 @@ from typing import Any, Self
 
 
 class Reporter:
-    """Shows nothing; the base of those that do."""
+    """Shows nothing. The base class of the reporters that show something."""
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +93,7 @@ class BarReporter(Reporter):
 
 
 def reporter_for(show: bool, label: str, epochs: int, *, steps: int, done: int, batch_size: int) -> Reporter:
-    """The reporter that suits where stderr goes."""
+    """The reporter that suits stderr, a terminal or not."""
     if not show:
         return Reporter()
     if sys.stderr.isatty():

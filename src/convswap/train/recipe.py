@@ -17,35 +17,35 @@ Schedule = Literal["linear", "cosine", "exponential"]
 PaddingMode = Literal["reflect", "zeros"]
 OptimizerName = Literal["sgd", "adam", "adamw", "shift_adamax"]
 Loss = Literal["cross_entropy", "squared_hinge"]
-_LATER: Any = {"left out of as_dict() at its default": True}  # descriptions, and so trial ids, from before stay valid
+_LATER: Any = {"left out of as_dict() at its default": True}  # so older descriptions and trial ids stay valid
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Optimizer, schedule, augmentation, precision: everything about a training but the model, the data and the seed.
+    """Everything about a training except model, data and seed: optimizer, schedule, augmentation, precision, ...
 
     Attributes:
         epochs: passes over the training images.
         batch_size: images per step over all devices together. An incomplete last batch is dropped.
         learning_rate: the peak of the schedule.
-        momentum: of SGD; of the other optimizers it is the first beta (the second is 0.999).
-        nesterov: Nesterov's form of the momentum; SGD only.
-        weight_decay: not applied to norms, biases, other 1-d parameters, nor to what a unit or the model excludes.
-        label_smoothing: of the training loss; the test loss has none. The squared hinge has none either.
+        momentum: the momentum of SGD. For the other optimizers, the first beta (the second is 0.999).
+        nesterov: Nesterov's form of the momentum, for SGD only.
+        weight_decay: not applied to norms, biases, other 1-d parameters, or those that a unit or the model excludes.
+        label_smoothing: of the training loss. The test loss has none, and neither has the squared hinge.
         warmup: fraction of all steps in which the learning rate rises linearly from zero to its peak.
-        schedule: how it falls after that, `"linear"` (a triangle), `"cosine"` or `"exponential"`.
-        final_learning_rate: what it falls to after the last step, as a fraction of the peak; above 0 where it falls
-            exponentially.
-        crop_padding: random crops after padding by so many pixels; 0 for none. Image folders, whose files
-            differ in size, are cropped as they are read and ignore this.
-        padding_mode: what the padding holds, `"reflect"` or `"zeros"` (black).
+        schedule: how the learning rate falls after that: `"linear"` (a triangle), `"cosine"` or `"exponential"`.
+        final_learning_rate: the learning rate after the last step, as a fraction of the peak. It must be above 0 for
+            `"exponential"`.
+        crop_padding: random crops after padding by this many pixels, 0 for none. Image folders, whose files differ in
+            size, are cropped as they are read and ignore this.
+        padding_mode: content of the padding, `"reflect"` or `"zeros"` (black).
         flip: random horizontal flips, where the data allow them (never on digits).
         precision: `"bf16"` (autocast), `"fp32"`, or `"auto"`: bf16 where the hardware computes in it.
         channels_last: memory format of model and images.
         compile: run the model through `torch.compile`.
         optimizer: `"sgd"`, `"adam"`, `"adamw"` or `"shift_adamax"` (steps by powers of two, see `ShiftAdaMax`).
-        loss: of the training, `"cross_entropy"` or `"squared_hinge"` (see `squared_hinge`); the test loss is always the
-            cross entropy.
+        loss: of the training, `"cross_entropy"` or `"squared_hinge"` (see `squared_hinge`). The test loss is always
+            the cross entropy.
     """
 
     epochs: int = 30
@@ -93,13 +93,13 @@ class Recipe:
             raise UsageError("schedule='exponential' never reaches 0; give a final_learning_rate above 0, e.g. 3e-4")
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON and hashes; later ones (`optimizer`, `loss`) only off their defaults."""
+        """The fields as plain values, for JSON and hashes, newer ones (`optimizer`, `loss`) only off their default."""
         defaults = {f.name: f.default for f in fields(self) if f.metadata == _LATER}
         return {name: value for name, value in asdict(self).items() if name not in defaults or value != defaults[name]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """The recipe of `as_dict()`. Missing fields take their defaults; unknown ones are a `UsageError`."""
+        """The recipe of `as_dict()`. Missing fields take their defaults. An unknown field raises a `UsageError`."""
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
@@ -134,7 +134,7 @@ def folder_recipe(epochs: int = 60) -> Recipe:
 
 
 def fine_tune_recipe(epochs: int = 5, *, batch_size: int = 64, crop_padding: int = 0) -> Recipe:
-    """For a trained model: a tenth of the learning rate, so that what it knows is kept."""
+    """For a trained model: a tenth of the learning rate, so that the model keeps what it has learned."""
     return Recipe(
         epochs=epochs,
         batch_size=batch_size,
@@ -146,10 +146,10 @@ def fine_tune_recipe(epochs: int = 5, *, batch_size: int = 64, crop_padding: int
 
 
 def binary_recipe(epochs: int = 500, *, batch_size: int = 50, learning_rate: float = 1e-3) -> Recipe:
-    """For networks with binary weights, from scratch: what BinaryNet (arXiv:1602.02830) was trained with on CIFAR-10.
+    """For networks with binary weights, from scratch: the recipe of BinaryNet (arXiv:1602.02830) on CIFAR-10.
 
     Adam from 1e-3 down to 3e-7 exponentially, squared hinge, no weight decay (clipping bounds the latent weights), no
-    augmentation. Its inputs were scaled to -1..1; ours are normalised by mean and deviation unless told otherwise.
+    augmentation. BinaryNet's inputs were scaled to -1..1. Ours are normalised by mean and deviation by default.
     """
     return Recipe(
         epochs=epochs,
@@ -173,8 +173,8 @@ def default_recipe(data: Data, *, pretrained: bool = False, epochs: int | None =
 
     Args:
         data: what will be trained on.
-        pretrained: the model holds trained weights: fine-tune gently.
-        epochs: instead of the recipe's own number.
+        pretrained: the model holds trained weights, so fine-tune gently.
+        epochs: replaces the recipe's own number.
     """
     from ..data import FolderImages
 

@@ -21,10 +21,10 @@ class ShiftAdaMax(Optimizer):
 
         m <- b1 m + (1 - b1) g,   v <- max(b2 v, |g|),   p <- p - AP2(lr / (1 - b1^t)) m / (AP2(v) + eps)
 
-    so that a step needs no multiplier beyond the decays. `rounded_state=True` does as the authors' Torch7 code: v is
-    overwritten by AP2(v) + eps, and the next maximum starts from that. Latent weights of a binary network are clipped
-    after the step by their own modules (`convswap.train.constrain`), not here. A group's `"lr_scale"` is part of its
-    learning rate, which is rounded as a whole.
+    so that a step needs no multiplier beyond the decays. `rounded_state=True` follows the authors' Torch7 code: v is
+    overwritten by AP2(v) + eps, and the next maximum starts from this value. The modules of a binary network clip their
+    own latent weights after the step (`convswap.train.constrain`). A group's `"lr_scale"` is part of its learning rate,
+    which is rounded as a whole.
 
     Args:
         params: parameters or groups of them.
@@ -32,7 +32,7 @@ class ShiftAdaMax(Optimizer):
         betas: (b1, b2); the paper's 1 - 2^-3 and 1 - 2^-10. (The Torch7 code: 0.9 and 0.999.)
         eps: added to the rounded v; the Torch7 code's 2^-27.
         weight_decay: times the parameter, added to its gradient.
-        rounded_state: keep the rounded v as state.
+        rounded_state: keep the rounded v as the state.
 
     Raises:
         ValueError: a number is out of its range.
@@ -71,7 +71,7 @@ class ShiftAdaMax(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step; `closure` computes the loss again, as for any optimizer of torch."""
+        """One step. `closure` computes the loss again, as in every torch optimizer."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""What a lab found, for people: the self-contained `report.html` and the table on the terminal."""
+"""A lab's findings for the reader: the self-contained `report.html` and the table on the terminal."""
 
 from .page import write_report
 from .terminal import robustness_table, terminal_table

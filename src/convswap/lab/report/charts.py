@@ -1,4 +1,4 @@
-"""The report's charts, in Altair. Each returns inline SVG; `svg.py` makes it fit the page."""
+"""The report's charts, in Altair. Each function returns inline SVG, which `svg.py` fits to the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .svg import INK, MUTED, PAPER, SHAPES, color, shape, to_svg
 from .view import RowView, Timing
 
 CURVE_WIDTH, COST_WIDTH = 330, 262
-"""Small multiples are drawn as wide as a third and a quarter of a desktop page; a phone shows one in a row."""
+"""Small multiples are as wide as a third or a quarter of a desktop page. A phone shows one per row."""
 
 COSTS = {
     "parameters": "parameters",
@@ -22,7 +22,7 @@ COSTS = {
 
 
 def seeds_chart(rows: Sequence[RowView], *, name: str, width: int) -> str | None:
-    """Every seed as a dot, with mean and 95 % interval below it; None when no trial finished.
+    """Every seed as a dot, with mean and 95 % interval below. None if no trial finished.
 
     A narrow chart writes the units' names above their dots instead of beside them.
     """
@@ -117,7 +117,7 @@ def curve_chart(
     import altair as alt
 
     longest = max(2, *(len(curve) for curve in (*curves, *baseline)))
-    # The renderer would put ticks between epochs where there are fewer epochs than ticks.
+    # With fewer epochs than ticks, the renderer would put ticks between epochs.
     ticks = {"values": list(range(1, longest + 1))} if longest <= 6 else {"tickCount": 5}
     x = alt.X(
         "epoch:Q",
@@ -155,7 +155,7 @@ def curve_chart(
 
 
 def cost_chart(rows: Sequence[RowView], cost: str, *, name: str) -> str | None:
-    """Mean accuracy with its interval against one cost; None when nothing was counted or measured."""
+    """Mean accuracy with its interval against one cost. None if nothing was counted or measured."""
     import altair as alt
 
     shown = [(row, value) for row in rows if row.mean is not None and (value := cost_of(row, cost)) is not None]
@@ -164,7 +164,7 @@ def cost_chart(rows: Sequence[RowView], cost: str, *, name: str) -> str | None:
     shapes = shape_by(rows)
     costs = [value for _, value in shown]
     log = max(costs) > 8 * min(costs) > 0
-    # Counts coincide; measured latencies differ, and their quartiles belong where they were measured.
+    # Equal counts would hide each other. Measured latencies differ, and their quartiles must stay where they are.
     drawn = costs if cost.startswith("latency") else _side_by_side(costs, log)
     points: list[dict[str, Any]] = []
     for (row, _), place in zip(shown, drawn, strict=True):
@@ -242,14 +242,14 @@ def curve_domain(curves: Sequence[Sequence[float]]) -> tuple[float, float]:
 
 
 def domain_of(values: Sequence[float], least: float = 0.4, pad: float = 0.06) -> tuple[float, float]:
-    """Limits with some air around the values, and never a range so small that noise looks large."""
+    """Limits with some room around the values. The range is never so small that noise looks large."""
     low, high = min(values), max(values)
     centre, half = (low + high) / 2, max(high - low, least) * (0.5 + pad)
     return centre - half, centre + half
 
 
 def _side_by_side(costs: Sequence[float], log: bool) -> list[float]:
-    """Where to draw costs: those that (nearly) coincide stand side by side, around their place."""
+    """Where to draw costs. Costs that (nearly) coincide are drawn side by side, around their true place."""
     low, high = min(costs), max(costs)
     span = max(high - low, 0.12 * high)
     drawn = list(costs)
@@ -266,7 +266,7 @@ def _fit(alt: Any) -> Any:
 
 
 def inline_data(values: list[dict[str, Any]]) -> Any:
-    """Records as Altair takes them, without pandas."""
+    """Records in the form that Altair takes without pandas."""
     import altair as alt
 
     return alt.InlineData(values=values)

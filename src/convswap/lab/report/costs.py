@@ -1,4 +1,4 @@
-"""Cost vectors as a table: operations by kind, bits of weights, what is written and moved, each against conv's."""
+"""Cost vectors as a table: operations by kind, bits of weights, data written and moved, each compared with conv's."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Costs:
-    """A table: headings, and for each row its cells, a number and, where it differs from conv's, the ratio."""
+    """A table: headings, and the cells of each row. A cell is a number and, if it differs from conv's, the ratio."""
 
     headings: list[str]
     lines: list[tuple[RowView, list[tuple[str, str]]]]
 
 
 def table(rows: Sequence[RowView], *, trained: bool = False) -> Costs | None:
-    """The vectors of the networks that run in the end, or as trained where those differ; None where there are none.
+    """The vectors of the networks that run in the end, or as trained where those differ. None if there are none.
 
-    Kinds of products that no network uses have no column.
+    Kinds of products that no network uses get no column.
     """
     vectors = {row.key: vector for row in rows if (vector := row.cost_trained if trained else row.cost) is not None}
     if not vectors:

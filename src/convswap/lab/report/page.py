@@ -1,4 +1,4 @@
-"""The self-contained HTML report: one file, no script, nothing loaded from anywhere."""
+"""The self-contained HTML report: one file without scripts, which loads nothing."""
 
 from __future__ import annotations
 
@@ -36,22 +36,21 @@ def write_report(
     """Write `report.html` into a lab.
 
     Args:
-        lab_dir: the lab's folder; trials are linked relative to it.
-        rows: summary rows, as made by `convswap.lab.summary`. `latency_ms` and `latency_fused_ms` may be a
-            median or a mapping with `median_ms`, `q1_ms`, `q3_ms`; `replaced` a list of replacements or a plan's
-            dictionary.
+        lab_dir: the lab's folder. Links to trials are relative to it.
+        rows: summary rows, as made by `convswap.lab.summary`. `latency_ms` and `latency_fused_ms` may be a median or a
+            mapping with `median_ms`, `q1_ms`, `q3_ms`. `replaced` may be a list of replacements or a plan's dictionary.
         results: one record per trial: `id`, `status` (`"finished"`, `"failed"`, ...), `trial` (its
             description), `result` (what `run_trial` returned, or None) and `traceback` (of a failed one).
         command: the command line that reproduces the lab.
         versions: package name to version.
-        machine: what it ran on.
+        machine: facts on the machine that ran the trials.
         latency: the conditions latencies were measured under (threads, repeats, input shape, ...).
         data: further facts on the data beside those in the trials (sizes, class names, ...).
         pictures: groups of `convswap.lab.pictures.report_pictures`.
-        title: instead of one made from the data's name.
+        title: replaces the title made from the data's name.
 
     Returns:
-        The path of the page, which is whole or not there: it is written atomically.
+        The path of the page. The page is written atomically, so it is never there in part.
     """
     records = list(results)
     page = render(
@@ -152,7 +151,7 @@ class _Panel:
 
 
 def _seeds(rows: Sequence[RowView]) -> dict[str, tuple[Any, Any]]:
-    """For each model the chart of its seeds, wide and narrow."""
+    """For each model, the wide and the narrow chart of its seeds."""
     drawn = {}
     for index, (model, group) in enumerate(view.by_model(rows).items()):
         wide = charts.seeds_chart(group, name=f"seeds{index}w", width=WIDE)
@@ -242,7 +241,7 @@ def _glyphs(rows: Sequence[RowView]) -> list[tuple[str, str, Any]]:
 
 
 def _with_legend(section: robustness.Section) -> dict[str, Any]:
-    """A section of the page with its drawings marked as such, and its own legend: it shows one model alone."""
+    """A section of the page that shows one model alone, with its own legend and its drawings marked as such."""
     drawings = {"wide": _markup(section.wide), "narrow": _markup(section.narrow)}
     return {**vars(section), **drawings, "legend": _glyphs(section.rows)}
 
@@ -261,7 +260,7 @@ def _recipes(trials: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple
 
 
 def _facts(trials: Sequence[Mapping[str, Any]], data: Mapping[str, Any] | None) -> dict[str, str]:
-    """What is known of the data: from the trials, then whatever the caller adds."""
+    """The known facts on the data: first from the trials, then from the caller."""
     facts: dict[str, str] = {}
     for key, name in (("data", "name"), ("image_size", "image size"), ("data_fingerprint", "fingerprint")):
         values = dict.fromkeys(text.value(trial.get(key)) for trial in trials if trial.get(key) is not None)

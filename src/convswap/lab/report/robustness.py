@@ -19,7 +19,7 @@ LABEL_WIDTH = 120
 
 @dataclass(frozen=True)
 class Score:
-    """A headline number: its name in `Robustness.summary`, a column's heading, a short one for the terminal."""
+    """A headline number: its name in `Robustness.summary`, its column heading, and a short heading for the terminal."""
 
     name: str
     heading: str
@@ -40,7 +40,7 @@ SCORES = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One score of one row; `verdict` is `"better"`, `"worse"` or empty, at 95 % against conv."""
+    """One score of one row. `verdict` is `"better"`, `"worse"` or empty, compared with conv at 95 %."""
 
     value: str
     difference: str = ""
@@ -68,9 +68,9 @@ class Section:
     seed: int
     left_out: dict[str, str]
     unmeasured: list[str]
-    """Units that are trained, but not measured."""
+    """Units that are trained but not measured."""
     compared: bool
-    """Whether any unit has the seeds to be compared with conv."""
+    """Whether any unit has enough seeds to be compared with conv."""
     hopeless: bool
     """Whether no difference could reach 95 % with these seeds."""
     wide: str
@@ -78,7 +78,7 @@ class Section:
 
 
 def sections(rows: Sequence[RowView]) -> list[Section]:
-    """A section for each model of which anything was measured."""
+    """One section for each model with a measurement."""
     found = []
     for index, (model, group) in enumerate(by_model(rows).items()):
         shown = [row for row in group if row.robustness is not None]
@@ -146,7 +146,7 @@ def _section(model: str, rows: list[RowView], unmeasured: list[str], name: str) 
 
 
 def _smallest_p(rows: Sequence[RowView], compared: Sequence[RowView]) -> list[float]:
-    """For each compared row the smallest corrected p-value that its seeds and the baseline's can give."""
+    """For each compared row, the smallest corrected p-value that its seeds and the baseline's can give."""
     baseline = next(_of(row)["n"] for row in rows if row.is_baseline)
     return [smallest_p(_of(row)["n"], baseline, len(compared)) for row in compared]
 
@@ -163,7 +163,7 @@ def _paired(found: Mapping[str, Any] | None) -> Cell:
 
 
 def chart(rows: Sequence[RowView], *, name: str, width: int) -> str:
-    """Accuracy of every unit under every condition, side by side, with 95 % intervals where seeds give them."""
+    """Accuracy of every unit under every condition, side by side, with 95 % intervals where there are enough seeds."""
     import altair as alt
 
     names = [condition["name"] for condition in _of(rows[0])["conditions"]]
@@ -226,7 +226,7 @@ def chart(rows: Sequence[RowView], *, name: str, width: int) -> str:
 
 
 def _spoken(rows: Sequence[RowView]) -> str:
-    """Each unit's clean accuracy and the condition that costs it most, for those who cannot see the chart."""
+    """Each unit's clean accuracy and its worst condition, for readers who cannot see the chart."""
     parts = []
     for row in rows:
         clean, *others = _of(row)["conditions"]

@@ -9,17 +9,17 @@ from typing import Any
 
 from ...palette import SERIES, series_color
 
-# Each with a lighter one for dark pages.
+# Each colour has a lighter one for dark pages.
 LOOKS = tuple(zip(SERIES, ("#a5a9b0", "#4aa8e0", "#f08a4b", "#2cc79a", "#e29ac7", "#e8b04a", "#8fd0f5"), strict=True))
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 
 INK, MUTED, GRID, PAPER = "#1a1c20", "#5c6169", "#e2e4e8", "#fdfdfe"
-"""Placeholders in the charts: the page's variables of the same names take their places."""
+"""Placeholders in the charts. The page's variables of the same names replace them."""
 FONT = "Helvetica, Arial, sans-serif"
 
 
 def color(look: int) -> str:
-    """The chart colour of a look; looks beyond the palette start over, with another shape."""
+    """The chart colour of a look. Beyond the palette the colours start over, with other shapes."""
     return series_color(look)
 
 
@@ -31,7 +31,7 @@ def color_name(look: int) -> str:
 def shape(look: int) -> str:
     """The point shape of a look."""
     lap = (look - 1) // (len(LOOKS) - 1) if look else 0
-    # Six colours and seven shapes: two more steps a lap, or a lap would end where it began.
+    # Six colours and seven shapes: each lap shifts by two more shapes, or a lap would end where it began.
     return SHAPES[(look + 2 * lap) % len(SHAPES)]
 
 
@@ -40,12 +40,12 @@ def to_svg(chart: Any, *, name: str, title: str, grow: float = 1.0) -> str:
 
     Args:
         chart: any Altair chart.
-        name: unique on the page; the ids within the SVG start with it.
+        name: a name that is unique on the page. The ids within the SVG start with it.
         title: what the chart shows, for readers who cannot see it.
         grow: how far beyond its drawn width the page may stretch it.
     """
     themed = chart.configure(
-        aria=False,  # the drawing is one image with one title; thousands of labelled marks help nobody
+        aria=False,  # the drawing is one image with one title: thousands of labelled marks help nobody
         background="transparent",
         font=FONT,
         axis={
@@ -67,7 +67,7 @@ def to_svg(chart: Any, *, name: str, title: str, grow: float = 1.0) -> str:
 
 
 def inline(svg: str, *, name: str, title: str, grow: float = 1.0) -> str:
-    """Make a rendered SVG fit to stand in a page: scalable, titled, unique ids, the page's colours."""
+    """Prepare a rendered SVG for a page: make it scalable, and give it a title, unique ids and the page's colours."""
     width = re.search(r'<svg[^>]*? width="([\d.]+)"', svg)
     if width is None:
         raise AssertionError("the renderer's SVG has no width")

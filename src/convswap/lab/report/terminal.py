@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("n", "accuracy %", "vs conv", "p (Holm)", "params", "MACs", "ms", "ms fused", "P(better)")
 NEEDED = ("accuracy %", "vs conv", "n", "p (Holm)", "params", "MACs", "ms fused", "ms", "P(better)")
-"""The same columns, the ones that a narrow terminal keeps longest first."""
+"""The same columns, ordered by how long a narrow terminal keeps them."""
 NAME_WIDTH = 8, 18
 _ALWAYS = 2
 _GAP = 2
@@ -26,7 +26,7 @@ def terminal_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = Non
 
     Args:
         rows: summary rows, as made by `convswap.lab.summary`.
-        width: columns of the terminal; by default the width rich finds. A narrow one gets fewer columns.
+        width: width of the terminal in characters, by default as rich finds it. A narrow table has fewer columns.
     """
     from rich.markup import escape
 
@@ -47,7 +47,7 @@ def terminal_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = Non
 
 
 def robustness_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = None) -> Table | None:
-    """The headline scores of robustness, in percent; None when nothing was measured.
+    """The headline scores of robustness, in percent. None if nothing was measured.
 
     Args:
         rows: summary rows, as made by `convswap.lab.summary`.
@@ -70,7 +70,7 @@ def robustness_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = N
 
 
 def _table(title: str | None, columns: Sequence[str], notes: str) -> Table:
-    """A table of units without rows; the notes stand under it."""
+    """A table of units, still without rows, with the notes below."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -107,7 +107,7 @@ def _robustness_notes(views: Sequence[RowView], cells: Sequence[Mapping[str, str
 def _fitting(
     views: Sequence[RowView], cells: Sequence[Mapping[str, str]], needed: Sequence[str], width: int | None
 ) -> list[str]:
-    """The columns that fit beside the units' names; names get room before the least needed columns do."""
+    """The columns that fit beside the units' names. Names get room before the least needed columns."""
     from rich.console import Console
 
     width = Console().width if width is None else width

@@ -1,4 +1,4 @@
-"""Numbers as people read them. Accuracies come as fractions and are shown in percent."""
+"""Numbers formatted for reading. Accuracies are given as fractions and shown in percent."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def points(value: float | None) -> str:
 
 
 def points_interval(low: float | None, high: float | None) -> str:
-    """An interval of a difference, in brackets; empty where there is none."""
+    """An interval of a difference, in brackets. Empty if there is none."""
     return "" if low is None or high is None else f"[{points(low)}, {points(high)}]"
 
 
@@ -133,7 +133,7 @@ def options(values: Mapping[str, Any] | None) -> str:
 
 
 def cut(text: str, length: int) -> str:
-    """A text of at most so many characters, with an ellipsis where it was cut."""
+    """A text of at most `length` characters, with an ellipsis where it was cut."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 

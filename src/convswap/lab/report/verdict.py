@@ -1,4 +1,4 @@
-"""What the numbers allow one to say, in a sentence, and no more than that."""
+"""One sentence that says what the numbers support, and no more."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ LEVEL = 0.05
 
 
 def verdict(rows: Sequence[RowView]) -> list[tuple[str, str]]:
-    """For each model its name and which units are better than, worse than or not to be told from the baseline.
+    """For each model, its name and the units that are better than, worse than, or indistinguishable from, the baseline.
 
-    Decided at 95 % by the permutation test's Holm-corrected p-value.
+    The permutation test's Holm-corrected p-value decides, at 95 %.
     """
     return [(model, _of_model(group)) for model, group in by_model(rows).items()]
 
@@ -93,7 +93,7 @@ def _mean(row: RowView) -> str:
 
 
 def _with_difference(row: RowView) -> str:
-    # Without Welch's interval: it is not corrected for several units, and would seem to contradict the sentence.
+    # Without Welch's interval, which is not corrected for several units and would seem to contradict the sentence.
     return f"{row.label} ({text.points(row.difference)} points)"
 
 

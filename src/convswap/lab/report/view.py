@@ -1,4 +1,4 @@
-"""Summary rows and trial records as the table and the page show them."""
+"""Summary rows and trial records in the form that the table and the page show."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Timing:
-    """A measured latency; quartiles are None where only the median is known."""
+    """A measured latency. The quartiles are None where only the median is known."""
 
     median_ms: float
     q1_ms: float | None = None
@@ -25,7 +25,7 @@ class Timing:
 
     @property
     def noisy(self) -> bool:
-        """Whether the quartiles are too far apart (`Latency.noise`), or `Latency.noise` had another reason."""
+        """Whether the quartiles are too far apart (`Latency.noise`), or `Latency.noise` gave another reason."""
         if self.spoilt or self.q1_ms is None or self.q3_ms is None:
             return self.spoilt
         return spread_too_wide(self.median_ms, self.q1_ms, self.q3_ms)
@@ -51,9 +51,9 @@ class RowView:
     options: str
     where: str | None
     label: str
-    """The shortest name that tells the row from the others of its model."""
+    """The shortest name that distinguishes the row from the others of its model."""
     look: int
-    """Which colour and shape stand for it; 0 is the baseline's."""
+    """The number of the row's colour and shape. The baseline has 0."""
     key: str
     """An identifier for anchors within the page."""
     n: int
@@ -71,25 +71,25 @@ class RowView:
     p_holm: float | None
     probability_better: float | None
     parameters: int | None
-    """Of the fused network, which is what runs in the end; as trained where it was not fused."""
+    """For the fused network, which runs in the end. As trained, if the network was not fused."""
     macs: int | None
     parameters_trained: int | None
-    """As trained, where that is another number."""
+    """As trained, if that number differs."""
     macs_trained: int | None
     latency: Timing | None
     latency_fused: Timing | None
     cost: Mapping[str, Any] | None = None
     """The cost vector of the network that runs in the end, see `measure.cost`."""
     cost_trained: Mapping[str, Any] | None = None
-    """As trained, where it was counted after `fuse`, too."""
+    """As trained, if a vector was counted after `fuse`, too."""
     robustness: Mapping[str, Any] | None = None
-    """Scores, conditions and differences, see `lab.robustness_summary`."""
+    """Scores, conditions and differences, see `lab.robustness.summary`."""
     replacements: list[Mapping[str, Any]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def is_baseline(self) -> bool:
-        """Whether the others are compared with this row."""
+        """Whether the other rows are compared with this row."""
         return self.unit == BASELINE
 
     @property
@@ -99,12 +99,12 @@ class RowView:
 
     @property
     def missing(self) -> str:
-        """Why there is no number, or an empty text."""
+        """The reason why there is no number, or an empty text."""
         return "" if self.n else ("every trial failed" if self.failed else "no finished trial")
 
 
 def view_rows(rows: Iterable[Mapping[str, Any]]) -> list[RowView]:
-    """Read summary rows and order them: models as given; in each, ranked rows by mean, then the unranked."""
+    """Read and order summary rows. Models stay as given. In each, ranked rows come first, by mean, then the others."""
     given = list(rows)
     labels = _labels(given)
     looks: dict[str, int] = {}
@@ -124,7 +124,7 @@ def view_rows(rows: Iterable[Mapping[str, Any]]) -> list[RowView]:
 
 
 def by_model(rows: Sequence[RowView]) -> dict[str, list[RowView]]:
-    """The rows of each model, order kept."""
+    """The rows of each model, in the same order."""
     groups: dict[str, list[RowView]] = {}
     for row in rows:
         groups.setdefault(row.model, []).append(row)
@@ -180,7 +180,7 @@ def _view(row: Mapping[str, Any], label: str, look: int, key: str) -> RowView:
 
 
 def _cost(row: Mapping[str, Any], name: str) -> tuple[Any, Any]:
-    """A cost of the network that runs in the end, and the same in training where it differs."""
+    """A cost of the network that runs in the end, and the same cost in training if it differs."""
     trained, fused = row.get(name), row.get(f"{name}_fused")
     return (trained, None) if fused is None or fused == trained else (fused, trained)
 
@@ -199,7 +199,7 @@ def _plan(replaced: Any) -> tuple[list[Mapping[str, Any]], list[tuple[str, str]]
 
 
 def _labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The unit's name, with options or placement only where a model has the unit more than once."""
+    """The unit's name, with options or placement only if a model has the unit more than once."""
     labels = []
     for row in rows:
         peers = [r for r in rows if (r["model"], r["unit"]) == (row["model"], row["unit"])]

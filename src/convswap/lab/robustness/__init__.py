@@ -1,1 +1,1 @@
-"""Robustness of what a lab trained: its files, and its rows in the summary."""
+"""Robustness of a lab's trained networks: its files, and its part of the summary rows."""

@@ -1,4 +1,4 @@
-"""Robustness of what a lab trained, one file for each trial and profile, measured after the trainings."""
+"""Robustness of a lab's trained networks, measured after the trainings, in one file per trial and profile."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ CHOICES = (NONE, *PROFILES)
 
 
 class RobustnessFiles:
-    """The results that lie in the folders of a lab's trials.
+    """The results in the folders of a lab's trials.
 
-    Seed, images and perturbations follow from the profile and the trial's data, so one file stands for all of them,
-    and all trials on the same data saw the same perturbed images.
+    The profile and the trial's data determine seed, images and perturbations. One file therefore represents them all,
+    and all trials on the same data see the same perturbed images.
 
     Args:
         lab_dir: the lab's folder.
@@ -37,11 +37,11 @@ class RobustnessFiles:
         self.lab = Path(lab_dir)
 
     def path(self, id: str, profile: str) -> Path:
-        """Where a trial's result lies."""
+        """The path of a trial's result."""
         return self.lab / TRIALS / id / f"robustness-{profile}.json"
 
     def profiles(self, id: str) -> list[str]:
-        """What was measured of a trial."""
+        """The profiles that were measured of a trial."""
         return [profile for profile in PROFILES if self.path(id, profile).exists()]
 
     def read(self, id: str, profile: str) -> Robustness:
@@ -74,19 +74,19 @@ def measure_robustness(
 ) -> None:
     """Measure every finished trial's network on the data it was trained for, and keep the results in its folder.
 
-    What is there already is not measured again; Ctrl-C loses at most the network that is being measured.
+    Existing results are not measured again. Ctrl-C loses at most the network that is being measured.
 
     Args:
         lab_dir: the lab's folder.
-        trials: its rows; those not finished are left out.
-        data: their data, each trial normalises it its own way.
+        trials: its rows. Unfinished trials are left out.
+        data: the trials' data. Each trial normalises the data in its own way.
         profile: `"quick"` or `"full"`, see `convswap.measure.robustness.robustness`.
         device: where the networks run.
         progress: one line per trial on stderr, and a bar for the running one on a terminal.
 
     Raises:
-        UsageError: no such profile.
-        StoreError: a trial's network cannot be read, or its result not written.
+        UsageError: there is no such profile.
+        StoreError: a trial's network cannot be read, or its result cannot be written.
         DataError: the data are not those of the trials.
     """
     from ...measure.robustness import robustness
@@ -97,7 +97,7 @@ def measure_robustness(
     todo = [stored for stored in finished if profile not in files.profiles(stored.id)]
     report = GridProgress([s.trial for s in finished], [s.trial for s in todo], progress)
     if todo and len(todo) < len(finished):
-        report.say(f"robustness of {len(finished) - len(todo)} of {len(finished)} trials is measured already")
+        report.say(f"robustness of {len(finished) - len(todo)} of {len(finished)} trials is already measured")
     with says_how_to_go_on(files.lab, "measuring robustness"):
         for stored in todo:
             begun = time.perf_counter()

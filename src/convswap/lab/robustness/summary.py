@@ -1,4 +1,4 @@
-"""What summary rows say of robustness: each score over the seeds and against `conv`, and accuracy by condition."""
+"""The robustness in summary rows: each score over the seeds and compared with `conv`, and accuracy by condition."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _FAMILIES = {
 
 
 def add_robustness(rows: Sequence[Row], files: RobustnessFiles, enough_seeds: int) -> None:
-    """Fill in `robustness` for the rows of one setting; it stays None where nothing was measured.
+    """Fill in `robustness` for the rows of one setting. It stays None where nothing was measured.
 
-    Rows are compared on one profile: the one measured of most trials. Below the seeds that a test needs, units are not
-    compared; what can be compared are the two trained networks of a seed, paired by image.
+    Rows are compared on one profile, the one measured for most trials. With fewer seeds than a test needs, units are
+    not compared. Then only the two trained networks of one seed are compared, paired by image.
     """
     profile = _profile(rows, files)
     if profile is None:
@@ -54,7 +54,7 @@ def add_robustness(rows: Sequence[Row], files: RobustnessFiles, enough_seeds: in
 
 
 class _Measured:
-    """A row with its trials' results of one profile; their predictions are read again when they are needed."""
+    """A row with its trials' results of one profile. Their predictions are read again when needed."""
 
     def __init__(self, row: Row, profile: str, files: RobustnessFiles) -> None:
         self.row, self.profile, self.files = row, profile, files
@@ -76,7 +76,7 @@ class _Measured:
         }
 
     def paired_with(self, baseline: _Measured) -> Row | None:
-        """The networks of the first seed that both have: differences of accuracy by family, paired by image."""
+        """Differences of accuracy by family, paired by image, between the two networks of the first common seed."""
         from ...measure.robustness import compare_paired
 
         seed = next((seed for seed in self.ids if seed in baseline.ids), None)
@@ -98,7 +98,7 @@ class _Measured:
 
 
 def _profile(rows: Iterable[Row], files: RobustnessFiles) -> str | None:
-    """The profile measured of most trials; the full one where both were measured of equally many."""
+    """The profile measured for most trials. If both were measured equally often, the full one."""
     counts: dict[str, int] = {}
     for id in (id for row in rows for id in row["trial_ids"]):
         for profile in files.profiles(id):
@@ -113,7 +113,7 @@ def _interval(values: Sequence[float]) -> Row:
 
 
 def _compare(name: str, baseline: _Measured, others: Sequence[_Measured]) -> None:
-    """The same statistics as accuracy's, corrected for the number of units."""
+    """The same statistics as for accuracy, corrected for the number of units."""
     tested = [one for one in others if name in one.row["robustness"]["scores"] and baseline.values(name)]
     found = [compare_to_baseline(one.values(name), baseline.values(name)) for one in tested]
     corrected = holm([comparison.p_value for comparison in found])
@@ -128,7 +128,7 @@ def _compare(name: str, baseline: _Measured, others: Sequence[_Measured]) -> Non
 
 
 def _conditions(results: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Accuracy by condition, each a group, a name and an interval over the seeds."""
+    """Accuracy by condition. Each condition has a group, a name and an interval over the seeds."""
     by_result = [_accuracies(result) for result in results]
     found = []
     for group, name in by_result[0]:
@@ -138,7 +138,7 @@ def _conditions(results: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def _accuracies(result: Mapping[str, Any]) -> dict[tuple[str, str], float]:
-    """Accuracy of one network by group and condition: corruptions over severities, other families over variants."""
+    """Accuracy of one network by group and condition, averaged over severities (corruptions) or variants (others)."""
     from ...measure.robustness import GROUPS
 
     curves = result["curves"]
@@ -161,5 +161,5 @@ def _mean(curve: Mapping[str, Mapping[str, float]], start: str = "") -> float | 
 
 
 def _changing(curve: Mapping[str, Any]) -> list[str]:
-    """The variants that change anything: not angle 0, nor a shift by nothing, which others are compared with."""
+    """The variants that change the image. Angle 0 and a shift by 0 are left out: the others are compared with them."""
     return [name for name in curve if name.rpartition("/")[2] not in ("0", "0,0")]
