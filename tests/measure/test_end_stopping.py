@@ -119,7 +119,7 @@ def test_a_network_is_left_as_it_was():
     ("arguments", "message"),
     [
         ({"layer": "nowhere"}, "layer='nowhere': the model has no such module"),
-        ({"layer": nn.Identity()}, r"layer=Identity\(...\) is no module of the model"),
+        ({"layer": nn.Identity()}, r"layer=Identity\(...\) is not a module of the model"),
         ({"layer": "linear"}, r"its output must be one map .* got \[\(1, 10\)\]"),
         ({"layer": "layer3", "window": 2}, "its maps of 8x8 are too small for the windows"),
         ({"layer": "conv1", "image_size": 31}, "image_size=31 is not allowed; give an even whole number"),

@@ -61,7 +61,7 @@ def test_the_page_is_whole_and_says_what_it_shows(seen: Seen, tmp_path: Path) ->
     assert "<script" not in text
     headings = [part.heading for part in parts]
     assert headings[0] == "Kernels"
-    assert headings[-1] == "What speaks for the predicted class"
+    assert headings[-1] == "Which pixels support the predicted class"
 
 
 def test_what_is_not_defined_is_said() -> None:

@@ -1,8 +1,8 @@
 """How end-stopped the channels of a layer are: do they answer to corners and line ends, or to edges?
 
-The measure of the FP-net authors (J. Vision 22(1):8, from their code). A layer sees one bright and one dark square;
-of each channel's energy the parts over the square's middle, its sides and its corners are compared. It is meaningful
-for layers of about full resolution, so for the first stage.
+The measure of the FP-net authors (J. Vision 22(1):8, from their code). A layer sees one bright and one dark square.
+Each channel's energy over the square's middle, its sides and its corners is compared. The measure is meaningful for
+layers of about full resolution, so for the first stage.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _EPSILON = 0.1
 
 @dataclass(frozen=True)
 class EndStopping:
-    """What `end_stopping` finds, one entry a channel.
+    """What `end_stopping` finds, one entry per channel.
 
     Attributes:
         degree: `1 - I1 / (I2 + 0.1)`, not below -0.5: near 1 for a channel that answers to corners only, near 0 for
-            one that answers to corners and sides alike. NaN for silent and homogeneous channels.
+            one that answers equally to corners and sides. NaN for silent and homogeneous channels.
         silent: channels that answer nowhere, `I0 + I1 + I2 < 0.1`.
         homogeneous: channels that answer to the even middle as well, `1 - I0 / (I1 + 0.1) < 0.1` ("0D").
         energy: (C, 3), the energies I0 over the middle, I1 over the sides, I2 over the corners.
@@ -60,11 +60,11 @@ def end_stopping(
 
     Args:
         model: run in evaluation mode, without gradients; left as it was.
-        layer: the module, or its path in the model; its output must be one map (1, C, H, W) a pass.
+        layer: the module, or its path in the model; its output must be one map (1, C, H, W) per pass.
         image_size: height and width of the images.
         square: side of the square; by default 64 for 224 pixels, else half of the image. Even.
         window: side w of the windows; by default a quarter of the square. Even.
-        in_channels: channels of the images, all alike.
+        in_channels: channels of the images, all equal.
 
     Raises:
         ValueError: a size is not allowed, there is no such layer, or its maps are too small or of another shape.
@@ -103,7 +103,7 @@ def _find(model: nn.Module, layer: str | nn.Module) -> nn.Module:
         except AttributeError as error:
             raise UsageError(f"layer={layer!r}: the model has no such module ({error})") from error
     if not any(module is layer for module in model.modules()):
-        raise UsageError(f"layer={type(layer).__name__}(...) is no module of the model; give one, or its path")
+        raise UsageError(f"layer={type(layer).__name__}(...) is not a module of the model; give one, or its path")
     return layer
 
 
@@ -128,7 +128,7 @@ def _activation(model: nn.Module, layer: nn.Module, image: Tensor) -> Tensor:
         handle.remove()
     if len(seen) != 1 or not isinstance(seen[0], Tensor) or seen[0].dim() != 4:
         shapes = [tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__ for output in seen]
-        raise UsageError(f"layer: its output must be one map (1, C, H, W) a pass, got {shapes}")
+        raise UsageError(f"layer: its output must be one map (1, C, H, W) per pass, got {shapes}")
     return seen[0][0].detach().double().cpu()
 
 

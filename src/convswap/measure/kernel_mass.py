@@ -1,4 +1,4 @@
-"""How large are kernels really? The part of their magnitude and energy within small windows, and their components.
+"""How large are kernels really? The share of their magnitude and energy in small windows, and their components.
 
 The measures of the NIFF authors (arXiv:2307.10001), who found that filters as large as the map put most of their mass
 within about 9x9. Their notebook sums `k[c-i:c+i]`, a window of 2 i pixels, and draws it at size 2 i + 1; here a window
@@ -33,7 +33,7 @@ class KernelMass:
     energy: Tensor
 
     def mean(self, size: int) -> tuple[float, float]:
-        """Mean mass and mean energy within windows of this side; windows beyond the kernel hold all of it.
+        """Mean mass and mean energy within windows of this side. Windows larger than the kernel hold all of it.
 
         Raises:
             ValueError: an even or not positive size.
@@ -43,7 +43,7 @@ class KernelMass:
         return float(self.mass[:, index].nanmean()), float(self.energy[:, index].nanmean())
 
     def size_holding(self, part: float) -> int:
-        """The smallest window that on average holds this part of the energy.
+        """The smallest window that holds this part of the energy on average.
 
         Raises:
             ValueError: a part that is not above 0 and at most 1.
@@ -83,7 +83,7 @@ def _window(values: Tensor, reach: int, extra: int) -> Tensor:
 def niff_kernel_mass(model: nn.Module, example_input: Tensor) -> dict[str, KernelMass]:
     """`kernel_mass` of every frequency filter of a model (hook `filters`), at the sizes of the maps it sees.
 
-    The kernels are those before the 1x1 convolution of the split form. The model is run in evaluation mode and left as
+    The kernels are taken before the 1x1 convolution of the split form. The model is run in evaluation mode and left as
     it was.
 
     Raises:
@@ -129,7 +129,7 @@ def kernel_components(kernels: Tensor, count: int = 7) -> KernelComponents:
     """Principal components of kernels (K, H, W), mean-centred, by falling variance; their signs are arbitrary.
 
     Raises:
-        ValueError: other than three dimensions; fewer kernels or pixels than `count`, or that is no whole number.
+        ValueError: not three dimensions; fewer kernels or pixels than `count`; `count` is not a whole number.
     """
     if kernels.dim() != 3:
         raise UsageError(f"kernels of shape {tuple(kernels.shape)} are not allowed; give (K, H, W)")

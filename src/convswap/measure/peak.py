@@ -1,6 +1,6 @@
 """How much memory a forward pass or a training step needs at its peak, beyond the model and its input.
 
-Each measurement runs in a fresh process, so neither a library's caches nor what the caller did before is counted.
+Each measurement runs in a fresh process, so a library's caches and the caller's earlier work are not counted.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _STATUS = Path("/proc/self/status")
 def peak_memory(build: Build, mode: Mode = "inference", *, threads: int = 1, input_gradient: bool = False) -> int:
     """Bytes that one pass needs at its peak, beyond imports, parameters and the input, in a fresh process.
 
-    Counted are outputs, what is kept for the backward pass, gradients and every temporary. A pass over the first
+    The peak counts outputs, tensors kept for the backward pass, gradients and every temporary. A pass over the first
     example of the batch comes before the measurement and is not counted: it loads code and makes what is made once.
 
-    On a processor this is resident memory: it is good to a MB or two, so measure sizes well above that. On Linux the
-    high-water mark of the process is set back before the pass; elsewhere the mark only rises, and building a model
-    that itself took more memory than the pass hides it. A model on CUDA is measured by torch's allocator, exactly.
+    On a processor this is resident memory. It is accurate to a MB or two, so measure sizes well above that. On Linux
+    the high-water mark of the process is reset before the pass. Elsewhere the mark only rises: a model that took more
+    memory to build than to run hides the pass. A model on CUDA is measured by torch's allocator, exactly.
 
     Args:
-        build: makes the module and its input; a function that can be pickled: of a module that can be imported, or a
+        build: makes the module and its input. It must be picklable: a function of an importable module, or a
             `functools.partial` of one.
         mode: `"inference"`: a forward pass in eval and inference mode. `"training"`: forward in train mode, then
             backward from a random gradient of the output.
@@ -76,8 +76,8 @@ class Memory:
 def memory(model: nn.Module, example_input: Tensor, *, threads: int = 1) -> Memory:
     """Peak memory of an inference and of a training step (forward and backward), each in a fresh process.
 
-    As `peak_memory`, for a model that there is already: it is sent to the other process. What an optimiser holds comes
-    on top.
+    As `peak_memory`, for a model that already exists: the model is sent to the other process. An optimiser's state
+    comes on top.
 
     Args:
         model: a module that can be pickled.
@@ -145,7 +145,7 @@ def _train(module: nn.Module, x: Tensor) -> None:
     output = module(x)
     if not isinstance(output, Tensor):
         raise UsageError(f"model returned {type(output).__name__}; a training step is measured from one tensor")
-    if output.requires_grad:  # else there is no way back
+    if output.requires_grad:  # else there is no backward pass
         output.backward(torch.randn_like(output))
 
 

@@ -1,7 +1,7 @@
 """Forward-propagation stability: do signals, and differences between signals, grow with the depth of a network?
 
 A residual block with a step size h is one step of a differential equation, as in arXiv:2108.02430. If the equation and
-the method are stable, norms and small perturbations stay bounded however many blocks follow each other.
+the method are stable, norms and small perturbations stay bounded, however many blocks follow each other.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def propagation_stability(
     """Growth of the norm and of a small random perturbation over depth, for each step size.
 
     A *block* (a module with an attribute `step`, or in which no module has one) is applied to x again and again, as a
-    network with shared weights. In a *network* (a module that holds modules with a `step`, or for which `layers` are
-    given) the outputs of these modules, in the order in which they run, are depth 1, 2, ..; depth 0 is the input of the
+    network with shared weights. A *network* is a module that holds modules with a `step`, or for which `layers` are
+    given. The outputs of these modules, in the order in which they run, are depth 1, 2, ..; depth 0 is the input of the
     first of them. Root mean squares make maps of different size comparable.
 
     Works on a float64 copy in evaluation mode: BatchNorm uses its running statistics, so a network fresh from its
@@ -111,7 +111,7 @@ def _rows(step: float | None, depths: Sequence[int], maps: list[Tensor], others:
     if maps[0].numel() and not math.isfinite(start):
         raise UsageError("x: the signal before the first block is not finite; give another input")
     if not (start > 0 and apart > 0):
-        raise UsageError("x: the signal before the first block is 0, so that no growth can be told; give another input")
+        raise UsageError("x: the signal before the first block is 0, so its growth is undefined; give another input")
     return [
         Propagation(step, depth, _ratio(_rms(maps[depth]), start), _ratio(_rms(others[depth] - maps[depth]), apart))
         for depth in depths

@@ -1,7 +1,7 @@
 """Statistics of a few seeds: intervals, a permutation test against the baseline, Holm's correction.
 
-Whatever the numbers at hand cannot say is None: one value has no spread, and values that do not vary at all
-(three seeds that agree to the last image) give no estimate of it, so neither gets an interval.
+What cannot be computed is None: one value has no spread, and values that do not vary at all (three seeds that agree
+to the last image) give no estimate of the spread, so neither gets an interval.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..errors import UsageError
 Array = NDArray[np.float64]
 
 EXACT_LIMIT = 20_000
-"""Enumerate every regrouping up to this many; beyond it draw as many at random."""
+"""Every regrouping is enumerated up to this many. Beyond it, this many are drawn at random."""
 _CHUNK = 1_000
 
 
@@ -80,8 +80,8 @@ def compare_to_baseline(values: Sequence[float], baseline: Sequence[float], conf
 def permutation_p_value(values: Sequence[float] | Array, baseline: Sequence[float] | Array, seed: int = 0) -> float:
     """Two-sided permutation test of the difference of means.
 
-    Exact (every way to pick the first group out of the pooled values) up to 20,000 ways; beyond that 20,000
-    seeded random regroupings, with the observed one counted in, so the p-value is never zero.
+    The test is exact (every way to pick the first group out of the pooled values) up to 20,000 ways. Beyond that it
+    draws 20,000 seeded random regroupings and counts the observed one in, so the p-value is never zero.
     """
     a, b = _checked("values", values), _checked("baseline", baseline)
     pooled = np.concatenate([a, b])

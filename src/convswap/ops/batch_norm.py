@@ -1,4 +1,4 @@
-"""BatchNorm in eval mode as what it is: a fixed affine map of every channel."""
+"""BatchNorm in eval mode as a fixed affine map of every channel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def batch_norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     `affine=False`.
 
     Raises:
-        FusionError: it keeps no running statistics, so it is not a fixed affine map.
+        FusionError: the BatchNorm keeps no running statistics, so it is not a fixed affine map.
     """
     mean, variance = norm.running_mean, norm.running_var
     if not isinstance(mean, Tensor) or not isinstance(variance, Tensor):

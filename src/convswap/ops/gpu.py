@@ -1,4 +1,4 @@
-"""Whether and where the Triton kernels run: asked before every call on a GPU, answered without importing triton."""
+"""Whether and where the Triton kernels run. Every call on a GPU asks this, and the answer needs no import of triton."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def _installed() -> bool:
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[object]:
-    """Make the device of x the current one, for that is where Triton launches."""
+    """Make the device of x the current one, because Triton launches on the current device."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()

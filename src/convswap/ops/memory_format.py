@@ -1,4 +1,4 @@
-"""Which memory format a tensor has, asked in one way everywhere."""
+"""The memory format of a tensor: one question, used everywhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether x is channels last and nothing else: with one channel or one pixel, both formats are the same memory.
+    """Whether x is only channels last. With one channel or one pixel, both formats are the same memory.
 
     >>> is_channels_last(torch.zeros(1, 2, 3, 3).to(memory_format=torch.channels_last))
     True
@@ -18,5 +18,5 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """The memory format to answer in: channels last where the input is that and nothing else."""
+    """The memory format of the output: channels last if the input is only that."""
     return torch.channels_last if is_channels_last(x) else torch.contiguous_format

@@ -31,10 +31,10 @@ def levels(x: Tensor, bits: int) -> Tensor:
 
 
 def in_type(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x in another type, or x itself without any call.
+    """x in another type, or x itself without a call.
 
-    Torch 2.11 compiles a zero gradient for an `autograd.Function` whose forward ends with a call that returns the
-    tensor it was given: a `to()` with nothing to do, an operation in place.
+    Torch 2.11 compiles a zero gradient for an `autograd.Function` whose forward ends with a call that returns its
+    argument: a `to()` with nothing to do, or an operation in place.
     """
     return x if x.dtype == dtype else x.to(dtype)
 
@@ -52,7 +52,7 @@ def sign_ste(x: Tensor) -> Tensor:
 
 
 class _Levels(torch.autograd.Function):
-    """Keeps one byte a number for its backward pass."""
+    """Keeps one byte per number for its backward pass."""
 
     generate_vmap_rule = True
 

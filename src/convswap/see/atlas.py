@@ -32,9 +32,9 @@ class Atlas:
 
 
 def upright(kernels: Tensor) -> Tensor:
-    """Kernels (.., H, W) without sign and scale: sum of weights not negative, largest magnitude 1.
+    """Kernels (.., H, W) without sign and scale: the sum of weights is not negative, the largest magnitude is 1.
 
-    Where the sum is next to nothing (edge filters) the largest weight is made positive. Kernels of zeros stay.
+    Where the sum is close to 0 (edge filters), the largest weight is made positive. Kernels of zeros stay.
     """
     w = kernels.detach().double()
     flat = w.flatten(-2)
@@ -58,7 +58,7 @@ def kernel_atlas(layer: LayerKernels, *, limit: int = 4096, columns: int | None 
     classes = classify_layer(layer)
     labels = evenly(classes.labels, limit)
     nearness = evenly(classes.similarity.amax(1), limit)
-    order = torch.argsort(labels.double() - nearness / 2)  # by class, within it the clearest first
+    order = torch.argsort(labels.double() - nearness / 2)  # by class, the clearest first within a class
     sheet = tile(upright(kernels[order]), columns)
     return Atlas(layer, sheet, labels[order], len(kernels), classes)
 

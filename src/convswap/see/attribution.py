@@ -1,8 +1,8 @@
-"""What in an image speaks for a class: guided backpropagation, the deconvolution variant, plain gradients, Grad-CAM.
+"""Attribution: which pixels support a class, by guided backpropagation, deconvolution, plain gradients or Grad-CAM.
 
-Guided backpropagation (Springenberg et al., the All-CNN paper, arXiv:1412.6806) passes through a rectifier only what is
-positive on the way back and was positive on the way there; the deconvolution variant (Zeiler and Fergus,
-arXiv:1311.2901) only asks for the first. Grad-CAM: Selvaraju et al., arXiv:1610.02391.
+Guided backpropagation (Springenberg et al., the All-CNN paper, arXiv:1412.6806) passes a gradient through a rectifier
+only where both the gradient and the rectifier's input are positive. The deconvolution variant (Zeiler and Fergus,
+arXiv:1311.2901) asks only for a positive gradient. Grad-CAM: Selvaraju et al., arXiv:1610.02391.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ class Attribution:
         values: (N, C, H, W).
         target: (N,), the class asked for.
         rectifiers: how many rectifiers the rule was applied at; 0 for the plain gradient.
-        untouched: other activations, which the rule says nothing about and whose gradient is the plain one: calls by
-            name.
+        untouched: calls by name of other activations. The rule does not cover them, so their gradient is the plain one.
     """
 
     method: str
@@ -57,7 +56,7 @@ def attribute(
 
     Raises:
         ValueError: a model without rectifiers, for which the first two are not defined (never a silent plain gradient);
-            a target that is no class; an output that is no (N, classes).
+            a target that is not a class; an output that is not (N, classes).
     """
     check_choice("method", method, METHODS)
     refuse_wrappers(model)
@@ -121,10 +120,10 @@ def grad_cam(
         images: (N, C, H, W).
         target: a class, one for each image, or None for the class the model predicts.
         layer: a module's path; default: the last that gives a feature map.
-        relu: leave out what speaks against the class.
+        relu: leave out evidence against the class.
 
     Raises:
-        ValueError: an unknown layer, no feature map there, no gradient to it; a target that is no class.
+        ValueError: an unknown layer, no feature map there, no gradient to it; a target that is not a class.
     """
     refuse_wrappers(model)
     layer = last_map(model, images) if layer is None else layer
@@ -134,7 +133,7 @@ def grad_cam(
         if not isinstance(output, Tensor) or output.dim() != 4:
             raise UsageError(f"layer={layer!r} gives no feature map (N, C, H, W)")
         seen[:] = [output]
-        return output.clone()  # what follows may work in place
+        return output.clone()  # later layers may work in place
 
     handle = get_layer(model, layer).register_forward_hook(note)
     try:

@@ -36,7 +36,7 @@ class KernelClasses:
     Attributes:
         labels: (kernels,), index into `CLASSES`.
         similarity: (kernels, 3), the cosine to the nearest template of each family, 0 .. 1.
-        threshold: what a cosine must reach.
+        threshold: the cosine that a kernel must reach.
     """
 
     labels: Tensor

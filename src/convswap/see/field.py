@@ -27,7 +27,7 @@ class Square:
     """The smallest centred square that holds more than a part of the contributions.
 
     Attributes:
-        side: in pixels: odd and at least 3, or that of the whole image; it may reach beyond a shorter other side.
+        side: in pixels: odd and at least 3, or the side of the whole image. It may exceed a shorter other side.
         area: the part of the image it covers.
     """
 
@@ -73,7 +73,7 @@ class ReceptiveField:
     def square(self, part: float, transform: str = "log") -> Square:
         """The smallest centred square of side 3, 5, .. whose values sum to more than a part of all.
 
-        The centre is (H // 2, W // 2), half a pixel off the middle of an even side. The whole image where none does.
+        The centre is (H // 2, W // 2), half a pixel off the middle of an even side. If no square does, the whole image.
 
         Raises:
             ValueError: a part outside 0 .. 1, an unknown transform.
@@ -95,7 +95,7 @@ class ReceptiveField:
         return {part: self.square(part, transform) for part in PARTS}
 
     def size(self, level: float = 0.0455) -> float:
-        """Side of the field as Luo et al. define it: root of the number of pixels above `level` of the centre's."""
+        """Side of the field as Luo et al. define it: root of the number of pixels above `level` times the centre's."""
         height, width = self.contribution.shape
         centre = self.contribution[height // 2, width // 2]
         return float((self.contribution > level * centre).sum().sqrt())
@@ -144,7 +144,7 @@ def receptive_field(
 
 
 class NoFieldError(UsageError):
-    """The layer has no receptive field to measure: no gradient passes, or none of the images moves the unit."""
+    """The layer has no receptive field to measure: no gradient passes, or no image activates the unit."""
 
 
 def _check_images(images: Tensor) -> None:
@@ -181,7 +181,7 @@ def receptive_fields(
     Args:
         models: by the name to show.
         images: the same for all.
-        layers: for a model's name the layer; default: the last that gives a feature map.
+        layers: the layer by the model's name; default: the last that gives a feature map.
         gradient, batch_size: as for `receptive_field`.
     """
     named = layers or {}

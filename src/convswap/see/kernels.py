@@ -1,8 +1,9 @@
-"""Effective kernels: what each layer convolves with, whatever its parameters mean.
+"""Effective kernels: the kernels each layer convolves with, whatever its parameters mean.
 
-A plain convolution shows its weight, a weight unit its `effective_weight()`, a unit that fuses to a convolution that
-one's weight, a frequency filter (hook `filters`) its filters in space. Any other unit is linearised: its kernel is the
-mean Jacobian of one output pixel with respect to the input around it, at the inputs the layer sees.
+A plain convolution shows its weight, and a weight unit its `effective_weight()`. A unit that fuses to a convolution
+shows the weight of that convolution, and a frequency filter (hook `filters`) its filters in space. Any other unit is
+linearised: its kernel is the mean Jacobian of one output pixel with respect to the input around it, at the inputs the
+layer sees.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ class LayerKernels:
         weight: effective kernels, (out channels, in channels / groups, height, width), float64 on the CPU.
         origin: where they come from.
         stride, dilation: of the layer. Dilation is (1, 1) where the kernel already holds the gaps.
-        depthwise: does each group read one channel?
-        stage: number of the map size its output has, counted from 0 at the largest; None without an example.
-        last_depthwise: is it the last depthwise layer, the one before the global pooling?
+        depthwise: whether each group reads one channel.
+        stage: number of its output's map size, counted from 0 at the largest; None without an example.
+        last_depthwise: whether it is the last depthwise layer, the one before the global pooling.
     """
 
     name: str
@@ -77,12 +78,12 @@ def layer_kernels(
 
     Args:
         model: any model; it is left as it was.
-        images: an example batch (N, C, H, W). It gives each layer its stage, and units that are no convolution the
-            inputs they are linearised at; without it those are standard normal.
+        images: an example batch (N, C, H, W). It gives each layer its stage. Units that are not a convolution are
+            linearised at the inputs it produces; without it, at standard normal inputs.
         layers: only these, by path.
 
     Raises:
-        ValueError: a name that is no convolution or unit of the model.
+        ValueError: a name that is not a convolution or unit of the model.
     """
     refuse_wrappers(model)
     found = find_layers(model)
@@ -135,7 +136,7 @@ def effective_kernel(layer: Layer, inputs: Tensor | None = None) -> tuple[Tensor
 
     Args:
         layer: a convolution or unit.
-        inputs: inputs (N, C, H, W) it is linearised at where it is no convolution; default: standard normal.
+        inputs: inputs (N, C, H, W) for linearising a layer that is not a convolution; default: standard normal.
     """
     module = layer.module
     with torch.no_grad():
@@ -157,13 +158,13 @@ def _filters(module: Hooks, inputs: Tensor | None) -> Tensor:
     """The filters that multiply maps of the inputs' size, laid out as weights are."""
     size = (32, 32) if inputs is None else (int(inputs.shape[-2]), int(inputs.shape[-1]))
     kernels = cast(Tensor, module.filters(size)).detach().cpu()
-    # A convolution's kernel at displacement d multiplies what lies at -d; a weight's tap at +j what lies at +j.
+    # A convolution's kernel at displacement d multiplies the input at -d; a weight's tap at +j the input at +j.
     rows, columns = ((n // 2 - torch.arange(n)).remainder(n) for n in size)
     return kernels[:, rows][:, :, columns][:, None]
 
 
 def _is_plain(conv: nn.Conv2d) -> bool:
-    """Does it convolve with its `weight`? timm's `Conv2dSame` differs in padding only."""
+    """Does the module convolve with its `weight`? timm's `Conv2dSame` differs only in padding."""
     kind = type(conv)
     names = {base.__name__ for base in kind.__mro__ if base is not nn.Conv2d}
     own = kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward
@@ -179,7 +180,7 @@ def _fused(unit: nn.Module) -> nn.Conv2d | None:
 def linearised_kernel(layer: Layer, inputs: Tensor | None = None, *, points: int = 4) -> Tensor:
     """The mean Jacobian of one output pixel with respect to the input around it: (out, in / groups, height, width).
 
-    The window is as large as the kernel, or as what the unit really reads within twice its size.
+    The window is as large as the kernel, or as the region that the unit really reads within twice that size.
 
     Args:
         layer: a unit, or a convolution of any class.
@@ -208,7 +209,7 @@ def _patches(inputs: Tensor | None, channels: int, side: tuple[int, int], points
         return torch.randn(points, channels, *side, generator=generator)
     taken = inputs.detach()[:points]
     height, width = taken.shape[2:]
-    if height < side[0] or width < side[1]:  # smaller maps are continued by reflecting them at their edges
+    if height < side[0] or width < side[1]:  # smaller maps are extended by reflection at their edges
         rows, columns = (_reflected(n, s) for n, s in zip((height, width), side, strict=True))
         return taken[:, :, rows][:, :, :, columns]
     top, left = (height - side[0]) // 2, (width - side[1]) // 2
@@ -242,14 +243,14 @@ def _centre(layer: Layer, axis: int, side: int) -> int:
 
 
 def _reach(total: Tensor, axis: int, extent: int) -> tuple[int, int]:
-    """First and last index along an axis with anything but nothing in it, and the extent at least."""
+    """First and last index along an axis whose entries are not negligible; the whole extent if there are none."""
     profile = total.abs().amax([d for d in range(4) if d != axis])
     touched = (profile > 1e-9 * profile.max().clamp_min(1e-300)).nonzero()[:, 0].tolist()
     return (touched[0], touched[-1]) if touched else (0, extent - 1)
 
 
 def _recentre(total: Tensor, layer: Layer, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-    """Crop to a window around the centre that holds all that was touched, as large as the kernel at least."""
+    """Crop to a window around the centre that holds everything touched and is at least as large as the kernel."""
     for dim, axis, (first, last) in ((2, 0, rows), (3, 1, columns)):
         geometry, side = layer.geometry, total.shape[dim]
         extent = geometry.dilation[axis] * (geometry.kernel_size[axis] - 1) + 1
@@ -262,7 +263,7 @@ def _recentre(total: Tensor, layer: Layer, rows: tuple[int, int], columns: tuple
 
 
 def _own_group(window: Tensor, groups: int) -> Tensor:
-    """(out, in, ..) -> (out, in / groups, ..): of each output channel the input channels of its group."""
+    """(out, in, ..) -> (out, in / groups, ..): for each output channel, the input channels of its group."""
     if groups == 1:
         return window
     out, channels = window.shape[:2]

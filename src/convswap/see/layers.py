@@ -1,4 +1,4 @@
-"""The layers of a model that can be looked at, and what they hold while images pass through."""
+"""The layers of a model that can be looked at, and their outputs while images pass through."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Layer:
 
     @property
     def strided(self) -> bool:
-        """Does it make its map smaller?"""
+        """Does the layer make its map smaller?"""
         return max(self.geometry.stride) > 1
 
 
@@ -63,9 +63,9 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def find_layers(model: nn.Module) -> list[Layer]:
-    """All convolutions and units in definition order, each object once.
+    """All convolutions and units in definition order. Each object comes once.
 
-    Block units are looked into; a unit that stands for one convolution is one layer, and so is its fused form.
+    Block units are searched for layers. A unit that stands for one convolution is one layer, and so is its fused form.
     """
     found: dict[int, Layer] = {}
     for name, module in _walk(model, ""):
@@ -85,7 +85,7 @@ _GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "dilation",
 
 
 def _is_fused_form(module: nn.Module) -> bool:
-    """Does it say that it stands for a convolution of images? So the fused forms of units do, which are no units."""
+    """Does the module expose a convolution's geometry? The fused forms of units do, although they are not units."""
     if isinstance(module, nn.modules.conv._ConvNd) or not all(hasattr(module, name) for name in _GEOMETRY):
         return False
     given = inspect.signature(module.forward).parameters.values()
@@ -94,10 +94,10 @@ def _is_fused_form(module: nn.Module) -> bool:
 
 
 def get_layer(model: nn.Module, name: str) -> nn.Module:
-    """The module of a path.
+    """The module at a path.
 
     Raises:
-        ValueError: there is none; the nearest are named.
+        ValueError: there is none. The message names the nearest paths.
     """
     modules = dict(model.named_modules())
     if name not in modules:
@@ -106,16 +106,16 @@ def get_layer(model: nn.Module, name: str) -> nn.Module:
 
 
 class _Reached(Exception):
-    """The layer that was asked for has been run; the rest of the model need not be."""
+    """The layer that was asked for has run, so the rest of the model need not run."""
 
 
 def output_of(model: nn.Module, images: Tensor, layer: str) -> Tensor:
-    """A layer's output on these images with its graph, the rest of the model not run.
+    """A layer's output on these images with its graph. The rest of the model is not run.
 
-    The model runs in the mode it is in. What later layers would change in place is not changed here.
+    The model runs in its present mode. Later layers that work in place do not change this output.
 
     Raises:
-        ValueError: no such layer; it is not run by the model; its output is no tensor.
+        ValueError: no such layer; the model does not run it; its output is not a tensor.
     """
     seen: list[Any] = []
 
@@ -159,10 +159,11 @@ def watching(model: nn.Module, names: Sequence[str], seen: dict[str, Tensor]) ->
 def feature_maps(model: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
     """The outputs of layers on images, in eval mode without gradients, in the order in which they are run.
 
-    Of a layer that runs several times the last output is kept; one that does not run, or gives no tensor, is missing.
+    Only the last output is kept of a layer that runs several times. A layer that does not run, or does not give a
+    tensor, is missing.
 
     Raises:
-        ValueError: a name that is no layer.
+        ValueError: a name that is not a layer.
     """
     seen: dict[str, Tensor] = {}
     with evaluating(model), torch.no_grad(), watching(model, layers, seen):
@@ -172,14 +173,14 @@ def feature_maps(model: nn.Module, images: Tensor, layers: Sequence[str]) -> dic
 
 @dataclass(frozen=True)
 class Passed:
-    """What one pass showed of a layer: a sample of its input, and the shape of its output."""
+    """A layer in one pass: a sample of its input, and the shape of its output."""
 
     input: Tensor
     output: tuple[int, ...]
 
 
 def pass_through(model: nn.Module, images: Tensor) -> dict[str, Passed]:
-    """Run images through a model in eval mode; for each convolution and unit the first call, in the order of calls."""
+    """Run images through a model in eval mode: the first call of each convolution and unit, in the order of calls."""
     seen: dict[str, Passed] = {}
 
     def note(name: str) -> Any:
@@ -202,8 +203,8 @@ def pass_through(model: nn.Module, images: Tensor) -> dict[str, Passed]:
 def last_map(model: nn.Module, images: Tensor) -> str:
     """The module that gives the last feature map (N, C, H, W) of more than one pixel.
 
-    Of nested modules that give the very same tensor the innermost; a block that still does something to its last
-    layer's output, such as a functional rectifier, is itself the one.
+    Of nested modules that return the very same tensor, it is the innermost. A block that still changes its last layer's
+    output, for example with a functional rectifier, is itself the one.
 
     Raises:
         ValueError: the model makes no feature maps.
@@ -214,7 +215,7 @@ def last_map(model: nn.Module, images: Tensor) -> str:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             nonlocal name, last, version
             if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
-                # Hooks of inner modules run first. What works in place returns the same tensor, changed.
+                # Hooks of inner modules run first. A module that works in place returns the same tensor, changed.
                 if output is not last or output._version != version:
                     name = here
                 last, version = output, output._version

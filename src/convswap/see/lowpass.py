@@ -27,8 +27,8 @@ def dc_gain(kernels: Tensor) -> Tensor:
 def aliasing_energy(kernels: Tensor, stride: int | tuple[int, int] = 2, *, size: int = _SIZE) -> Tensor:
     """The part of the energy of kernels (.., H, W) outside |f| < 1 / (2 stride), in cycles a pixel, on either axis.
 
-    What lies there folds back onto lower frequencies when only every stride-th pixel is kept. The spectrum is taken at
-    `size` x `size` points; a kernel of zeros gives NaN.
+    That energy folds back onto lower frequencies when only every stride-th pixel is kept. The spectrum is taken at
+    `size` x `size` points. A kernel of zeros gives NaN.
 
     Raises:
         ValueError: a stride below 1; a size below the kernel's.
@@ -40,7 +40,7 @@ def aliasing_energy(kernels: Tensor, stride: int | tuple[int, int] = 2, *, size:
         raise UsageError(f"size={size!r} is below the kernels' {tuple(kernels.shape[-2:])}")
     w = kernels.detach().double()
     rows, columns = (_pass_band(length, s, size) for length, s in zip(w.shape[-2:], strides, strict=True))
-    # Parseval: both energies are quadratic forms of the taps, so no spectrum has to be written out.
+    # Parseval: both energies are quadratic forms of the taps, so no spectrum has to be computed.
     passed = (rows @ w @ columns * w).sum((-2, -1))
     return (1 - passed / w.square().sum((-2, -1))).clamp(0, 1)
 
@@ -71,7 +71,7 @@ class LowPass:
 
     Attributes:
         name, role: the layer's.
-        stride: what the aliasing is measured for: the layer's, or 2 for a layer that keeps the size.
+        stride: stride for which the aliasing is measured: the layer's, or 2 for a layer that keeps the size.
         gain: (kernels,), the DC gain of each.
         aliasing: (kernels,), the energy above the new Nyquist of each.
     """
@@ -96,7 +96,7 @@ class LowPass:
 def low_pass(layers: Sequence[LayerKernels], *, limit: int = 8192) -> list[LowPass]:
     """DC gain and aliasing energy of each layer, for at most `limit` kernels of it, evenly spaced.
 
-    Layers of stride 1 are measured as if they had stride 2, so that strided ones have something to be compared with.
+    Layers of stride 1 are measured as if they had stride 2, so that strided layers can be compared with them.
     """
     found = []
     for layer in layers:

@@ -1,7 +1,7 @@
 """Kernel mass ratio and kernel components by stage: how large do kernels really want to be?
 
-The measures of the NIFF paper (arXiv:2307.10001), of `convswap.measure.kernel_mass`, applied to any network: all
-kernels of one size in a stage are taken together, those of strided layers left out.
+The measures of the NIFF paper (arXiv:2307.10001), of `convswap.measure.kernel_mass`, applied to any network. All
+kernels of one size in a stage are pooled, without those of strided layers.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class StageMass:
     Attributes:
         stage: its number, None where it is not known.
         size: height and width of the kernels.
-        layers: the layers they are from.
+        layers: the layers that hold them.
         kernels: how many were measured.
         mass: the part of the magnitude and energy within centred windows (odd sides).
-        components: principal components; None of fewer than two kernels.
+        components: principal components; None for fewer than two kernels.
     """
 
     stage: int | None
@@ -44,9 +44,9 @@ def mass_by_stage(
 
     Args:
         layers: from `layer_kernels`.
-        components: at most so many principal components.
-        limit: at most so many kernels of a stage, evenly spaced over them.
-        strided: take strided layers too.
+        components: at most this many principal components.
+        limit: at most this many kernels of a stage, evenly spaced over them.
+        strided: whether to include strided layers.
     """
     groups: dict[tuple[int | None, tuple[int, int]], list[LayerKernels]] = {}
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Everything there is to see in one model, gathered: `look(model, images)`."""
+"""All measures of one model in one call: `look(model, images)`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SIMILAR, _FIELDS, _MAPS, _EXPLAINED = 16, 4, 4, 3
 
 @dataclass(frozen=True)
 class Seen:
-    """What `look` found in one model; each part is what the function of its type returns.
+    """What `look` found in one model. Each part is returned by the function of its type.
 
     Attributes:
         name: the model's.
@@ -69,11 +69,11 @@ def look(
         images: (N, C, H, W), normalised as the model wants them; 32 are enough. Fewer than 4 leave out the similarity.
         name: what to call it.
         layers: show the receptive fields of these; default: the last layer of each of the last stages.
-        limit: at most so many kernels on a sheet.
-        tell: called with what is about to be measured.
+        limit: at most this many kernels on a sheet.
+        tell: called with a short text before each step.
 
     Raises:
-        ValueError: images that are no batch; a name that is no layer.
+        ValueError: images that are not a batch; a name that is not a layer.
     """
     if images.dim() != 4 or not len(images):
         raise UsageError(f"images must be (N, C, H, W) with N of at least 1, got {tuple(images.shape)}")
@@ -142,7 +142,7 @@ def _fields(model: nn.Module, images: Tensor, layers: Sequence[str], notes: list
     found = {}
     for layer in layers:
         try:
-            # Convolutions are followed by norms that move zero: the sign of their bare output means nothing.
+            # Convolutions are followed by norms that move zero, so the sign of their bare output means nothing.
             found[layer] = receptive_field(model, images, layer, gradient="absolute")
         except NoFieldError as reason:
             notes.append(f"no receptive field: {reason}")
@@ -164,7 +164,7 @@ def _similarity(model: nn.Module, images: Tensor, layers: list[str], notes: list
 
 
 def _explain(model: nn.Module, images: Tensor, notes: list[str]) -> tuple[list[Attribution], GradCam | None]:
-    """Attributions by every rule that is defined for the model; what is not is said."""
+    """Attributions by every rule that is defined for the model. A note names the rules that are not."""
     try:
         plain = attribute(model, images, method="gradient")
     except (UsageError, RuntimeError) as reason:

@@ -29,7 +29,7 @@ class Section:
         note: plain text.
         pictures: in order.
         table: rows of cells, the first the head; None without.
-        rows: are the pictures of one kind, to be read row by row? Others are packed into columns.
+        rows: whether the pictures are of one kind, to be read row by row. Others are packed into columns.
     """
 
     heading: str
@@ -40,11 +40,12 @@ class Section:
 
 
 def sections(seen: Seen, pictures: Tensor | None = None, class_names: Sequence[str] = ()) -> list[Section]:
-    """What was seen as sections of a page.
+    """The findings of `look` as sections of a page.
 
     Args:
         seen: from `look`.
-        pictures: the images (N, C, H, W) in 0 .. 1 it was given, in order; without them attributions are left out.
+        pictures: the images (N, C, H, W) in 0 .. 1 that `look` was given, in order. Without them attributions are left
+            out.
         class_names: for the titles of the attributions.
     """
     made = [_kernels(seen), _atlas(seen), _spectra(seen), _fields(seen.fields), _features(seen)]
@@ -146,8 +147,8 @@ def _attributions(seen: Seen, pictures: Tensor, class_names: Sequence[str]) -> S
         draw.attribution_picture(pictures[i], seen.attributions, seen.cam, i, name) for i, name in enumerate(names)
     )
     where = f" Grad-CAM of {seen.cam.layer}." if seen.cam else ""
-    note = f"Orange speaks for it, purple against it.{where}"
-    return Section("What speaks for the predicted class", note, shown, rows=True)
+    note = f"Orange pixels support the class, purple ones oppose it.{where}"
+    return Section("Which pixels support the predicted class", note, shown, rows=True)
 
 
 def render_section(section: Section) -> str:
@@ -194,7 +195,7 @@ def write_page(
     notes: Sequence[str] = (),
     tell: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write a page; it is there whole or not at all.
+    """Write a page, the whole file or none of it.
 
     Args:
         path: the file.
@@ -202,7 +203,7 @@ def write_page(
         title: the heading.
         facts: short facts under it.
         notes: what could not be seen.
-        tell: called with what is about to be drawn.
+        tell: called with a short text before each section is drawn.
 
     Raises:
         StoreError: the file cannot be written.

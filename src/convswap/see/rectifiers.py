@@ -1,8 +1,8 @@
 """Other backward rules for rectifiers, for modules and for functional calls alike.
 
-The tools that patch `nn.ReLU` modules only give the plain gradient for `F.relu`, `x.relu()` or `torch.clamp(x, min=0)`
-without a word. Here every call of torch that rectifies is met while the model runs, however it is written; and a model
-without any is an error.
+Tools that patch only `nn.ReLU` modules silently give the plain gradient for `F.relu`, `x.relu()` or
+`torch.clamp(x, min=0)`. Here every rectifying call of torch is intercepted while the model runs, however it is written.
+A model without any is an error.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ _SMOOTH = {
 class Rectifying(TorchFunctionMode):
     """While active, gradients pass rectifiers by the rule `"guided"` or `"deconvolution"`.
 
-    Met are ReLU and ReLU6 (hardtanh and clamps that begin at 0), as modules, functions and methods, in place or not,
-    and the maximum with a zero. Inside of compiled or scripted models nothing is met.
+    The rule covers ReLU and ReLU6 (hardtanh and clamps that begin at 0), as modules, functions and methods, in place or
+    not, and the maximum with a zero. It reaches nothing inside compiled or scripted models.
 
     Attributes:
         met: how many calls of rectifiers there were.
-        left: calls of other activations, whose gradient stays as it is, by name.
+        left: calls by name of other activations, whose gradient stays as it is.
     """
 
     def __init__(self, rule: str) -> None:
@@ -103,7 +103,7 @@ class Rectifying(TorchFunctionMode):
 def rectifier(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Tensor, float, bool] | None:
-    """What a call of torch rectifies: the tensor, the upper limit, whether in place; None if it does no such thing."""
+    """What a call of torch rectifies: the tensor, the upper limit, whether in place. None for any other call."""
     given = dict(zip(("input", *_PARAMETERS.get(func, ())), args, strict=False)) | kwargs
     x = given.get("input", given.get("self"))
     if not isinstance(x, Tensor) or not x.is_floating_point():

@@ -1,4 +1,4 @@
-"""Feature reuse: maps that a layer repeats from the one before, and channels that say the same.
+"""Feature reuse: maps that a layer repeats from the one before, and channels that are redundant.
 
 The measures proposed for the VGNet paper's remark (arXiv:2207.10318) that maps of adjacent layers look alike.
 """
@@ -31,7 +31,7 @@ class Duplicates:
 
     Attributes:
         first, second: the layers.
-        best: (channels of the first,), the largest |correlation| of each with any channel of the second.
+        best: (channels of the first,), each one's largest |correlation| with any channel of the second.
     """
 
     first: str
@@ -79,10 +79,10 @@ def duplicates_along(maps: Mapping[str, Tensor]) -> list[Duplicates]:
 
 @dataclass(frozen=True)
 class Redundancy:
-    """How alike the channels of one layer are.
+    """How similar the channels of one layer are.
 
     Attributes:
-        cosine: (C, C), mean over images of |cos| between the maps of two channels; NaN with channels that are always
+        cosine: (C, C), mean over images of |cos| between the maps of two channels; NaN for channels that are always
             zero.
         dead: how many channels are zero on all images.
     """
@@ -103,7 +103,7 @@ def channel_redundancy(maps: Tensor) -> Redundancy:
     Images on which one of the two is zero do not count for a pair.
 
     Raises:
-        ValueError: no batch of feature maps.
+        ValueError: not a batch of feature maps.
     """
     if maps.dim() != 4 or not len(maps):
         raise UsageError(f"maps of shape {tuple(maps.shape)} are not allowed; give (N, C, H, W)")

@@ -34,9 +34,9 @@ class SideBySide:
         images: how many were passed.
         names: of the models.
         classes, low_pass, duplicates, redundancy: by model, as the functions of their types return them.
-        atlases: by model the sheets of its first and last strided or depthwise layer (of all, where it has none).
-        fields: by model, of the last feature map, by the rule of Luo et al. for all.
-        between: by model the CKA of the first model (rows) with it (columns).
+        atlases: by model, the sheets of its first and last strided or depthwise layer (of all layers, if it has none).
+        fields: by model, the field of the last feature map, always by the rule of Luo et al.
+        between: by model, the CKA of the first model (rows) with this one (columns).
         problems: what could not be measured, and why.
     """
 
@@ -59,17 +59,17 @@ def compare_models(
     twins: Mapping[str, nn.Module] | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> SideBySide:
-    """The measures that can be compared, of several models on the same images. They are left as they were.
+    """The comparable measures of several models on the same images. The models are left as they were.
 
     Args:
         models: by the name to show; similarity is measured between the first and each other.
         images: (N, C, H, W), normalised as the models want them; 32 are enough. Fewer than 4 leave out the similarity.
-        twins: models that only the similarity with the first is wanted of, such as the first one trained from another
-            seed: how alike equal models are.
-        tell: called with what is about to be measured.
+        twins: models for which only the similarity with the first is measured. The first model trained from another
+            seed, for example, shows how similar equal models are.
+        tell: called with a short text before each step.
 
     Raises:
-        ValueError: no models, or images that are no batch.
+        ValueError: no models, or images that are not a batch.
     """
     if not models:
         raise UsageError("models={} is not allowed; give at least one")
@@ -110,7 +110,7 @@ def _measure(found: SideBySide, name: str, model: nn.Module, images: Tensor) -> 
 def _attempt(found: SideBySide, name: str, what: str, measure: Callable[[], T]) -> T | None:
     try:
         return measure()
-    except Exception as error:  # any model may come: what fails is said beside the pictures, and the rest is shown
+    except Exception as error:  # any model may come: the page reports what fails and shows the rest
         found.problems.append(f"{name}: no {what}: {described(error)}")
         return None
 

@@ -46,12 +46,12 @@ def comparison(found: SideBySide, colors: Mapping[str, str] | None = None, headi
     again = {name: {pair.first: pair.mean for pair in pairs} for name, pairs in found.duplicates.items() if pairs}
     if again:
         title, y = "Maps that come back in the next layer", "mean best |correlation|"
-        note = "How much like some channel of the next layer a channel is, the mean over a layer's channels."
+        note = "How similar a channel is to the most similar channel of the next layer, mean over a layer's channels."
         shown.append(draw.depth_picture(again, paint, title, y, note))
     alike = {name: _known(layers) for name, layers in found.redundancy.items()}
     alike = {name: layers for name, layers in alike.items() if layers}
     if alike:
-        note = "How alike two channels of a layer are, the mean over pairs."
+        note = "How similar two channels of a layer are, mean over pairs."
         title, y = "Channels that say the same", "mean |cos| between channels"
         shown.append(draw.depth_picture(alike, paint, title, y, note))
     if found.atlases:
@@ -65,7 +65,7 @@ def _known(layers: Mapping[str, Redundancy]) -> dict[str, float]:
 
 
 def _comparison_table(found: SideBySide) -> tuple[tuple[str, ...], ...]:
-    """A row a model: the means of what the pictures show."""
+    """One row per model: the means of what the pictures show."""
     head = ("model", *CLASSES, *HEAD, f"CKA with {found.names[0]}")
     return (head, *(_comparison_row(found, name) for name in found.names))
 

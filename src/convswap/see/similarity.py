@@ -1,7 +1,7 @@
-"""How alike are two representations? Linear CKA, unbiased over minibatches or biased over all samples.
+"""How similar are two representations? Linear CKA, unbiased over minibatches or biased over all samples.
 
 Nguyen et al. (arXiv:2010.15327): with the unbiased estimator of HSIC, summed over minibatches before it is divided,
-CKA does not depend on the size of the minibatches. The biased form grows with few samples and many features; they
+CKA does not depend on the size of the minibatches. The biased form grows with few samples and many features. The two
 give different numbers, so say which one is meant.
 """
 
@@ -76,10 +76,10 @@ def biased_cka(first: Tensor, second: Tensor) -> float:
 
 
 def mean_cosine(first: Tensor, second: Tensor) -> float:
-    """Mean over samples of the cosine between two representations of it, (n, ..) with equally many numbers each.
+    """Mean over samples of the cosine between a sample's two representations, (n, ..) of equal size.
 
-    Not centred, and only meaningful where numbers correspond: the same layer of two models, or two forms of one.
-    Samples on which one of the two is zero do not count; NaN if there is no other.
+    The representations are not centred. The cosine is only meaningful where numbers correspond: the same layer of two
+    models, or two forms of one. Samples on which one of the two is zero do not count; NaN if there are no others.
 
     Raises:
         ValueError: representations of different shape.
@@ -97,8 +97,8 @@ class Similarity:
 
     Attributes:
         rows, columns: the layers.
-        values: (rows, columns), unbiased minibatch CKA; NaN where a layer does not tell any samples apart.
-        samples, batch_size: how many images it is from, and in what minibatches.
+        values: (rows, columns), unbiased minibatch CKA; NaN where a layer does not distinguish any samples.
+        samples, batch_size: how many images it is computed from, and the size of the minibatches.
     """
 
     rows: tuple[str, ...]
@@ -128,7 +128,7 @@ def layer_similarity(
 
     Args:
         model: run in eval mode.
-        images: (N, C, H, W); what does not fill a minibatch is left out.
+        images: (N, C, H, W). Images that do not fill a minibatch are left out.
         layers: paths of the rows' layers.
         other: a second model, for the columns.
         other_layers: its layers; default: those of the rows.

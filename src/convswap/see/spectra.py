@@ -18,7 +18,7 @@ from ..errors import UsageError, check_choice
 
 SECTORS = 8
 _POINTS = 1 << 19
-"""Of the spectra taken at once: what stays in the caches."""
+"""Points of the spectra taken at once, few enough for the caches."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def kernel_spectrum(kernels: Tensor, *, size: int = 64, normalize: str = "l2") -
     flat = flat[flat.abs().amax((1, 2)) > 0]
     if not len(flat):
         raise UsageError("all kernels are zero: they have no spectrum")
-    half, dc = flat.new_zeros(size, size // 2 + 1), 0.0  # spectra of real kernels repeat themselves beyond
+    half, dc = flat.new_zeros(size, size // 2 + 1), 0.0  # the other half of a real kernel's spectrum mirrors it
     for chunk in flat.split(max(1, _POINTS // size**2)):
         if normalize == "l2":
             chunk = chunk / chunk.flatten(1).norm(dim=1)[:, None, None]
@@ -83,7 +83,7 @@ def _summary(power: Tensor, dc: float, count: int) -> KernelSpectrum:
     line = torch.fft.fftshift(torch.fft.fftfreq(size, dtype=torch.float64))
     radius = torch.hypot(line[:, None], line[None])
     frequency, radial = _rings(power, radius, size)
-    # Frequency (y, x) and its opposite are the same wave: directions run over half a turn.
+    # Frequency (y, x) and its opposite are the same wave, so directions run over half a turn.
     angle = torch.atan2(line[:, None].expand(size, size), line[None].expand(size, size))
     sector = (angle / math.pi * SECTORS).round().long().remainder(SECTORS)
     moving = radius > 0
@@ -135,7 +135,7 @@ def map_spectrum(maps: Tensor) -> MapSpectrum:
     A millionth of the largest amplitude is added before the logarithm. Maps of zeros are left out.
 
     Raises:
-        ValueError: no batch of maps of more than one pixel, or all are zero.
+        ValueError: not a batch of maps of more than one pixel, or all are zero.
     """
     if maps.dim() != 4 or min(maps.shape[2:]) < 2:
         raise UsageError(f"maps of shape {tuple(maps.shape)} have no spectrum; give (N, C, H, W) from 2x2")

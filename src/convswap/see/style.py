@@ -1,4 +1,4 @@
-"""The looks of the page."""
+"""The style of the page."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_steady_load_is_seen_though_the_quartiles_are_close():
     quiet = Latency(10.0, 9.9, 10.1, 30, 1, fastest_ms=9.0, busy=0.98)
     assert quiet.noise is None
     assert "10.0 times the fastest" in Latency(10.0, 9.9, 10.1, 30, 1, fastest_ms=1.0, busy=0.98).noise
-    assert "a processor for 40% of the time" in Latency(10.0, 9.9, 10.1, 30, 1, fastest_ms=9.0, busy=0.4).noise
+    assert "a processor for only 40% of the time" in Latency(10.0, 9.9, 10.1, 30, 1, fastest_ms=9.0, busy=0.4).noise
     assert Latency(10.0, 9.9, 10.1, 30, 1).noise is None  # what is not known says nothing
     for saved in (slow := Latency(10.0, 9.9, 10.1, 30, 1, busy=0.4), slow.as_dict()):
         assert Timing.of(saved).noisy  # the report marks it, too

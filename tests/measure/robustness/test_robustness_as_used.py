@@ -172,7 +172,7 @@ def test_counts_must_be_whole_and_above_zero(option: str, value: Any) -> None:
         (lambda: flip_rate(torch.zeros(2, 3).long(), 1.5), "apart=1.5"),  # type: ignore[arg-type]
         (lambda: all_pairs_consistency(torch.zeros(2, 3)), "torch.float32"),
         (lambda: shift_divergence(torch.zeros(2, 3), torch.zeros(1, 3)), "logits of shapes"),
-        (lambda: mean_corruption_error({"fog": []}), r"errors of \['fog'\] are none"),
+        (lambda: mean_corruption_error({"fog": []}), r"errors of \['fog'\] are empty"),
         (lambda: mean_corruption_error({"fog": [0.5]}, {"fog": 0.0}), "baseline is not above 0"),
         (lambda: calibration(torch.full((1, 2), torch.nan), torch.tensor([0])), "finite"),
         (lambda: calibration(torch.zeros(1, 2), torch.tensor([0]), bins=2.5), "bins=2.5"),  # type: ignore[arg-type]

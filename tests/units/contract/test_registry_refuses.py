@@ -141,8 +141,8 @@ def test_a_row_with_a_fault_is_refused(change: dict[str, Any], match: str) -> No
 @pytest.mark.parametrize(
     ("cls", "change", "match"),
     [
-        (nn.Conv2d, {}, "Conv2d is no unit; derive it from WeightUnit, FeatureUnit or BlockUnit"),
-        (lambda: None, {}, "is no unit"),
+        (nn.Conv2d, {}, "Conv2d is not a unit; derive it from WeightUnit, FeatureUnit or BlockUnit"),
+        (lambda: None, {}, "is not a unit"),
         (OldStyle, {}, r"OldStyle writes __init__; write its options as setup\(self, \*, option=default\)"),
         (WhereOption, {}, "an option cannot be called 'where'"),
         (NoDefault, {}, "the option 'temperature' has no default"),

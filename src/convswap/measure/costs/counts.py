@@ -1,4 +1,4 @@
-"""What one operator call costs: the vector of counts, what a formula sees of the call, and the table of formulas."""
+"""The cost of one operator call: the vector of counts, the call as a formula sees it, and the table of formulas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...errors import ConvswapError, UsageError
 
 
 class CostError(ConvswapError, RuntimeError):
-    """An operator has no cost formula and is not declared free, so no honest number can be given."""
+    """An operator has no cost formula and is not declared free, so its cost is unknown."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Counts:
 
     Attributes:
         macs_float: multiply-accumulates of convolutions and matrix products in floating point.
-        macs_int8: those of integers.
-        macs_binary: those of one-bit factors (an XNOR and a popcount share each).
+        macs_int8: multiply-accumulates of integers.
+        macs_binary: multiply-accumulates of one-bit factors (a share of an XNOR and a popcount each).
         additions, multiplications, comparisons: single operations outside of those products.
         special: divisions, roots, exponentials, logarithms, trigonometric functions, random draws.
         bitwise: sign changes, absolute values, roundings, type conversions, selections, shifts, logic.
         fft: floating-point operations of Fourier transforms, 5 N log2 N for a complex one, half for a real one.
         activations: numbers that convolutions and matrix products write in the forward pass.
-        bytes_moved: what each operator reads and writes, by itself: nothing stays in a cache, nothing is joined.
+        bytes_moved: bytes each operator reads and writes, as if no cache kept anything and no operators were fused.
     """
 
     macs_float: int = 0
@@ -59,7 +59,7 @@ class Counts:
     def ops(self) -> float:
         """The OPs of papers on binary networks (Bi-Real Net, arXiv:1808.00278): macs_float + macs_binary / 64.
 
-        Their "FLOPs" are multiply-accumulates, and 64 binary ones fit a 64-bit word. Those of integers count in full.
+        Their "FLOPs" are multiply-accumulates, and 64 binary ones fit a 64-bit word. Integer ones count in full.
         """
         return self.macs_float + self.macs_int8 + self.macs_binary / 64
 
@@ -105,12 +105,12 @@ class Call:
 
     @property
     def read(self) -> int:
-        """Numbers in the first tensor that is read."""
+        """Size of the first tensor that is read."""
         return self.inputs[0].numel()
 
     @property
     def written(self) -> int:
-        """Numbers in the first tensor that is written."""
+        """Size of the first tensor that is written."""
         return self.outputs[0].numel()
 
     @property
@@ -138,11 +138,11 @@ _formulas: dict[str, Formula] = {}
 
 
 def register_cost(*names: str) -> Callable[[Formula], Formula]:
-    """Decorator: the function says what a call of these operators costs.
+    """Decorator: the function gives the cost of a call of these operators.
 
-    It gives the arithmetic: `Counts` without `activations` and `bytes_moved`, which are counted for every operator. The
-    multiply-accumulates of an operator known to `torch.utils.flop_counter` need not be given here (if they are, they
-    stand); one that is known there and not here costs those alone.
+    The function returns `Counts` without `activations` and `bytes_moved`, which are counted for every operator.
+    `torch.utils.flop_counter` already knows the multiply-accumulates of some operators. Counts given here override
+    them. An operator known only there costs those multiply-accumulates alone.
 
     Args:
         names: of operators, `"namespace::operator"`; one name stands for all overloads and the in-place form.
@@ -159,7 +159,7 @@ def register_cost(*names: str) -> Callable[[Formula], Formula]:
         if name.count("::") != 1:
             raise UsageError(f"operator {name!r} is not allowed; give 'namespace::operator'")
         if name in _formulas:
-            raise UsageError(f"operator {name!r} has a cost formula already; take it out with unregister_cost first")
+            raise UsageError(f"operator {name!r} already has a cost formula; remove it with unregister_cost first")
 
     def add(formula: Formula) -> Formula:
         _formulas.update(dict.fromkeys(names, formula))
@@ -169,7 +169,7 @@ def register_cost(*names: str) -> Callable[[Formula], Formula]:
 
 
 def unregister_cost(*names: str) -> None:
-    """Forget the formulas of these operators; names without one are passed over."""
+    """Forget the formulas of these operators. Names without a formula are ignored."""
     for name in names:
         _formulas.pop(name, None)
 

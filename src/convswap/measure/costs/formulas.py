@@ -1,7 +1,7 @@
 """Cost formulas of elementwise operators, reductions, and operators that only move; whole layers: `layers`.
 
-Four tables say most of it: operations for each number written, for each number read, reductions, and those declared
-free of arithmetic.
+Four tables cover most operators: operations for each number written, for each number read, reductions, and operators
+declared free of arithmetic.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _MOVES = (
     "full_like ones_like zeros_like new_zeros new_full new_ones arange linspace eye scalar_tensor one_hot nonzero "
     "_unsafe_index resolve_conj _conj_physical"
 )
-# Nothing is moved either: memory is taken, or named anew, or asked about.
+# Nothing is moved either: memory is allocated, viewed or inspected.
 _NOTHING = (
     "empty empty_like empty_strided new_empty new_empty_strided _unsafe_view _reshape_alias lift_fresh promote_types "
     "_local_scalar_dense _has_compatible_shallow_copy_type resize_ set_ item is_same_size is_set_to _assert_async "
@@ -139,7 +139,7 @@ def _mul(call: Call) -> Counts:
 
 @register_cost("aten::div", "aten::true_divide")
 def _div(call: Call) -> Counts:
-    # By one number it is a multiplication by its reciprocal.
+    # Division by one number is a multiplication by its reciprocal.
     divisor = call[1]
     if not isinstance(divisor, Tensor) or divisor.numel() == 1:
         return _products(call) + Counts(special=int(isinstance(divisor, Tensor)))

@@ -84,7 +84,7 @@ def _normalised(n: int, groups: int) -> Counts:
 
 @register_cost("aten::native_batch_norm_backward", "aten::cudnn_batch_norm_backward", "aten::batch_norm_backward")
 def _batch_norm_backward(call: Call) -> Counts:
-    # Of scale and shift: sum(g), sum(g d), d being the deviations. Of the input: a g - b d - c, c by channel.
+    # Gradients of scale and shift: sum(g), sum(g d), with deviations d. Of the input: a g - b d - c, c by channel.
     training = len(call.args) <= 7 or call[7] is not False
     parameters = Counts(additions=3, multiplications=1)
     return (parameters + (Counts(additions=2, multiplications=2) if training else Counts(multiplications=1))).times(
@@ -129,8 +129,8 @@ def _convolution(call: Call) -> Counts:
 
 @register_cost("aten::convolution_backward")
 def _convolution_backward(call: Call) -> Counts:
-    # Each gradient has as many products as the forward pass. Torch's formula counts the weight's as if there were no
-    # groups: too much by their number.
+    # Each gradient has as many products as the forward pass. Torch's formula counts the weight's gradient as if there
+    # were no groups, so its count is too large by the number of groups.
     gradient, x, weight = call[0], call[1], call[2]
     transposed, wanted = call[7], call.argument(10, "output_mask", [True, True, True])
     places = math.prod((x if transposed else gradient).shape[2:]) * x.shape[0]
@@ -148,8 +148,8 @@ def _deformable(call: Call) -> Counts:
 
 @register_cost("torchvision::_deform_conv2d_backward")
 def _deformable_backward(call: Call) -> Counts:
-    # What was sampled is sampled again for the weight; its gradient is spread over four pixels of the input, and
-    # meets the slopes of the sample along both axes (four pixels each) for the offset. All of it always runs.
+    # The weight's gradient samples the input again. The samples' gradient is spread over four pixels of the input, and
+    # for the offset multiplies the slopes of the sample along both axes (four pixels each). All of it always runs.
     gradient, x, weight = call.args[:3]
     taps, products = _deformed(x, weight, gradient.numel())
     each = Counts(multiplications=4 + 4 + 2 * 5, additions=3 + 4 + 2 * 4)
@@ -205,7 +205,7 @@ def _dendritic_backward(call: Call) -> Counts:
 
     _, x, weight, bias, stride, padding, dilation, _, needs = call.args
     found = elementwise_operations(x.shape, weight.shape, bias.shape, stride, padding, dilation)
-    # Which products were above 0 is found anew (an addition and a comparison each); biases sum what passed.
+    # The kernel finds again which products were above 0 (an addition and a comparison each); biases sum what passed.
     adds = found.additions * (2 if needs[2] else 1)
     return Counts(additions=adds, comparisons=found.comparisons)
 

@@ -1,4 +1,4 @@
-"""Counts what runs: a dispatch mode that asks a formula about every operator, and says no where there is none."""
+"""Counts what runs: a dispatch mode that asks a formula about every operator and refuses operators without one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import formulas, layers  # noqa: F401  # layers fills the table of formul
 from .counts import Call, CostError, Counts, formula_of
 
 _BINARY = ("convswap::binary_conv2d", "convswap::binary_conv2d_sign")
-# Asked about tensors, not run on them.
+# Queries about tensors, not operations on them.
 _QUESTIONS = frozenset(
     f"aten::{name}"
     for question in ("size", "stride", "storage_offset", "numel", "is_contiguous")
@@ -26,8 +26,8 @@ _QUESTIONS = frozenset(
 class CountingMode(TorchDispatchMode):
     """Within this context every operator is counted, by operator and by module.
 
-    On top of torch's table of FLOP formulas (`torch.utils.flop_counter`), whose numbers are two for each
-    multiply-accumulate, stand the formulas of `register_cost`.
+    The formulas of `register_cost` extend torch's table of FLOP formulas (`torch.utils.flop_counter`), which counts
+    two for each multiply-accumulate.
 
     Attributes:
         total: all counts.
@@ -96,12 +96,12 @@ class CountingMode(TorchDispatchMode):
         phase = "the backward pass of " if self.tracker.is_bw else ""
         return (
             f"operator {operator} in {phase}{where} has no cost formula and is not declared free; "
-            f"say what it costs: @convswap.measure.register_cost({operator!r})"
+            f"give its cost: @convswap.measure.register_cost({operator!r})"
         )
 
 
 def _is_view(func: torch._ops.OpOverload) -> bool:
-    """Does it only name the same memory anew?"""
+    """Does the operator only return a view of the same memory?"""
     aliases = [value.alias_info for value in func._schema.returns]
     return bool(aliases) and all(alias is not None and not alias.is_write for alias in aliases)
 

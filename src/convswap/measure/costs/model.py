@@ -47,9 +47,9 @@ class Parameters:
     Attributes:
         trainable, frozen: values of parameters, with and without gradient.
         buffers: values of buffers that are saved with the model (statistics of BatchNorm, packed weights).
-        constants: values of buffers that are not saved, but made by the constructor.
-        bits: to store parameters and saved buffers, as they are held: a packed binary weight has one bit, and the
-            padding of its last word.
+        constants: values of buffers that the constructor makes and that are not saved.
+        bits: storage of parameters and saved buffers as they are held: a packed binary weight takes one bit, plus
+            the padding of its last word.
     """
 
     trainable: int
@@ -65,7 +65,7 @@ class Parameters:
 
     @classmethod
     def of(cls, model: nn.Module) -> Parameters:
-        """Read them off a model."""
+        """Count what a model holds."""
         parameters = list(model.parameters())
         saved, constant = _buffers(model)
         return cls(
@@ -93,7 +93,7 @@ class Cost:
 
     Attributes:
         mode: `"inference"` (a forward pass) or `"training"` (forward and backward).
-        input_shape: of the batch that was counted; counts are of the whole batch.
+        input_shape: shape of the counted batch. Counts are of the whole batch.
         parameters: what the model holds.
         counts: all operations.
         modules: counts by module path (`""` is the model), inner ones included in outer ones; of the forward pass.
@@ -146,11 +146,11 @@ def cost(
 ) -> Cost:
     """Count everything that one pass computes and moves.
 
-    Counted is what runs: a binary unit whose training form multiplies +-1 in floating point counts as floating point,
-    and as binary once fused. The pass runs on the meta device, on a copy without memory; a model that the meta device
-    cannot run is copied and run for real. The given model is left as it was. What a model evaluates once and keeps
-    between inferences (the spectra of NIFF) is left out: such a model is run twice, for real, and the second pass is
-    counted.
+    The counts are of what runs: a binary unit whose training form multiplies +-1 in floating point counts as floating
+    point, and as binary once fused. The pass runs on the meta device, on a copy without memory. A model that the meta
+    device cannot run is copied and run for real. The given model is left as it was. Results that a model computes once
+    and keeps between inferences (the spectra of NIFF) are left out: such a model is run twice, for real, and the second
+    pass is counted.
 
     Args:
         model: any module that takes one tensor.
@@ -158,7 +158,7 @@ def cost(
         mode: `"inference"`: forward in eval mode without gradients. `"training"`: forward in train mode, then backward
             from a given gradient of the output; a loss and an optimiser come on top.
         fused: whether an inference also counts the model after `convswap.fuse`, which runs it once in float64.
-        input_gradient: in training, whether the input gets a gradient, as that of an inner layer does.
+        input_gradient: in training, whether the input gets a gradient, as the input of an inner layer does.
 
     Raises:
         CostError: an operator has no formula; module and operator are named.
@@ -214,7 +214,7 @@ def _count(model: nn.Module, example: Tensor, mode: Mode, input_gradient: bool) 
 
 
 def _remembers(model: nn.Module) -> bool:
-    """Does it keep results between inferences, and has it the memory to?"""
+    """Does the model keep results between inferences, and does it have memory (not the meta device)?"""
     if any(parameter.is_meta for parameter in model.parameters()):
         return False
     return any(isinstance(module, Hooks) and module.keeps_results for module in model.modules())
@@ -229,7 +229,7 @@ def _run(model: nn.Module, example: Tensor, mode: Mode, input_gradient: bool) ->
     model.train(training)
     example.requires_grad_(training and input_gradient)
     counter = CountingMode(model)
-    # The fused kernels of attention have no formula on every device; the plain one is products that are counted.
+    # The fused attention kernels lack a formula on some devices. The plain form consists of products that are counted.
     with torch.set_grad_enabled(training), sdpa_kernel(SDPBackend.MATH), counter.tracker, _plain_attention():
         with counter:
             output = model(example)
@@ -242,7 +242,7 @@ def _run(model: nn.Module, example: Tensor, mode: Mode, input_gradient: bool) ->
 
 
 class _plain_attention:
-    """`nn.MultiheadAttention` has one operator for all of it in eval mode, which has no formula."""
+    """In eval mode `nn.MultiheadAttention` runs as one operator, which has no formula."""
 
     def __enter__(self) -> None:
         self.before = torch.backends.mha.get_fastpath_enabled()

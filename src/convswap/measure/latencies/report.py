@@ -1,7 +1,7 @@
-"""How fast a model is in the ways it may be run: threads, batches, eager, compiled, ONNX Runtime, fused or not.
+"""How fast a model is in every way it can be run: threads, batches, eager, compiled, ONNX Runtime, fused or not.
 
-What is timed under the same threads and batch is timed side by side, interleaved. A number that the machine's noise
-would make worthless is not given: the row says so instead.
+Ways with the same threads and batch are timed side by side, interleaved. Where the machine's noise makes a number
+worthless, the row gives the reason instead.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Timing:
     Attributes:
         runtime: `"eager"`, `"compiled"` (`torch.compile`) or `"onnx"` (ONNX Runtime).
         fused: whether it is the model after `convswap.fuse`.
-        batch, threads: images a pass; intra-operator threads.
-        latency: milliseconds a pass, or None.
+        batch, threads: images per pass; intra-operator threads.
+        latency: milliseconds per pass, or None.
         problem: why there is no number: it could not be built or run, or the machine was too noisy.
     """
 
@@ -46,7 +46,7 @@ class Timing:
 
     @property
     def images_per_second(self) -> float | None:
-        """At the median, or None."""
+        """Images per second at the median, or None."""
         return None if self.latency is None else 1e3 * self.batch / self.latency.median_ms
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """All ways that were asked for, in the order threads, batch, runtime, fused; and where it was measured."""
+    """All ways that were asked for, in the order threads, batch, runtime, fused; and the machine they were timed on."""
 
     timings: tuple[Timing, ...]
     device: str
@@ -68,14 +68,14 @@ class LatencyReport:
 
     @property
     def refused(self) -> tuple[Timing, ...]:
-        """Those without a number."""
+        """The ways without a number."""
         return tuple(timing for timing in self.timings if timing.latency is None)
 
     def find(self, runtime: str = "eager", *, fused: bool = False, batch: int = 1, threads: int = 1) -> Timing:
-        """One of them.
+        """The result for one way.
 
         Raises:
-            UsageError: it was not asked for.
+            UsageError: this way was not asked for.
         """
         key = (runtime, fused, batch, threads)
         for timing in self.timings:
@@ -108,16 +108,16 @@ def latency(
 
     A timing that noise has spoilt (`Latency.noise`: its middle half spreads over more than a fifth of its median, or
     other programs had the processor) is measured again, up to `attempts` times, and then refused. Run this alone on the
-    machine. The model is left as it was; device, precision and memory format are those it has and those of the example.
+    machine. The model is left as it was. Device, precision and memory format are those of the model and the example.
     Timing compiled code makes torch forget what it has compiled before.
 
     Args:
         model: any module that takes one tensor.
         example_input: (N, C, H, W); batches are made of its images, repeated where there are too few.
-        threads: of torch or ONNX Runtime; default 1 and all cores (on a GPU only 1, of the launching program).
+        threads: threads of torch or ONNX Runtime; default 1 and all cores (on a GPU only 1, for the launching program).
         batches: default 1 and N.
         runtimes: some of `"eager"`, `"compiled"`, `"onnx"` (on the CPU; needs onnx, onnxscript and onnxruntime).
-        fused: whether to time the model after `convswap.fuse`, too.
+        fused: whether to also time the model after `convswap.fuse`.
         repeats, warmup: as `measure_latency`.
         attempts: how often a noisy timing is tried, at least 1.
 
@@ -181,7 +181,7 @@ def _side_by_side(
     forms: dict[bool, nn.Module | str], x: Tensor, runtimes: tuple[str, ...], threads: int, attempts: int, **how: int
 ) -> list[Timing]:
     if "compiled" in runtimes:
-        torch._dynamo.reset()  # else the limit on recompilations is met, and what is timed is eager again, unsaid
+        torch._dynamo.reset()  # else torch reaches its limit on recompilations and silently runs eager code
     built: dict[str, nn.Module] = {}
     problems: dict[str, str] = {}
     ways = [(runtime, is_fused) for runtime in runtimes for is_fused in forms]
@@ -206,7 +206,7 @@ def _side_by_side(
 def _quiet(
     built: dict[str, nn.Module], x: Tensor, threads: int, attempts: int, problems: dict[str, str], **how: int
 ) -> dict[str, Latency]:
-    """The timings that are worth something; the others are measured again, then refused in `problems`."""
+    """The timings that noise has not spoilt. The others are measured again, then refused in `problems`."""
     found: dict[str, Latency] = {}
     left = dict(built)
     for _ in range(attempts):
@@ -229,7 +229,7 @@ def _load() -> str:
 
 
 def _ready(build: Callable[[nn.Module, Tensor, int], nn.Module], model: nn.Module, x: Tensor, threads: int) -> Any:
-    """Build and run once under the threads it is timed with; a compiler's or exporter's failure comes back as text."""
+    """Build and run once under the threads of the timing. A compiler's or exporter's failure comes back as text."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -1,7 +1,7 @@
 """How long a forward pass takes, for several models side by side.
 
 The repetitions are interleaved (every model once, then again), so a machine that warms up, throttles or is
-disturbed for a moment disturbs all models alike; the order is drawn anew each time, so no model always follows the
+disturbed for a moment disturbs all models equally. The order is drawn anew each time, so no model always follows the
 same one.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...errors import UsageError, check_whole
 from ...surgery.modes import evaluating
 
-# One timed block lasts at least this long: below it, the clock and the scheduler are what is measured.
+# One timed block lasts at least this long. A shorter block would measure the clock and the scheduler.
 _BLOCK_MS = 2.0
 _MOST_CALLS = 100
 # Beyond these a machine is too noisy.
@@ -42,7 +42,8 @@ class Latency:
         repeats: blocks.
         threads: torch's intra-operator threads.
         fastest_ms: per pass of the fastest block, where it is known.
-        busy: processor time over elapsed time of all blocks, where it is known: far below 1, others had the processor.
+        busy: processor time over elapsed time of all blocks, where it is known. Far below 1, other programs had the
+            processor.
     """
 
     median_ms: float
@@ -55,9 +56,9 @@ class Latency:
 
     @property
     def noise(self) -> str | None:
-        """What says that the machine was too noisy for the median to mean anything; None if nothing does.
+        """Why the machine was too noisy for the median to be trusted, or None.
 
-        Steady load leaves the quartiles close together, so they alone do not tell.
+        Steady load leaves the quartiles close together, so the quartiles alone do not show it.
         """
         if spread_too_wide(self.median_ms, self.q1_ms, self.q3_ms):
             spread = (self.q3_ms - self.q1_ms) / self.median_ms
@@ -66,12 +67,12 @@ class Latency:
             times = self.median_ms / self.fastest_ms
             return f"the median of {self.repeats} repetitions is {times:.1f} times the fastest"
         if self.busy is not None and self.busy < _BUSY:
-            return f"this program had a processor for {self.busy:.0%} of the time only"
+            return f"this program had a processor for only {self.busy:.0%} of the time"
         return None
 
     @property
     def noisy(self) -> bool:
-        """Whether anything says so, see `noise`."""
+        """Whether the machine was too noisy, see `noise`."""
         return self.noise is not None
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,8 +91,8 @@ def measure_latency(
     """Time the forward pass of each model on the example, in eval and inference mode.
 
     Models and example are taken as they are: device, precision and memory format (channels_last) are the
-    caller's choice. Modes and torch's thread count are put back. Run it alone on the machine: a training run
-    beside it makes the numbers meaningless, which `Latency.noisy` then often shows.
+    caller's choice. Modes and torch's thread count are restored. Run this alone on the machine: a training run
+    beside it makes the numbers meaningless, which `Latency.noisy` often shows.
 
     Args:
         models: by name; at least one.
@@ -125,7 +126,7 @@ def _interleaved(
     names = list(models)
     times: dict[str, list[float]] = {name: [] for name in names}
     worked, elapsed = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    order = random.Random(0)  # drawn anew each time: in a fixed round a model always finds the same other's cache
+    order = random.Random(0)  # drawn anew each time: in a fixed order a model always finds the same other one's cache
     for _ in range(repeats):
         for name in order.sample(names, len(names)):
             before = process_time()

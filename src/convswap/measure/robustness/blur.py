@@ -49,8 +49,8 @@ def disk(radius: float, smoothing: float) -> Tensor:
 def glass_blur(images: Tensor, level: Level, draws: Draws) -> Tensor:
     """Smooth, take each pixel from a random place up to d away, smooth again: (deviation, d, times).
 
-    The pixels are visited from the lower right corner, and what was taken is not put back (the published generator
-    means to swap two pixels and copies one).
+    The pixels are visited from the lower right corner, and a taken pixel is not put back (the published generator
+    means to swap two pixels but copies one).
     """
     sigma, reach, times = level[0], int(level[1]), int(level[2])
     x = to_bytes(gaussian(to_unit(images), sigma))

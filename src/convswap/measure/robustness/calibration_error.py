@@ -1,4 +1,4 @@
-"""Calibration: does a confidence of 80 % mean right 80 % of the time?"""
+"""Calibration: are predictions of 80 % confidence right 80 % of the time?"""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def calibration(logits_NC: Tensor, labels_N: Tensor, bins: int = 15) -> Calibrat
     A confidence on an edge belongs to the bin above it, 1 to the last.
 
     Raises:
-        UsageError: shapes that do not fit, labels that are no classes, no images or no bins.
+        UsageError: shapes that do not fit, labels that are not classes, no images or no bins.
     """
     if logits_NC.ndim != 2 or labels_N.shape != logits_NC.shape[:1] or not len(labels_N):
         raise UsageError(

@@ -35,7 +35,7 @@ def load_cifar_c(folder: str | Path, name: str, severity: int) -> tuple[Tensor, 
 
     Raises:
         UsageError: no such severity.
-        DataError: a file is missing or is not what it should be.
+        DataError: a file is missing or has other contents.
     """
     check_whole("severity", severity, None)
     check_choice("severity", severity, range(1, _LEVELS + 1))
@@ -53,7 +53,7 @@ def load_cifar_c(folder: str | Path, name: str, severity: int) -> tuple[Tensor, 
 
 
 def cifar_c(folder: str | Path, name: str, severity: int) -> Perturbation:
-    """The published images as a perturbation of the test set, named `<name>/<severity>` as the generated ones.
+    """The published images as a perturbation of the test set, named `<name>/<severity>` like the generated ones.
 
     Image i of the test set is replaced by row i of the file.
 

@@ -58,10 +58,10 @@ HELD_OUT: tuple[str, ...] = GROUPS["held_out"]
 """The four corruptions set aside for validation."""
 
 PARAMETER_SETS = ("auto", "cifar", "imagenet")
-"""Whose parameters a corruption may take; `"auto"` goes by the size of the images."""
+"""The parameter sets of the corruptions; `"auto"` chooses by the size of the images."""
 
 SMALLEST = 16
-"""Sides below this hold no corrupted image worth the name (the benchmarks start at 32)."""
+"""Smallest side of an image. Below it corruptions are not meaningful (the benchmarks start at 32)."""
 
 
 def corruption(name: str, severity: int, parameters: str = "auto") -> Perturbation:

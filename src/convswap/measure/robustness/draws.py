@@ -1,7 +1,7 @@
 """Random numbers that belong to an image, not to a batch: one stream per image, keyed by seed, name and index.
 
-Every model then sees the same perturbed images (common random numbers), however they are split into batches, on
-whatever device the model runs, and in a subset an image looks as it does in the whole.
+Every model then sees the same perturbed images (common random numbers), however they are split into batches and on
+whatever device the model runs. An image looks the same in a subset as in the whole data set.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Draws:
         return torch.stack([torch.poisson(r, generator=s) for r, s in zip(rates, self._streams, strict=True)])
 
     def shared(self, low: int, high: int, group: int) -> Tensor:
-        """Whole numbers in low ... high - 1, (N,), the same for `group` images that follow each other in the data."""
+        """Whole numbers in low ... high - 1, (N,), the same for `group` consecutive images of the data."""
         self._shared += 1
         name = f"{self._name} shared {self._shared}"
         blocks = sorted({index // group for index in self.indices})

@@ -1,7 +1,7 @@
 """The image operations the corruptions are made of, over whole batches (N, C, H, W).
 
-Resampling and smoothing along one axis is a small matrix (`*_matrix`, output x input), applied to rows and columns by
-`separable`: borders are folded into the matrix, and a batch costs two matrix products.
+Resampling and smoothing along one axis is a small matrix (`*_matrix`, output x input). `separable` applies it to rows
+and columns. Borders are folded into the matrix, and a batch costs two matrix products.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rotations, shears, quarter turns and flips as perturbations.
 
-Interpolation and fill decide the numbers (a ResNet-20 at 15 degrees: 66 % nearest, 81 % bilinear), so names say both.
+Interpolation and fill change the numbers (a ResNet-20 at 15 degrees: 66 % nearest, 81 % bilinear), so names give both.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def rotation(
         degrees: the angle.
         interpolation: `"nearest"` or `"bilinear"`.
         fill: what comes in at the corners: `"black"`, or `"edge"` (the nearest pixel of the border).
-        masked: black out all beyond the inscribed circle, which no angle changes: else the corners betray the angle.
-            The reference is then `rotation(0, masked=True)`.
+        masked: black out everything beyond the inscribed circle, which no angle changes. Otherwise the corners betray
+            the angle. The reference is then `rotation(0, masked=True)`.
 
     Raises:
         UsageError: no such interpolation or fill; when applied with `masked`, images that are not square.
@@ -89,7 +89,7 @@ def flip(direction: str) -> Perturbation:
 def inscribed_circle(images: Tensor) -> Tensor:
     """Black beyond the circle through the centres of the outermost pixels of square images.
 
-    What lies inside it is made of pixels of the image at any angle, also when it is interpolated.
+    At any angle everything inside the circle is made of pixels of the image, even with interpolation.
     """
     height, width = images.shape[-2:]
     if height != width:

@@ -26,11 +26,11 @@ def compress(images: Tensor, quality: int, channel_order: str = "rgb") -> Tensor
     Args:
         images: uint8, (N, 1 or 3, H, W).
         quality: 1 to 100.
-        channel_order: `"rgb"`, or `"minnets_bgr"`: the codec is told red is blue, as in the Min-Nets authors' test
-            (their codec assumes BGR and gets RGB), to compare with their numbers.
+        channel_order: `"rgb"`, or `"minnets_bgr"` to compare with the Min-Nets authors' numbers: red and blue are
+            exchanged for the codec, as in their test (their codec assumes BGR and gets RGB).
 
     Raises:
-        UsageError: not such images, quality or channel order.
+        UsageError: other images, no such quality or no such channel order.
     """
     check_images(images)
     check_whole("quality", quality)
@@ -57,7 +57,7 @@ def _round_trip(image_CHW: Tensor, quality: int) -> Tensor:
 
 def jpeg(quality: int, channel_order: str = "rgb") -> Perturbation:
     """JPEG of one quality as a perturbation, named `jpeg/<quality>` (`jpeg_minnets_bgr/<quality>`)."""
-    compress(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), quality, channel_order)  # names wrong arguments now
+    compress(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), quality, channel_order)  # refuses wrong arguments now
     name = "jpeg" if channel_order == "rgb" else f"jpeg_{channel_order}"
     return Perturbation(f"{name}/{quality}", lambda images, draws: compress(images, quality, channel_order), quality)
 

@@ -28,7 +28,7 @@ def shot_noise(images: Tensor, level: Level, draws: Draws) -> Tensor:
 
 
 def impulse_noise(images: Tensor, level: Level, draws: Draws) -> Tensor:
-    """Salt and pepper: each value of each channel is replaced with probability c, by 255 or 0 alike often."""
+    """Salt and pepper: each value of each channel is replaced with probability c by 255 or 0, equally likely."""
     channels, height, width = images.shape[1:]
     first, second = (draws.uniform(0, 1, height, width, channels).permute(0, 3, 1, 2) for _ in range(2))
     replaced = first <= level[0]

@@ -23,10 +23,10 @@ class PairedDifference:
         difference: first minus second, as a fraction.
         low: lower end of the bootstrap interval over images.
         high: its upper end.
-        only_first: images (times variants) only the first model gets right.
-        only_second: those only the second gets right.
-        p_value: McNemar's exact test, for one variant; None over several, whose answers on one image depend on each
-            other.
+        only_first: images (times variants) that only the first model gets right.
+        only_second: images (times variants) that only the second model gets right.
+        p_value: McNemar's exact test, for one variant. None over several variants: their answers on one image depend
+            on each other.
     """
 
     difference: float
@@ -42,7 +42,7 @@ class PairedDifference:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """McNemar's exact two-sided test: the chance of a split at least this uneven if either side were alike likely.
+    """McNemar's exact two-sided test: the chance of a split at least this uneven if both sides were equally likely.
 
     >>> mcnemar(1, 5)
     0.21875
@@ -50,7 +50,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     if only_first < 0 or only_second < 0:
         raise UsageError(f"only_first={only_first}, only_second={only_second} is not allowed; counts are 0 or more")
     total, fewer = only_first + only_second, min(only_first, only_second)
-    # From the logarithm of each term: 2**-total is zero in floating point above a thousand images.
+    # Each term comes from its logarithm: 2**-total is zero in floating point above a thousand images.
     terms = (
         math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) - total * math.log(2)
         for k in range(fewer + 1)
@@ -67,7 +67,7 @@ def compare_paired(
     resamples: int = 2000,
     seed: int = 0,
 ) -> PairedDifference:
-    """Compare the mean accuracy over some variants; images are what is resampled, with all their variants.
+    """Compare the mean accuracy over some variants. The bootstrap resamples images, with all their variants.
 
     Raises:
         UsageError: the tables are not of the same images, a variant is missing, or a number is out of range.

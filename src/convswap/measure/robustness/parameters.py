@@ -1,7 +1,7 @@
 """The common corruptions' parameters at severities 1 to 5 (Hendrycks and Dietterich, arXiv:1903.12261).
 
-Each row is (CIFAR, ImageNet), each of the two a tuple of five. What the numbers mean stands at the function that
-takes them, in `noise`, `blur`, `weather`, `spatter` and `digital`.
+Each row is (CIFAR, ImageNet), each of the two a tuple of five. The functions that take the numbers say what they
+mean: see `noise`, `blur`, `weather`, `spatter` and `digital`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one idea all of this is built on: something that changes uint8 images before they are normalised."""
+"""The idea this folder is built on: a perturbation changes uint8 images before they are normalised."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class Perturbation:
     """A change to images at one severity.
 
     Attributes:
-        name: of this variant, unique in a table of predictions, e.g. `"gaussian_noise/3"`; random numbers hang on it.
+        name: name of this variant, unique in a table of predictions, e.g. `"gaussian_noise/3"`. The random numbers
+            depend on it.
         function: (uint8 images (N, C, H, W) on the CPU, `Draws` for them) -> uint8 images.
-        severity: the level, in the unit of its family: 1-5 of a corruption, JPEG quality, degrees, pixels.
+        severity: the level, in the unit of its family: 1-5 for a corruption, JPEG quality, degrees, pixels.
     """
 
     name: str
@@ -33,11 +34,12 @@ class Perturbation:
         Args:
             images: uint8, (N, C, H, W).
             seed: of the evaluation.
-            indices: the images' places in their data set, by default 0 ... N - 1: what an image's random numbers
-                depend on beside the seed and the name.
+            indices: the images' places in their data set, by default 0 ... N - 1. An image's random numbers depend on
+                its place, the seed and the name.
 
         Raises:
-            UsageError: the images are not a uint8 batch, there are not as many indices, or the seed is no whole number.
+            UsageError: the images are not a uint8 batch, there are not as many indices, or the seed is not a whole
+                number.
         """
         check_images(images)
         check_whole("seed", seed, None)

@@ -21,7 +21,7 @@ from .table import Predictions
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """What is evaluated: uint8 images, their labels and how the model wants them normalised.
+    """The images to evaluate: uint8, with their labels and the normalisation that the model expects.
 
     Attributes:
         images: uint8 (N, C, H, W), on the CPU.
@@ -61,10 +61,10 @@ class Sample:
 def sample_of(data: Data | Sample, limit: int | None = None) -> Sample:
     """The first `limit` test images of a data set (all by default), in memory.
 
-    Folders are sorted by class, so a part of one is taken in equal steps over the whole; arrays are taken in order.
+    Folders are sorted by class, so a part of one is taken in equal steps over the whole. Arrays are taken in order.
 
     Raises:
-        UsageError: the limit is no whole number of at least 1, or this is no data set.
+        UsageError: the limit is not a whole number of at least 1, or `data` is not a data set.
         DataError: there are no test images.
     """
     if limit is not None:
@@ -103,13 +103,13 @@ def predict(
     logits_of: Collection[str] = (),
     progress: bool = True,
 ) -> Predictions:
-    """The predicted class of every image in every variant; the model's modes are as before afterwards.
+    """The predicted class of every image in every variant. The model's modes are restored afterwards.
 
-    The random numbers depend on seed, variant and image alone, so several models see the same perturbed images and
-    differences between them are paired.
+    The random numbers depend only on seed, variant and image. Several models therefore see the same perturbed images,
+    and differences between the models are paired.
 
     Args:
-        model: a classifier; is moved to the device. It gets images of the type of its parameters.
+        model: a classifier. It is moved to the device and gets images of the type of its parameters.
         sample: the images.
         perturbations: the variants, one column each.
         seed: of the perturbations.
@@ -119,9 +119,9 @@ def predict(
         progress: draw a bar on a terminal.
 
     Raises:
-        UsageError: an argument is not allowed, an unknown variant in `logits_of`, or the model returns no
-            (images, classes) tensor of finite numbers (of NaN there is no largest), or knows fewer classes than there
-            are labels.
+        UsageError: an argument is not allowed; an unknown variant in `logits_of`; the model does not return an
+            (images, classes) tensor of finite numbers (NaN has no largest), or has fewer classes than there are
+            labels.
     """
     names = tuple(variant.name for variant in perturbations)
     check_whole("batch_size", batch_size)

@@ -1,4 +1,4 @@
-"""One call: everything that says how robust a model is, in one result."""
+"""All measures of a model's robustness in one call and one result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def robustness(
     """How a classifier's answers stand up to corruptions, JPEG, shifts, rotations and flips, and its calibration.
 
     Every model sees the same perturbed images for one seed, so differences between models are paired
-    (`Robustness.compare`). The model's modes are as before afterwards.
+    (`Robustness.compare`). The model's modes are restored afterwards.
 
     Args:
         model: a classifier of uint8 images that are normalised by the data set's mean and standard deviation.
@@ -47,7 +47,7 @@ def robustness(
         seed: of the perturbations.
         parameters: of the corruptions: `"cifar"`, `"imagenet"` or `"auto"` (by image size).
         device: where the model runs: `"auto"`, `"cpu"`, `"cuda"`, ...
-        batch_size: images at a time, by default as many as suit the image size; changes nothing but speed and memory.
+        batch_size: images at a time, by default as many as suit the image size; changes only speed and memory.
         progress: draw a bar on a terminal.
 
     Raises:
@@ -97,7 +97,7 @@ def robustness(
 
 
 def _reference(family: str, variants: list[Perturbation]) -> str:
-    """What predictions are compared with: masked and enlarged images with themselves unmoved, others with clean."""
+    """A variant's reference: masked and enlarged images are compared with themselves unmoved, others with clean."""
     if family.endswith("_masked") or family == "shifts_enlarged":
         return next(variant.name for variant in variants if variant.severity == 0)
     return "clean"

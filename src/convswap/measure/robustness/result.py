@@ -1,4 +1,4 @@
-"""What `robustness` returns: scores by name, and the predictions they follow from."""
+"""What `robustness` returns: scores by name, and the predictions from which they follow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Robustness:
 
     Attributes:
         profile: `"quick"` or `"full"`.
-        seed: of the perturbations; results of one seed and one set of images are paired.
+        seed: seed of the perturbations. Results of one seed and one set of images are paired.
         images: how many.
         summary: one number each: `accuracy`, `corruption_accuracy` (mean over corruptions and severities),
             `corruption_accuracy_<group>`, `jpeg_changed`, `shift_consistency` (`scores.all_pairs_consistency`, padded
@@ -34,7 +34,7 @@ class Robustness:
         flip_rates: by family of shifts along a line, the flip rate by steps apart (`scores.flip_rate`).
         divergences: mean KL divergence of the answer to an enlarged image's shift, by pixels; empty in `"quick"`.
         calibration: of the clean images, see `calibration.Calibration`.
-        left_out: what does not suit these images, with the reason.
+        left_out: families and variants that do not suit these images, with the reason.
         predictions: of every image in every variant.
     """
 
@@ -50,7 +50,7 @@ class Robustness:
     predictions: Predictions
 
     def as_dict(self, *, with_predictions: bool = True) -> dict[str, Any]:
-        """Everything as JSON takes it; without the predictions it is small, but cannot be compared in pairs."""
+        """Everything, for JSON. Without the predictions it is small, but cannot be compared in pairs."""
         found = {"format": _FORMAT, **{name: getattr(self, name) for name in _PLAIN}}
         return found | ({"predictions": self.predictions.as_dict()} if with_predictions else {})
 
@@ -59,18 +59,18 @@ class Robustness:
         """The result `as_dict` wrote.
 
         Raises:
-            StoreError: it is of another format or has no predictions.
+            StoreError: the record has another format or no predictions.
         """
         if saved.get("format") != _FORMAT or "predictions" not in saved or any(name not in saved for name in _PLAIN):
-            raise StoreError(f"this is no robustness result of format {_FORMAT} with predictions")
+            raise StoreError(f"this is not a robustness result of format {_FORMAT} with predictions")
         plain = {name: saved[name] for name in _PLAIN}
         return cls(**plain, predictions=Predictions.from_dict(saved["predictions"]))
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON: the whole file or none of it.
+        """Write the result as JSON, the whole file or none of it.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: the file cannot be written.
         """
         write_atomically(Path(path), json.dumps(self.as_dict(), allow_nan=False).encode())
 
@@ -80,17 +80,17 @@ class Robustness:
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise StoreError(f"{path} is no robustness result: {error}") from error
+            raise StoreError(f"{path} is not a robustness result: {error}") from error
 
     def compare(self, other: Robustness, resamples: int = 2000) -> dict[str, PairedDifference]:
         """Accuracy of this model minus the other's: clean and by family, paired by image.
 
         Raises:
-            UsageError: the two saw different images or perturbations.
+            UsageError: the two results are of different images or perturbations.
         """
         mine = (self.profile, self.seed, self.predictions.variants)
         if mine != (other.profile, other.seed, other.predictions.variants):
-            raise UsageError("other saw other perturbations; compare results of one profile, seed and data set")
+            raise UsageError("other has different perturbations; compare results of one profile, seed and data set")
         variants = {"clean": ["clean"]} | {family: list(curve) for family, curve in self.curves.items()}
         return {
             family: compare_paired(self.predictions, other.predictions, names, resamples=resamples)

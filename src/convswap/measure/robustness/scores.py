@@ -68,7 +68,7 @@ def flip_rate(classes_NF: Tensor, apart: int) -> float:
 
 
 def flip_probability(classes_NF: Tensor, against: str = "previous") -> float:
-    """Hendrycks' flip probability (arXiv:1903.12261): share of frames predicted unlike the one before.
+    """Hendrycks' flip probability (arXiv:1903.12261): share of frames predicted differently from the one before.
 
     Args:
         classes_NF: predictions of each sequence's frames, (N, F).
@@ -85,7 +85,7 @@ def flip_probability(classes_NF: Tensor, against: str = "previous") -> float:
 
 
 def stability(logits_FNC: Tensor, labels_N: Tensor) -> tuple[float, float]:
-    """Zhang's stability (arXiv:1904.11486) of the right class's probability over frames, as `crop_diagonal` gives them.
+    """Zhang's stability (arXiv:1904.11486) of the right class's probability over the frames of `crop_diagonal`.
 
     Args:
         logits_FNC: of F frames of N images.
@@ -116,7 +116,7 @@ def shift_divergence(reference_NC: Tensor, moved_NC: Tensor) -> float:
     """WCNN's divergence: mean over images of sum_c P0 log(P0 / Pv), from logits of the image and of the moved one.
 
     Raises:
-        UsageError: these are not two of one shape, (images, classes).
+        UsageError: the two are not of one shape, (images, classes).
     """
     if reference_NC.ndim != 2 or reference_NC.shape != moved_NC.shape or not len(reference_NC):
         raise UsageError(
@@ -147,7 +147,7 @@ def mean_corruption_error(errors: Mapping[str, Sequence[float]], baseline: Mappi
             f"errors of {missing if errors else 'no corruption'} have no baseline; known: {', '.join(known)}"
         )
     if bad := [name for name, row in errors.items() if not row or not known[name] > 0]:
-        raise UsageError(f"errors of {bad} are none, or their baseline is not above 0; mCE is not defined")
+        raise UsageError(f"errors of {bad} are empty, or their baseline is not above 0; mCE is not defined")
     return sum(sum(row) / (len(row) * known[name]) for name, row in errors.items()) / len(errors)
 
 

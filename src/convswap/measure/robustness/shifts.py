@@ -1,6 +1,7 @@
 """Shifts of the image as perturbations, by what fills the border: padding, wrapping round, or real pixels.
 
-Padded with zeros, mirrored, wrapped round and cut out of a larger image give different numbers; names say which.
+Padding with zeros, mirroring, wrapping round and cutting out of a larger image give different numbers, so names say
+which is meant.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def crop_pairs(crop: int, epochs: int = 5) -> tuple[list[Perturbation], list[Per
 def _random_crop(images: Tensor, crop: int, draws: Draws) -> Tensor:
     height, width = images.shape[-2:]
     if crop >= min(height, width):
-        raise UsageError(f"crop={crop} is not allowed on images of {height}x{width}; give less")
+        raise UsageError(f"crop={crop} is not allowed on images of {height}x{width}; give a smaller crop")
     where = torch.stack([draws.shared(0, height - crop, _BATCH), draws.shared(0, width - crop, _BATCH)], 1)
     return torch.stack([x[:, r : r + crop, c : c + crop] for x, (r, c) in zip(images, where.tolist(), strict=True)])
 
@@ -119,8 +120,8 @@ def crop_diagonal(crop: int, count: int = 33) -> list[Perturbation]:
 def enlarged_shifts(size: int, reach: int = 8, divide: int = 1, direction: str = "horizontal") -> list[Perturbation]:
     """WCNN's shifts: real pixels all around, and steps of 1 / divide pixel.
 
-    The image's shorter side is resized to divide (size + reach), its middle is cut out, windows of divide size are cut
-    out of that at offsets 0, 1, ..., divide reach, and resized to `size`; both resizings are bilinear, antialiased.
+    The image's shorter side is resized to divide (size + reach), and its middle is cut out. Windows of divide size are
+    cut out of that at offsets 0, 1, ..., divide reach and resized to `size`. Both resizings are bilinear, antialiased.
 
     Args:
         size: of the images the model sees.

@@ -35,7 +35,7 @@ class Predictions:
                 f"{len(self.variants)} variants"
             )
         if len(set(self.variants)) != len(self.variants):
-            raise UsageError("variants names one column twice; every name must be its own")
+            raise UsageError("variants names one column twice; give every column its own name")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -18,7 +18,7 @@ Families = dict[str, list[Perturbation]]
 
 @dataclass(frozen=True)
 class Shape:
-    """What of the images decides which variants suit them."""
+    """The properties of the images that decide which variants suit them."""
 
     channels: int
     height: int

@@ -1,7 +1,7 @@
 """Convolution of +-1 with +-1 on bits: operators, packing, thresholds, and the packed modules.
 
-`reference.py` says what must come out; `operator.py` registers `convswap::binary_pack`, `binary_conv2d`,
-`binary_conv2d_sign` and `binary_to_nchw`; `csrc/` has the C++ kernels (one header says what all of them share).
+`reference.py` defines the result. `operator.py` registers `convswap::binary_pack`, `binary_conv2d`,
+`binary_conv2d_sign` and `binary_to_nchw`. `csrc/` has the C++ kernels, which share the contract of one header.
 """
 
 from ..signs import signs

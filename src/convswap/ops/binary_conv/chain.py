@@ -1,4 +1,4 @@
-"""`PackedBinaryChain`: binary convolutions one after another that hand on bits."""
+"""`PackedBinaryChain`: a sequence of binary convolutions that hands on bits."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .thresholds import dot_thresholds
 
 
 class PackedBinaryChain(nn.Module):
-    """The same function as `nn.Sequential(*convs)`, where only the last convolution writes numbers.
+    """The same function as `nn.Sequential(*convs)`; only the last convolution writes numbers.
 
-    Between two of them scale, bias, rectifier, the next one's folded BatchNorm and its sign are one comparison of an
-    integer with a threshold per channel. The thresholds are searched with the convolutions' own arithmetic, so the
-    bits are those that the sequence would take, to the last; they are searched again when the precision changes. (Under
+    Between two convolutions, the scale, bias, rectifier, the next one's folded BatchNorm and its sign are one
+    comparison of an integer with a threshold per channel. The thresholds are searched with the convolutions' own
+    arithmetic, so every bit equals that of the sequence. They are searched again when the precision changes. (Under
     autocast the sequence would round between its convolutions; the chain has nothing to round.)
 
     Args:
-        convs: at least one; inputs and outputs fit. They are the chain's modules, and their buffers its state
+        convs: at least one; outputs must fit the next inputs. They are the chain's modules. Their buffers are its state
             (`convs.0.weight_bits`, ...), beside `threshold_i` (int32) and `flip_i` (bool) between i and i + 1.
 
     Raises:
-        ValueError: two neighbours cannot be joined; the reason is said (`why_not` gives it without raising).
+        ValueError: two neighbours cannot be joined. The message gives the reason, as `why_not` does without raising.
     """
 
     def __init__(self, convs: Sequence[PackedBinaryConv2d]) -> None:
@@ -48,7 +48,7 @@ class PackedBinaryChain(nn.Module):
 
     @staticmethod
     def why_not(first: PackedBinaryConv2d, second: PackedBinaryConv2d) -> str | None:
-        """Why no bits can be handed from the first to the second, or None."""
+        """Why the first cannot hand bits to the second, or None."""
         if first.out_channels != second.in_channels:
             return f"{first.out_channels} output channels meet {second.in_channels} input channels"
         if "K" in (first.input_scale, second.input_scale):

@@ -11,7 +11,7 @@ from .packing import weight_shape, words_for
 
 
 class CallGeometry(NamedTuple):
-    """What the shapes of one call say; a layer, whose inputs may have any size, has a `LayerGeometry`."""
+    """The geometry of one call. A layer, whose inputs may have any size, has a `LayerGeometry`."""
 
     images: int
     size: tuple[int, int]
@@ -21,7 +21,7 @@ class CallGeometry(NamedTuple):
 
 
 def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
-    """Raise where the groups do not divide the channels."""
+    """Raise a `UsageError` if the groups do not divide the channels."""
     if groups < 1 or in_channels % groups or out_channels % groups or in_channels < 1 or out_channels < 1:
         raise UsageError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
 
@@ -39,7 +39,7 @@ def geometry_of(
     """The geometry of a call.
 
     Raises:
-        ValueError: the packed operands are not of those channels, a number is out of range, or the kernel is larger
+        ValueError: the packed operands do not have those channels, a number is out of range, or the kernel is larger
             than the padded input.
     """
     check_groups(in_channels, out_channels, groups)
@@ -55,7 +55,7 @@ def geometry_of(
         )
     for name, numbers, least in (("stride", stride, 1), ("dilation", dilation, 1), ("padding", padding, 0)):
         if min(numbers) < least:
-            raise UsageError(f"{name}={tuple(numbers)} is not allowed; numbers from {least} on")
+            raise UsageError(f"{name}={tuple(numbers)} is not allowed; give numbers of at least {least}")
     images, size, kernel = words[0], (words[1], words[2]), (weight[2], weight[3])
     rows, columns = output_size(size, kernel, stride, padding, dilation)
     if (rows < 1 and size[0] > 0) or (columns < 1 and size[1] > 0):

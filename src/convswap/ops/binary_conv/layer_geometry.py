@@ -1,4 +1,4 @@
-"""The geometry of a layer as `nn.Conv2d` is given it, brought into the form of the operators."""
+"""The geometry of a layer: from the arguments of `nn.Conv2d` to the form of the operators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .geometry import check_groups
 class LayerGeometry(NamedTuple):
     """Pairs are (rows, columns).
 
-    `padding` is (left, right, top, bottom), of zeros; `border`, likewise, is padded by `mode` before packing.
+    `padding` is (left, right, top, bottom), of zeros. `border` is like it and padded by `mode` before packing.
     """
 
     in_channels: int
@@ -66,11 +66,11 @@ class LayerGeometry(NamedTuple):
                    none if zeros else pads, padding_mode)  # fmt: skip
 
     def call(self) -> tuple[int, int, tuple[int, int], tuple[int, int, int, int], tuple[int, int], int]:
-        """What the operators are given: channels, stride, padding, dilation, groups."""
+        """The operators' arguments: channels, stride, padding, dilation, groups."""
         return self.in_channels, self.out_channels, self.stride, self.padding, self.dilation, self.groups
 
     def pad(self, x: Tensor) -> Tensor:
-        """x, of (N, in, H, W), with the border of `mode`; zeros are left to the operators.
+        """x, (N, in, H, W), with the border of `mode`. The operators add zeros themselves.
 
         Raises:
             ValueError: x has another shape.
@@ -89,5 +89,5 @@ class LayerGeometry(NamedTuple):
 def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
     first, second = (value, value) if isinstance(value, int) else value
     if min(first, second) < least:
-        raise UsageError(f"{name}={value!r} is not allowed; give numbers from {least} on")
+        raise UsageError(f"{name}={value!r} is not allowed; give numbers of at least {least}")
     return first, second

@@ -23,17 +23,17 @@ from .thresholds import batch_norm_threshold
 class PackedBinaryConv2d(Hooks, nn.Module):
     """`y = relu?(scale * K? * conv(sign(norm(x)), signs) + bias)` on bits, for inference.
 
-    sign is +1 from 0 on (-0 too), -1 below and for NaN; the signs' sum is an exact integer, scale and bias are applied
-    in float32 (float64 in a float64 module). Zero padding pads the signs: outside of the image nothing is added.
+    sign is +1 from 0 on (-0 too), -1 below and for NaN. The signs' sum is an exact integer; scale and bias are applied
+    in float32 (float64 in a float64 module). Zero padding pads the signs: nothing is added outside the image.
     With a folded BatchNorm NaN counts as a number below the threshold: -1, or +1 in the channels that `flip` turns
     (where the BatchNorm's own NaN would have the sign -1). Infinities compare as numbers. K spreads NaN and infinity
     over the windows that see them.
 
     The parameters, which do not train, are `scale` (out,) and `bias` (out,) if there is one. The buffers are
-    `weight_bits` (int64, 64 channels a word, layout in `csrc/binary_conv.h`: one bit a weight, plus what rounding the
-    inputs of a group up to 64 and its outputs up to 8 adds) and with a folded BatchNorm `threshold` and `flip` (in,):
-    `sign(norm(x)) = (x >= threshold) xor flip`. With K too, `norm_scale` and `norm_shift` (in,). The result has the
-    precision of `scale` (under autocast that of autocast) and the memory format of the input.
+    `weight_bits` (int64, 64 channels a word, layout in `csrc/binary_conv.h`: one bit a weight, with the inputs of a
+    group rounded up to 64 and its outputs up to 8). A folded BatchNorm adds `threshold` and `flip` (in,):
+    `sign(norm(x)) = (x >= threshold) xor flip`. With K there are also `norm_scale` and `norm_shift` (in,). The result
+    has the precision of `scale` (under autocast that of autocast) and the memory format of the input.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: those of
@@ -42,9 +42,10 @@ class PackedBinaryConv2d(Hooks, nn.Module):
         input_scale: `"K"` multiplies by XNOR-Net's map: the mean of |norm(x)| over a group's channels, then over the
             kernel's window (constant 1/(kH kW), zeros outside), with the same stride, padding and dilation.
         relu: whether a rectifier follows.
-        expand: `"once"` keeps the weights as the int8 numbers that some CPU paths (AMX, VNNI) multiply, 8 times the
-            memory, instead of expanding the bits at every call. They are in no state_dict, pickle or exported program,
-            but made again from the bits; after writing into `weight_bits` in place call `expand_weight()`.
+        expand: `"once"` keeps the weights as the int8 numbers that some CPU paths (AMX, VNNI) multiply, instead of
+            expanding the bits at every call. This takes 8 times the memory. They are in no state_dict, pickle or
+            exported program, but made again from the bits. After writing into `weight_bits` in place call
+            `expand_weight()`.
 
     Raises:
         ValueError: an argument is not allowed.
@@ -95,7 +96,7 @@ class PackedBinaryConv2d(Hooks, nn.Module):
         affine = norm and input_scale == "K"
         self.register_buffer("norm_scale", torch.ones(in_channels, **place) if affine else None)
         self.register_buffer("norm_shift", torch.zeros(in_channels, **place) if affine else None)
-        # No buffer: torch.export would keep one that is not persistent among a program's constants.
+        # Not a buffer: torch.export would keep a non-persistent buffer among a program's constants.
         self.panels = None
         register_flops()
 
@@ -256,11 +257,11 @@ class PackedBinaryConv2d(Hooks, nn.Module):
         self.scale = _frozen((self.scale.double() * scale.double()).to(bias.dtype))
 
     def why_not_native(self, size: Sequence[int] = (14, 14)) -> str | None:
-        """Why torch computes this layer on a CPU, for an input of this size; None when a C++ kernel does."""
+        """Why torch computes this layer on a CPU for an input of this size; None when a C++ kernel does."""
         return self._plan(size).reason
 
     def path(self, size: Sequence[int] = (14, 14)) -> str:
-        """The name of the path that computes this layer on a CPU now, for an input of this size."""
+        """The name of the path that now computes this layer on a CPU for an input of this size."""
         return self._plan(size).name
 
     def _plan(self, size: Sequence[int]) -> native_calls.Plan:
@@ -272,7 +273,7 @@ class PackedBinaryConv2d(Hooks, nn.Module):
 
     @torch.no_grad()
     def expand_weight(self) -> None:
-        """Make the int8 weights of `expand="once"` from the bits, where this machine's best path uses such."""
+        """Make the int8 weights of `expand="once"` from the bits, if this machine's best path uses them."""
         self.panels = None
         if self.expand == "once" and self.weight_bits.device.type == "cpu":
             self.panels = native_calls.expand(self._plan((14, 14)), self.weight_bits.contiguous())
@@ -323,6 +324,6 @@ def _as_input(y: Tensor, x: Tensor) -> Tensor:
     one = x.shape[1] == 1 or (x.shape[2] == 1 and x.shape[3] == 1)
     if is_channels_last(x) or (one and x.stride(1) == 1) or y.is_contiguous():
         return y
-    # compilers write their own copy, and may merge it with what follows
+    # compilers write their own copy, and may merge it with the next operation
     own = y.device.type == "cpu" and y.dtype == torch.float32 and not torch.compiler.is_compiling()
     return binary_to_nchw(y) if own else y.contiguous()

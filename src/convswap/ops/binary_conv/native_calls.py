@@ -1,4 +1,4 @@
-"""Calls of the C++ kernels: which path takes a convolution, and its arguments. No tensor is copied that need not be."""
+"""Calls of the C++ kernels: which path takes a convolution, and its arguments. No tensor is copied without need."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
 
 
 class _CGeometry(ctypes.Structure):
-    """`struct Geometry` of csrc/binary_conv.h; channels are those of one group."""
+    """`struct Geometry` of csrc/binary_conv.h. Channels are those of one group."""
 
     _names = "n h w groups c o kh kw sh sw dh dw pad_top pad_left oh ow"
     _fields_ = [(name, ctypes.c_int64) for name in _names.split()]
@@ -88,10 +88,10 @@ def plan(
     dilation: Sequence[int],
     groups: int,
 ) -> Plan:
-    """Which path computes a convolution of these shapes now, by the library, the processor and `CONVSWAP_BINARY_CONV`.
+    """The path that now computes a convolution of these shapes, by library, processor and `CONVSWAP_BINARY_CONV`.
 
     Raises:
-        ValueError: the shapes do not belong together, or the variable names a path that is not there.
+        ValueError: the shapes do not fit together, or the variable names a path that does not exist here.
     """
     forced = os.environ.get(VARIABLE, "")
     return _plan(
@@ -161,7 +161,7 @@ def _pointer(tensor: Tensor | None) -> int | None:
 
 
 def _panels(way: Plan, panels: Tensor | None) -> int | None:
-    """Expanded weights of this call's size; others are not read, and the weights expanded for the call."""
+    """Expanded weights of this call's size. Others are not used; the weights are then expanded for the call."""
     fits = panels is not None and panels.nbytes == way.panel_bytes and panels.device.type == "cpu"
     return _pointer(panels) if fits else None
 
@@ -228,7 +228,7 @@ def to_nchw(y: Tensor, out: Tensor) -> bool:
 
 
 def expand(way: Plan, weight: Tensor) -> Tensor | None:
-    """The weights as this path multiplies them (int8, a tag in front), or None when it reads the bits themselves."""
+    """The weights as this path multiplies them (int8, a tag in front), or None if it reads the bits themselves."""
     if way.library is None or not way.panel_bytes:
         return None
     panels = torch.empty(way.panel_bytes, dtype=torch.int8, device="cpu")

@@ -16,11 +16,11 @@ _FLOAT, _INT64, _DOUBLE = 1, 7, 11  # of onnx.TensorProto, whose import takes lo
 def onnx_translations() -> dict[Any, Callable[..., Any]]:
     """What `torch.onnx.export` needs to write packed modules: its `custom_translation_table`.
 
-    Signs become a comparison (`GreaterOrEqual`, `Where`: unlike `Sign` it has no 0) and the sum a `Conv`. The weights
-    are written as bits, 1 each, and unpacked in the graph, which runtimes do once when they load it. That holds with
-    `optimize=False`: torch's own optimisation of the graph, its default, unpacks layers of less than some 260,000
-    weights, and writes 64 bits for each. Between packing
-    and convolution the numbers +-1 are passed; words are formed only where something else reads them.
+    Signs become a comparison (`GreaterOrEqual`, `Where`: unlike `Sign` it has no 0) and the sum becomes a `Conv`. The
+    weights are written as bits, 1 each. The graph unpacks them, which runtimes do once when they load it. That holds
+    with `optimize=False`: torch's own optimisation of the graph, its default, unpacks layers of less than some 260,000
+    weights and writes 64 bits for each. Between packing and convolution the graph passes the numbers +-1. Words are
+    formed only where something else reads them.
 
     Raises:
         ImportError: onnxscript is not installed.

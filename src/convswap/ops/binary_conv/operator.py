@@ -1,8 +1,8 @@
 """The operators `convswap::binary_pack`, `binary_conv2d`, `binary_conv2d_sign` and `binary_to_nchw`: kernels, shapes,
 gradient, cost.
 
-On a CPU the C++ kernels compute them where they can, else torch with the same numbers; on a GPU the Triton kernels,
-else torch. Layouts: `csrc/binary_conv.h`.
+On a CPU the C++ kernels compute them where they can, else torch with the same numbers. On a GPU the Triton kernels
+compute them where they can, else torch. Layouts: `csrc/binary_conv.h`.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def _to_nchw_torch(y: Tensor) -> Tensor:
 
 
 def _to_nchw_cpu(y: Tensor) -> Tensor:
-    """Torch copies from one layout to the other number by number, which can take longer than the convolution."""
+    """Copy to the other layout. Torch copies number by number, which can take longer than the convolution."""
     last = y.dim() == 4 and y.is_contiguous(memory_format=torch.channels_last)
     if y.dtype == torch.float32 and last and y.numel() and not y.is_neg():
         out = torch.empty(y.shape, dtype=torch.float32, device="cpu")
@@ -248,7 +248,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Of scale, bias and map; the bits have none."""
+    """Gradients of scale, bias and map; the bits have none."""
     words, weight, scale, map_, panels, output = ctx.saved_tensors
     dtype = torch.promote_types(scale.dtype, torch.float32)
     g = gradient.to(dtype)
@@ -282,10 +282,11 @@ torch.library.register_autograd("convswap::binary_to_nchw", lambda _, gradient: 
 
 @cache
 def register_flops() -> None:
-    """Tell `torch.utils.flop_counter` the binary operations: one XNOR and one addition a weight and output pixel.
+    """Tell `torch.utils.flop_counter` the binary operations: one XNOR and one addition per weight and output pixel.
 
-    So the number is that of the float convolution, though of far cheaper operations. Packing costs comparisons only,
-    which are not counted. Called when a packed module is made, because importing the counter takes a tenth of a second.
+    The number equals that of the float convolution, but the operations are far cheaper. Packing costs only comparisons,
+    which are not counted. This is called when a packed module is made, because importing the counter takes a tenth of a
+    second.
     """
     from torch.utils.flop_counter import register_flop_formula
 

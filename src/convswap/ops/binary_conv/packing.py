@@ -14,7 +14,7 @@ BLOCK = 8  # outputs whose weights lie together
 
 
 def words_for(channels: int) -> int:
-    """How many words hold the bits of so many channels.
+    """How many words hold the bits of this many channels.
 
     >>> words_for(64), words_for(65)
     (1, 2)
@@ -50,7 +50,7 @@ def pack_activations(x: Tensor, threshold: Tensor | None = None, flip: Tensor | 
     Args:
         x: any floating precision; compared in float32, float64 in float64.
         threshold: (C,) or None for 0.
-        flip: (C,) bool or None; with a folded BatchNorm of negative slope the comparison turns.
+        flip: (C,) bool or None. A folded BatchNorm of negative slope reverses the comparison.
         groups: each group's channels begin a new word.
     """
     pixels = x.permute(0, 2, 3, 1)
@@ -68,7 +68,7 @@ def unpack_activations(words: Tensor, channels: int, groups: int = 1, dtype: tor
 
 
 def pack_weight(weight: Tensor, groups: int = 1) -> Tensor:
-    """(out, in/groups, kH, kW) numbers, of which the signs count -> the packed weight, 1 bit each.
+    """(out, in/groups, kH, kW) numbers -> the packed weight: their signs, 1 bit each.
 
     Shape (groups, ceil(out/groups/8), kH, kW, words, 8): the last index is the output within its block of 8;
     missing outputs are words of 0. Every kernel reads this one layout.

@@ -36,7 +36,7 @@ def count_dots(
         x, left, top = F.pad(x, tuple(padding)), 0, 0
     if weight[0].numel() >= _FLOAT_EXACT:
         x, weight = x.double(), weight.double()
-    # Algorithms that transform their operands (Winograd) leave integers by rounding errors; they are far from 0.5.
+    # Algorithms that transform their operands (Winograd) miss the integers by rounding errors far below 0.5.
     return _Round.apply(F.conv2d(x, weight, None, tuple(stride), (top, left), tuple(dilation), groups))
 
 

@@ -1,6 +1,6 @@
 """The sign of a function of one number that only rises or only falls, as one comparison: `(x >= threshold) xor flip`.
 
-The thresholds are found by bisection with the function itself, so they answer as it does, rounding included.
+Bisection with the function itself finds the thresholds, so they answer as the function does, rounding included.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ...errors import FusionError
 
-#: Thresholds of dots that decide without looking: always below, always above.
+#: Thresholds that give every dot product the same answer: always below, always above.
 NEVER, ALWAYS = torch.iinfo(torch.int32).max, torch.iinfo(torch.int32).min
 
 
@@ -37,7 +37,7 @@ def bisect_sign(positive: Callable[[Tensor], Tensor], low: Tensor, high: Tensor)
 
 
 def _to_number(order: Tensor, dtype: torch.dtype) -> Tensor:
-    """The floating-point number at a place in their order; 0 is both zeros, and neighbours are neighbours."""
+    """The floating-point number at a place in their order. 0 is both zeros; adjacent places are adjacent numbers."""
     whole = torch.int64 if dtype == torch.float64 else torch.int32
     magnitude = order.abs().to(whole).view(dtype)
     return torch.where(order < 0, -magnitude, magnitude)
@@ -49,7 +49,7 @@ def threshold_of(positive: Callable[[Tensor], Tensor], channels: int, like: Tens
     Args:
         positive: (channels,) numbers -> (channels,) bool, monotone in each channel.
         channels: how many.
-        like: gives device and precision; float64, else float32.
+        like: sets device and precision: float64, else float32.
     """
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     whole = torch.int64 if dtype == torch.float64 else torch.int32
@@ -71,11 +71,12 @@ def threshold_of(positive: Callable[[Tensor], Tensor], channels: int, like: Tens
 def batch_norm_threshold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """(threshold, flip) with `norm(x) >= 0` equal to `(x >= threshold) ^ flip`, for a BatchNorm in eval mode.
 
-    A negative scale turns the comparison (flip); a scale of 0 makes it constant: `threshold = -inf`. The answers are
-    those of torch's own BatchNorm on this device, to the last bit. Precision: float64 for a float64 norm, else float32.
+    A negative scale reverses the comparison (flip). A scale of 0 makes it constant: `threshold = -inf`. The answers
+    equal those of torch's own BatchNorm on this device, to the last bit. Precision: float64 for a float64 norm, else
+    float32.
 
     Raises:
-        FusionError: the norm keeps no running statistics, so that it has no fixed function.
+        FusionError: the norm keeps no running statistics, so it is not a fixed function.
     """
     mean, var = norm.running_mean, norm.running_var
     if mean is None or var is None:
@@ -106,9 +107,9 @@ def dot_thresholds(
     """The sign of `relu?(dot * scale + bias) >= threshold (xor flip)` as `(dot >= t) ^ f`: (t int32, f bool).
 
     Args:
-        scale, bias: (out,), of the convolution whose sums the dots are.
-        relu: whether a rectifier stands behind it.
-        threshold, flip: (out,), what packs its output for the next layer.
+        scale, bias: (out,), of the convolution whose sums are the dots.
+        relu: whether a rectifier follows the convolution.
+        threshold, flip: (out,), with which the next layer packs its input.
         largest: no dot is larger than this, or smaller than its negative.
     """
 
@@ -117,7 +118,7 @@ def dot_thresholds(
     def positive(dots: Tensor) -> Tensor:
         y = dots.to(exact) * scale.to(exact)
         y = y if bias is None else y + bias.to(exact)
-        y = (y.relu() if relu else y).to(scale.dtype).to(exact)  # what a layer that wrote numbers would hand on
+        y = (y.relu() if relu else y).to(scale.dtype).to(exact)  # as a layer that writes numbers would hand it on
         bits = y >= (0 if threshold is None else threshold.to(exact))
         return bits if flip is None else bits ^ flip
 

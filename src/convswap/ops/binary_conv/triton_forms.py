@@ -1,8 +1,8 @@
 """The binary convolution's Triton kernels: packing, and two forms of the sum. Imported only where triton is.
 
 All read the layouts of `csrc/binary_conv.h` through pointers to 32-bit words: the halves of its words, low half first.
-`tensor_form` expands bits to +-1 in registers and multiplies on int8 tensor cores, `popcount_form` counts differing
-bits. Both sum in int32, exactly, in any order; the epilogue rounds after every step as the C++ paths do (launch with
+`tensor_form` expands bits to +-1 in registers and multiplies on int8 tensor cores. `popcount_form` counts differing
+bits. Both sum in int32, exactly, in any order. The epilogue rounds after every step as the C++ paths do (launch with
 `enable_fp_fusion=False`).
 """
 
@@ -25,8 +25,9 @@ def _popcount(x):
 def _expand(words, KEPT: tl.constexpr, keep):
     """The bits of int32 (rows, STEP) as int8 (rows, STEP * 32): -1 for 1 and +1 for 0, in an order of its own.
 
-    Four bits at a time become four bytes of one number, t * 254 + 1 in each; one thread holds all bits of a word, side
-    by side. Signs are turned and the order is not that of the channels: the same for both operands, so it drops out.
+    Four bits at a time become four bytes of one number, t * 254 + 1 in each. One thread holds all bits of a word, side
+    by side. Signs are turned and the order is not that of the channels; both are the same for both operands, so they
+    cancel.
     With KEPT, bytes become 0 where `keep` (like words) is 0 and stay where it is -1.
     """
     b0, b1, b2, b3 = _four(words, 0), _four(words, 1), _four(words, 2), _four(words, 3)
@@ -167,7 +168,7 @@ def tensor_form(
             b = tl.load(weight + lane[:, None] + place, mask=(block < blocks)[:, None], other=0)
             rows, columns = _expand(a, True, keep[:, None]), _expand(b, False, b)
             acc = tl.dot(rows, tl.trans(columns), acc, out_dtype=tl.int32)
-    # The pad bits are 0 in both operands: each added 1 for every tap inside.
+    # The pad bits are 0 in both operands, so each added 1 for every tap inside.
     dot = acc - (taps * (HALVES * 32 - channels))[:, None]
     _emit(
         dot, pixel, output, group, out, scale, bias, factor, threshold, flip, pixels, outputs, pitch,

@@ -5,7 +5,7 @@ Importing this file needs no triton; the kernels (`triton_forms.py`) are importe
 * "tensor": bits are expanded to +-1 in registers and multiplied on int8 tensor cores;
 * "popcount": 32 products are one exclusive or and one count of bits.
 
-`choose` says which is taken. Nothing here has been run on a GPU yet: see docs/gpu-status.md.
+`choose` picks the form. Nothing here has been run on a GPU yet: see docs/gpu-status.md.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def available() -> bool:
 
 
 def supports(in_channels: int, out_channels: int, groups: int, kernel: Sequence[int]) -> str | None:
-    """Why torch computes this geometry, or None. Every geometry would come out right; narrow groups would be slow."""
+    """Why torch computes this geometry, or None. The kernels are right for any geometry, but slow for narrow groups."""
     if groups > 1 and (in_channels // groups < 16 or out_channels // groups < 8):
         return (
             f"groups of {in_channels // groups} input and {out_channels // groups} output channels leave most of "
@@ -80,7 +80,7 @@ def estimate(form: Form, pixels: int, channels: int, outputs: int, taps: int, gr
     """Cycles that a form needs by the numbers above; channels and outputs count those of one group.
 
     A multiprocessor gets ceil(programs / multiprocessors) programs. It is busy with their instructions, and waits for
-    the steps of those that run one after another (four are assumed to run at once).
+    the steps of programs that run one after another (four are assumed to run at once).
     """
     programs = math.ceil(pixels / form.pixels) * math.ceil(outputs / form.outputs) * groups
     rounds = math.ceil(programs / MULTIPROCESSORS)
@@ -98,8 +98,8 @@ def estimate(form: Form, pixels: int, channels: int, outputs: int, taps: int, gr
 def choose(pixels: int, channels: int, outputs: int, taps: int, groups: int) -> Form:
     """The form with the least `estimate`; the first of `FORMS` among equals.
 
-    In words: tensor cores wherever a tile of them is filled, since their peak is 16 times that of counting bits (8 once
-    expanding is paid); counting for narrow outputs, and for so few pixels that its small tiles use more
+    In words: tensor cores wherever a tile of them is filled, since their peak is 16 times that of counting bits (8
+    after the cost of expanding). Counting for narrow outputs, and for so few pixels that its small tiles use more
     multiprocessors. The estimate has not been compared with measurements: `benchmarks/kernels/binary_conv_gpu.py`
     does that.
     """
@@ -165,7 +165,7 @@ def conv2d(
         padding: (left, right, top, bottom); padded pixels contribute 0.
         groups: as in `F.conv2d`.
         relu: whether the result is rectified.
-        form: of the kernel; `choose` decides where it is None.
+        form: of the kernel; if None, `choose` decides.
     """
     size = output_size(words.shape[1:3], weight.shape[2:4], stride, padding, dilation)
     out = torch.empty((words.shape[0], *size, out_channels), dtype=scale.dtype, device=words.device)

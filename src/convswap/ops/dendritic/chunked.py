@@ -1,6 +1,6 @@
 """The dendritic convolution in plain torch, a few output channels of a few images at a time.
 
-Saved for the backward pass is only the input: `relu(x + b)` is formed again there. Nothing of the size (batch, out, in,
+Only the input is saved for the backward pass, which forms `relu(x + b)` again. Nothing of the size (batch, out, in,
 H, W) ever exists; `tiling.Tiles` bounds the buffers. All functions expect to run without autograd and autocast.
 """
 
@@ -20,7 +20,7 @@ from .tiling import Chunk, Phase, Tap, Tiles, phases
 
 
 class _Buffers:
-    """Named scratch memory that is taken once and used again by every tile: allocating costs more than the sums."""
+    """Named scratch memory, allocated once and reused by every tile: allocating costs more than the sums."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -198,7 +198,7 @@ class _Parts(NamedTuple):
 def _backward_phase(
     plan: _Plan, operands: _Operands, pixels: Tensor, gradient: Tensor, parts: _Parts, buffers: _Buffers
 ) -> None:
-    """Add what one phase of some images has to say; gradient is (images, out, H', W')."""
+    """Add the gradients of one phase of some images; gradient is (images, out, H', W')."""
     gathered = _Gathered(operands.phase, gradient.shape[0], plan, buffers)
     for chunk in plan.tiles.chunks:
         where = chunk.groups, chunk.outputs
@@ -221,7 +221,7 @@ def _backward_phase(
 class _Gathered:
     """The output's gradient by tap, at the input pixels it came from: (outputs, taps, images, rows, columns).
 
-    Pixels that a tap never serves are set to zero once per tile: every chunk writes the same others.
+    Pixels that a tap never serves are set to zero once per tile, since every chunk writes the same other pixels.
     """
 
     def __init__(self, phase: Phase, images: int, plan: _Plan, buffers: _Buffers) -> None:
@@ -241,7 +241,7 @@ class _Gathered:
 
 
 def _scatter(plan: _Plan, parts: list[Tensor], like: Tensor) -> Tensor:
-    """What has a value for every tap, from its phases; taps that read nothing but padding get 0."""
+    """Values for every tap, collected from the phases. Taps that read only padding get 0."""
     whole = torch.zeros(like.shape, dtype=plan.sums, device=like.device).flatten(2)
     for phase, part in zip(plan.phases, parts, strict=True):
         whole[:, :, _indices(phase.taps)] = part.reshape(len(like), len(phase.taps), -1).transpose(1, 2)

@@ -1,12 +1,13 @@
 """The dendritic convolution by the native kernels in `csrc/`: for float32 on a processor, any geometry and layout.
 
-Environment variable `CONVSWAP_DENDRITIC_CONV`: `avx512`, `avx2` or `portable` runs that path and nothing else, `torch`
-none of them; unset or empty takes the best that this processor has (AVX2 before AVX-512 where a group has at most 8
+Environment variable `CONVSWAP_DENDRITIC_CONV`: `avx512`, `avx2` or `portable` allows only that path, and `torch` none
+of them. Unset or empty takes the best path of this processor (AVX2 before AVX-512 where a group has at most 8
 outputs). It is read at every call.
 
-Values that are not finite: the output is the reference's, except that where a dendrite's bias is plus infinity or NaN,
-every output whose window touches padding is NaN. The gradient of the weights of an input channel that holds an infinity
-may be NaN where the reference has a number, because places outside the output are multiplied by 0. All else agrees.
+Values that are not finite: the output equals the reference's, with one exception. Where a dendrite's bias is plus
+infinity or NaN, every output whose window touches padding is NaN. The gradient of the weights of an input channel that
+holds an infinity may be NaN where the reference has a number, because places outside the output are multiplied by 0.
+All else agrees.
 
 For the same number of threads a call gives the same bits every time.
 """
@@ -55,7 +56,7 @@ def why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
 
 
 def path() -> str | None:
-    """The path that runs now, `"avx512"`, `"avx2"` or `"portable"`; None when torch computes.
+    """The path that now runs, `"avx512"`, `"avx2"` or `"portable"`; None when torch computes.
 
     Raises:
         ValueError: as `why_not`.

@@ -31,13 +31,14 @@ def dendritic_conv2d(
 ) -> Tensor:
     """`out[n, o, p] = sum_c sum_t weight[o, c, t] relu(x[n, c, s p + d t - pad] + bias[o, c(, t)]) + output_bias[o]`.
 
-    Saved for the backward pass are the arguments alone. Under autocast the weight is rounded, input and biases are
+    Only the arguments are saved for the backward pass. Under autocast the weight is rounded, but input and biases are
     not: their sum is formed in the better of their precisions and rounded once, after the rectifier. The result has
     the precision of the (rounded) weight and the memory format of x. It can be differentiated once.
 
-    Float32 on a processor is computed by the native kernels where they are built, CUDA tensors by Triton's where that
-    is there, anything else in plain torch, a few output channels at a time; `why_torch` says why. ONNX files hold the
-    formula in standard operators, which materialise every pair of channels: (N, out, in, H, W).
+    The native kernels compute float32 on a processor where they are built. Triton kernels compute CUDA tensors where
+    Triton is installed. Plain torch computes anything else, a few output channels at a time; `why_torch` gives the
+    reason. ONNX files hold the formula in standard operators, which materialise every pair of channels:
+    (N, out, in, H, W).
 
     Args:
         x: (N, in, H, W).
@@ -49,7 +50,7 @@ def dendritic_conv2d(
         groups: as in `F.conv2d`.
 
     Raises:
-        ValueError: the shapes do not belong together, the kernel is larger than the padded input, or the environment
+        ValueError: the shapes do not fit together, the kernel is larger than the padded input, or the environment
             variable `CONVSWAP_DENDRITIC_CONV` has a value that is not allowed on this machine.
     """
     _check(x, weight, bias, stride, padding, dilation, groups)
@@ -76,7 +77,7 @@ def _check(
     if x.dim() != 4 or x.shape[1] != inputs * groups or out % groups:
         raise UsageError(
             f"x of shape {tuple(x.shape)} does not fit weight of shape {tuple(weight.shape)} with groups={groups}; "
-            f"give (N, {inputs * groups}, H, W) and a number of outputs that the groups divide"
+            f"give (N, {inputs * groups}, H, W) and a number of outputs that groups divides"
         )
     if bias.shape not in (weight.shape[:2], weight.shape):
         allowed = f"{tuple(weight.shape[:2])} or {tuple(weight.shape)}"
@@ -113,7 +114,7 @@ def _kernels(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Callable[..., Any
     return native.forward, native.backward
 
 
-# `torch.library.custom_op` would be shorter, but takes 60 us a call: as long as a small layer needs.
+# `torch.library.custom_op` would be shorter, but takes 60 us a call, as long as a small layer.
 _library = torch.library.Library("convswap", "FRAGMENT")
 _geometry = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
 _library.define(
@@ -232,8 +233,8 @@ torch.library.register_autograd(_FORWARD, _gradients, setup_context=_save, lib=_
 def register_flops() -> None:
     """Tell `torch.utils.flop_counter` what the operator costs: the multiply-accumulates of a plain convolution, twice.
 
-    Called when a dendritic module is made, because importing the counter takes a tenth of a second. The additions of
-    biases and the comparisons are not among them; `elementwise_operations` counts those.
+    This is called when a dendritic module is made, because importing the counter takes a tenth of a second. The
+    additions of biases and the comparisons are not included; `elementwise_operations` counts those.
     """
     from torch.utils.flop_counter import register_flop_formula
 

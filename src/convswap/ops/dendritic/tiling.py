@@ -1,4 +1,4 @@
-"""In which order a dendritic convolution is computed: phases of the stride, tiles of images, chunks of outputs.
+"""The order in which a dendritic convolution is computed: phases of the stride, tiles of images, chunks of outputs.
 
 Every input pixel of a phase is read by the same kernel taps. `y[o, t] = sum_c weight[o, c, t] relu(x[c] + bias[o, c])`
 is then one matrix product per output channel, and the output is the sum over t of y shifted by the tap's offset.
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..shapes import output_size
 
-_LEAST_BYTES = 1 << 20  # of buffers: below this a call costs more than its arithmetic, and nobody misses the memory
-_CPU_BYTES = 4 << 20  # a few times the inner caches: less gives small products, more leaves the caches
+_LEAST_BYTES = 1 << 20  # of buffers: below this a call costs more than its arithmetic, and the memory hardly counts
+_CPU_BYTES = 4 << 20  # a few times the inner caches: less makes products small, more leaves the caches
 _GPU_BYTES = 256 << 20
 _AT_ONCE = 8  # output channels per product, where the buffers allow
 
@@ -33,7 +33,7 @@ class Phase:
     """The input pixels `x[rows, columns]`, their size, and the taps that read them.
 
     Attributes:
-        start: the first row and column; what follows is `step` apart.
+        start: the first row and column; the next ones are `step` apart.
         step: the stride.
         size: (rows, columns).
         taps: all that read these pixels; one of them where every tap has its own biases.
@@ -68,7 +68,7 @@ def phases(
 ) -> list[Phase]:
     """The phases that at least one tap reads: one if the stride is 1, at most stride² of them.
 
-    With `tapwise`, for biases of their own, the taps stand in phases of their own, those of the same pixels in a row.
+    With `tapwise`, for one bias per tap, every tap has a phase of its own. Phases of the same pixels are adjacent.
     """
     out = output_size(size, kernel, stride, padding, dilation)
     rows, columns = (_axis(size[a], out[a], kernel[a], stride[a], padding[2 - 2 * a], dilation[a]) for a in (0, 1))
@@ -111,8 +111,8 @@ class Tiles:
     def choose(cls, x: Tensor, weight: Tensor, found: Sequence[Phase], out: Sequence[int], backward: bool) -> Tiles:
         """Tiles whose buffers stay small beside the input and the output, and small enough to be fast.
 
-        A plain convolution holds input and output, and its backward pass their gradients too. The buffers here are
-        at most 3/8 of that, or 1 MiB, or what one output channel of one image needs, whichever is most.
+        A plain convolution holds input and output, and its backward pass also their gradients. The buffers here are
+        at most 3/8 of that, or 1 MiB, or the size that one output channel of one image needs, whichever is most.
 
         Args:
             x: (N, in, H, W).
@@ -130,7 +130,7 @@ class Tiles:
             size // weight.element_size()
             for size in (passes * (_CPU_BYTES if x.device.type == "cpu" else _GPU_BYTES), _LEAST_BYTES)
         )
-        copied = x.numel() // max(1, x.shape[0])  # the image that is read in order, and its gradient
+        copied = x.numel() // max(1, x.shape[0])  # the image, copied to be read in order, and its gradient
         pairs = max(1, min(max(passes * (held * 3 // 8 - copied), least), cap) // max(1, values))
         groups = x.shape[1] // weight.shape[1]
         at_once = min(pairs, _AT_ONCE if x.device.type == "cpu" else pairs, weight.shape[0])
@@ -168,8 +168,8 @@ def elementwise_operations(
 ) -> Elementwise:
     """The additions of biases and the comparisons with 0, beyond a plain convolution's multiply-accumulates.
 
-    One of each for every bias and every input pixel that it meets: N out in/groups H W for biases per pair (1 / k² of
-    the multiplications at stride 1), k² times that for biases per tap.
+    There is one of each for every bias and every input pixel that it meets: N out in/groups H W for biases per pair
+    (1 / k² of the multiplications at stride 1), k² times that for biases per tap.
     """
     found = phases(x_shape[2:], weight_shape[2:], stride, padding, dilation, tapwise=len(bias_shape) == 4)
     once = sum(phase.size[0] * phase.size[1] for phase in found)

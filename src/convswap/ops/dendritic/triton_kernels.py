@@ -1,4 +1,4 @@
-"""The dendritic convolution on a GPU: what `chunked.forward` and `chunked.backward` compute, in fused Triton kernels.
+"""The dendritic convolution on a GPU: `chunked.forward` and `chunked.backward` in fused Triton kernels.
 
 Importing this file needs no triton; the kernels (`triton_programs.py`) are imported by the first call. Additions happen
 in a fixed order, so a call gives the same bits every time. Nothing here has been run on a GPU yet: see
@@ -20,11 +20,11 @@ from ..shapes import output_size
 from .tiling import Phase, phases
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_PROGRAMS = 1056  # that a gradient of weights is cut into at least: eight for each multiprocessor of an H100
-_LEAST_PART = 64  # pixels that one of them sums at least
+_PROGRAMS = 1056  # least number that computes a gradient of weights: eight for each multiprocessor of an H100
+_LEAST_PART = 64  # least number of pixels that one of them sums
 _MOST_GROUPS = 65535  # of a launch's third axis
-# Pixels and channels of a program and its warps: few instructions beside the additions, comparisons and products, and
-# enough registers, by the machine code of Triton 3.6 and 3.9 for sm_90. Not measured.
+# Pixels and channels of a program, and its warps. By the machine code of Triton 3.6 and 3.9 for sm_90 they give few
+# instructions beside the additions, comparisons and products, and enough registers. Not measured.
 SHAPES = {"forward": (128, 32, 4), "input": (128, 16, 4)}
 
 
@@ -88,9 +88,9 @@ def dendritic_backward_cuda(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of (x, weight, bias) where `needs` asks for them, each in its tensor's dtype.
 
-    The input's is one kernel for each phase of the stride. Those of weights and biases come from one more: each of its
-    programs sums some pixels, and torch adds the parts, in order; the biases' is the sum over taps of the weights
-    times `sum [x + b > 0] g`.
+    One kernel for each phase of the stride computes the input's gradient. One more kernel serves weights and biases:
+    each of its programs sums some pixels, and torch adds the parts, in order. The biases' gradient is the sum over taps
+    of the weights times `sum [x + b > 0] g`.
     """
     found = phases(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     size = output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
@@ -221,7 +221,7 @@ def _weight_gradients(
 
 
 def _parts(call: _Call, found: Sequence[Phase], blocks: int) -> int:
-    """Into how many parts the pixels are cut: enough programs, parts not too short, sums not larger than the maps."""
+    """The number of parts the pixels are cut into: enough programs, parts not too short, sums not above the maps."""
     pixels = max((call.x.shape[0] * phase.size[0] * phase.size[1] for phase in found), default=0)
     most = (call.x.numel() + call.gradient.numel()) // max(1, 2 * call.weight.numel())
     return max(1, min(math.ceil(_PROGRAMS / max(1, blocks)), pixels // _LEAST_PART, most))
@@ -242,7 +242,7 @@ def _sums(*tensors: Tensor) -> torch.dtype:
 
 
 def _precision(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Any]:
-    """What activations are rounded to, and what everything is summed in, as Triton's types."""
+    """The type activations are rounded to, and the type of all sums, as Triton's types."""
     import triton.language as tl
 
     names = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}

@@ -4,9 +4,9 @@ Every one forms `relu(x + b)` in registers, in float32 or better, rounds it to t
 float32 or better, in a fixed order: no atomic additions, so the same input gives the same bits. Nothing of the size
 (batch, out, in, H, W) exists. Padded pixels are read as -infinity, which the rectifier makes 0.
 
-Geometry of the gradients is that of a phase (`tiling.Phase`): input pixels that lie a stride apart and are read by the
-same taps. Along an axis its taps are `tap0 + k * tap_step`, and tap k carries the input pixel i of the phase to the
-output pixel `i - shift0 - k * shift_step`.
+Gradients are computed phase by phase (`tiling.Phase`): a phase holds input pixels that lie a stride apart and are read
+by the same taps. Along an axis its taps are `tap0 + k * tap_step`, and tap k carries the input pixel i of the phase to
+the output pixel `i - shift0 - k * shift_step`.
 """
 
 # mypy: disable-error-code="no-untyped-def"

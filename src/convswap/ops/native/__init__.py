@@ -1,6 +1,6 @@
-"""The house of the native kernels: one shared library of plain C functions, opened when first asked for.
+"""The native kernels: one shared library of plain C functions, opened at its first use.
 
-Nothing here raises when there is no library: operators then use their torch reference. See docs/native.md.
+Nothing here raises when there is no library; operators then use their torch reference. See docs/native.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _loader = Loader()
 
 
 def library() -> ctypes.CDLL | None:
-    """The library of native kernels, or None when there is none; `why_missing` then says why. Cached."""
+    """The library of native kernels, or None (then `why_missing` gives the reason). Cached."""
     return _loader.library()
 
 
@@ -26,7 +26,7 @@ def why_missing() -> str | None:
 
 
 def cpu_features() -> frozenset[str]:
-    """Names of the instruction sets the kernels may use here: the processor has them and the system saves their state.
+    """Instruction sets the kernels may use here: the processor has them and the system saves their state.
 
     Of popcnt, avx2, avx512, avx512_vpopcntdq, avx512_vnni, avx512_bf16, avx_vnni, amx_int8, neon, arm_dotprod. Empty
     without a library.
@@ -35,5 +35,5 @@ def cpu_features() -> frozenset[str]:
 
 
 def forget() -> None:
-    """Forget the answer and look again at the next question, e.g. after a build."""
+    """Forget the library and look again at the next call, e.g. after a build."""
     _loader.forget()

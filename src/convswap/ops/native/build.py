@@ -1,8 +1,8 @@
 """Build the one shared library of all native kernels: `python -m convswap.ops.native.build`.
 
-Needs a C++17 compiler (`$CXX`, else c++, g++ or clang++; g++ >= 9 or clang >= 10) and the standard library of Python,
-nothing else: the build at install loads this file by its path, where torch may not be there. Sources are all
-`convswap/ops/**/csrc/*.cpp`. They are compiled for the base instruction set of the machine: functions for newer
+This needs only a C++17 compiler (`$CXX`, else c++, g++ or clang++; g++ >= 9 or clang >= 10) and Python's standard
+library: the build at install loads this file by its path, and torch may be missing then. Sources are all
+`convswap/ops/**/csrc/*.cpp`. They are compiled for the base instruction set of the machine. Functions for newer
 instructions carry target attributes and run behind a check of the processor.
 """
 
@@ -26,23 +26,23 @@ from pathlib import Path
 OPS = Path(__file__).resolve().parent.parent
 FOLDER = Path(__file__).resolve().parent / "_build"
 LIBRARY = "libconvswap_native.dylib" if sys.platform == "darwin" else "libconvswap_native.so"
-#: A file in place of the library, saying why an installation has none.
+#: A file in place of the library that says why an installation has none.
 REASON = "not_built.txt"
 
 _BASE = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-fno-math-errno", "-ffp-contract=off")
 _WARN = ("-Wall", "-Wextra")
-# GCC takes variables in its own AVX-512 headers for uninitialised.
+# GCC wrongly reports variables of its own AVX-512 headers as uninitialised.
 _GCC_NOISE = ("-Wno-uninitialized", "-Wno-maybe-uninitialized")
 SANITIZERS = ("address", "undefined", "thread")
 
 
 class BuildError(RuntimeError):
-    """The library could not be built; the message says why, with the compiler's words where it spoke."""
+    """The library could not be built. The message says why and includes the compiler's output."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build made: the library, whether it was already there, and the compiler."""
+    """The result of a build: the library, whether it was already there, and the compiler."""
 
     path: Path
     fresh: bool
@@ -66,7 +66,7 @@ def headers(ops: Path = OPS) -> list[Path]:
 
 
 def source_hash(ops: Path = OPS) -> str:
-    """A fingerprint of all sources and headers; the library carries the one it was built from."""
+    """A fingerprint of all sources and headers. The library carries the fingerprint of its own sources."""
     return _digest([*headers(ops), *sources(ops)], ops)
 
 
@@ -80,7 +80,7 @@ def _digest(files: Iterable[Path], ops: Path, *words: str) -> str:
 
 
 def why_switched_off(variable: str = "CONVSWAP_NATIVE") -> str | None:
-    """Why there are no kernels, where that environment variable is 0, no, off or false; None otherwise."""
+    """Why the kernels are switched off: this environment variable is 0, no, off or false. None otherwise."""
     value = os.environ.get(variable, "").strip()
     return f"switched off by {variable}={value}" if value.lower() in {"0", "no", "off", "false"} else None
 
@@ -111,12 +111,12 @@ def build(
     force: bool = False,
     jobs: int | None = None,
 ) -> Built:
-    """Compile what has changed and link the library into `folder`; the old one is replaced in one step.
+    """Compile changed sources and link the library into `folder`. The old library is replaced in one step.
 
     `only` builds some folders of ops; `sanitize` names sanitizers (address, undefined, thread), by default those in
     CONVSWAP_NATIVE_SANITIZE; `flags` go to the compiler last. Several builds into one folder wait for one another.
 
-    Raises: BuildError: no compiler, or it refused.
+    Raises: BuildError: there is no compiler, or it failed.
     """
     if sys.platform == "win32":
         raise BuildError("native kernels are not built on Windows: they need g++ or clang++ and POSIX threads")
@@ -153,7 +153,7 @@ def build(
 def _compile(
     command: list[str], files: list[Path], objects: Path, ops: Path, identity: str, force: bool, jobs: int | None
 ) -> list[Path]:
-    """One object per source, several at once; those made before from the same text and options are kept."""
+    """One object per source, several at once. Objects made before from the same text and options are kept."""
     common = _digest(headers(ops), ops, identity, platform.machine(), *command)
     fingerprint = source_hash(ops)
 
@@ -182,8 +182,8 @@ def _sanitizer_flags(sanitize: Sequence[str], clang: bool) -> list[str]:
     if not sanitize:
         return []
     flags = [f"-fsanitize={','.join(sanitize)}", "-g1", "-O1", "-fno-omit-frame-pointer"]
-    # Kernels keep their sums in local arrays that live in registers. Watching those on the stack takes the compiler
-    # many minutes and finds nothing about tensors and scratch memory, which are on the heap.
+    # Kernels keep their sums in local arrays that live in registers. Instrumenting these as stack memory takes the
+    # compiler many minutes and finds nothing about tensors and scratch memory, which are on the heap.
     if "address" in sanitize:
         flags += ["-fno-sanitize-address-use-after-scope"]
         flags += ["-mllvm", "-asan-stack=0"] if clang else ["--param=asan-stack=0"]
@@ -205,7 +205,7 @@ def _link(
     exports = library.parent / "exports.map"
     _replace_text(exports, "{ global: convswap_*; local: *; };")
     command += ["-Wl,-z,nodelete", "-Wl,-z,noexecstack", f"-Wl,--version-script={exports}"]
-    # The C++ runtime goes into the library, as the one beside torch may be older than this compiler's.
+    # The C++ runtime is linked into the library, because the one beside torch may be older than this compiler's.
     own_runtime = ["-static-libgcc", "-static-libstdc++"]
     try:
         _produce([*command, *own_runtime], library)
@@ -214,7 +214,7 @@ def _link(
 
 
 def _produce(command: list[str], target: Path) -> None:
-    """Run a compiler that writes `target`: into a file of its own first, then moved into place."""
+    """Run a compiler that writes `target`. It writes a temporary file, which is then moved into place."""
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     os.close(handle)
     try:
@@ -234,7 +234,7 @@ def _replace_text(target: Path, text: str) -> None:
 
 
 def _run(command: list[str]) -> str:
-    # What is loaded before this process (the runtime of a sanitizer) is not meant for the compiler.
+    # Libraries preloaded for this process (the runtime of a sanitizer) are not meant for the compiler.
     environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)

@@ -7,14 +7,14 @@ import os
 import threading
 from pathlib import Path
 
-#: A folder with a library to use instead of the installed one, as it is (its sources are not compared).
+#: A folder with a library to use instead of the installed one. Its sources are not compared.
 FOLDER_VARIABLE = "CONVSWAP_NATIVE_BUILD"
 
 _REBUILD = "run `python -m convswap.ops.native.build`"
 
 
 class Loader:
-    """The lazily opened library; safe to ask from any thread."""
+    """The lazily opened library; safe to use from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,20 +38,20 @@ class Loader:
         return self._reason
 
     def features(self) -> frozenset[str]:
-        """Instruction sets that this processor and this system can run, by the library's own check."""
+        """Instruction sets that this processor and system can run, by the library's own check."""
         if self._features is None:
             library = self.library()
             self._features = frozenset() if library is None else _features(library)
         return self._features
 
     def forget(self) -> None:
-        """Look again at the next question (after a build, or a change of the environment)."""
+        """Look again at the next call (after a build, or a change of the environment)."""
         with self._lock:
             self._settled, self._library, self._reason, self._features = False, None, None, None
 
 
 def library_path() -> Path:
-    """Where the library is looked for."""
+    """The path at which the library is expected."""
     from . import build  # late, as `python -m` warns about a module that is imported already
 
     given = os.environ.get(FOLDER_VARIABLE)
@@ -81,9 +81,9 @@ def _open() -> tuple[ctypes.CDLL | None, str | None]:
 
 
 def _join_openmp(library: ctypes.CDLL) -> None:
-    """Let the kernels run on the threads of torch's OpenMP runtime, whose functions torch makes visible to the process.
+    """Let the kernels run on the threads of torch's OpenMP runtime, whose functions are visible in the process.
 
-    Where torch has none, and in a library of older sources, the kernels compute on the thread that calls them.
+    If torch has none, or the library is of older sources, the kernels compute on the calling thread.
     """
     process = ctypes.CDLL(None)
     needed = [(process, "GOMP_parallel"), (process, "omp_get_max_threads"), (library, "convswap_join_openmp")]

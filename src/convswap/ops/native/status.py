@@ -1,4 +1,4 @@
-"""What the native kernels return, and the exception that Python makes of it."""
+"""The status that native kernels return, and the exception that Python raises for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FAILURES: dict[int, str] = {
 
 
 def check(status: int, kernel: str) -> None:
-    """Raise what the status of a kernel says, unless that is success.
+    """Raise the exception for a kernel's status, unless the status is success.
 
     Raises:
         MemoryError: there is no memory for its buffers.

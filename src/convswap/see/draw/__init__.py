@@ -1,4 +1,4 @@
-"""Every picture as a matplotlib figure with a sentence for those who cannot see it.
+"""Every picture as a matplotlib figure, with a sentence for readers who cannot see it.
 
 Each function returns a `Picture`. matplotlib is imported when a figure is drawn; its global state is not touched.
 """

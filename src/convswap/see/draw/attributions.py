@@ -1,4 +1,4 @@
-"""Pictures of what speaks for a class."""
+"""Pictures of attributions: which pixels support a class."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def attribution_picture(
             ax.set_title(name.replace(" backpropagation", "\nbackpropagation"), fontsize=7.5)
         return figure
 
-    alt = f"Image {index + 1} and what speaks for {label} in it: {', '.join(names[1:])}."
+    alt = f"Image {index + 1} and the pixels that support {label}: {', '.join(names[1:])}."
     if cam:
         heat = cam.at((picture.shape[1], picture.shape[2]))[index]
         row, column = divmod(int(heat.flatten().argmax()), heat.shape[1])

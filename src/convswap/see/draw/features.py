@@ -12,7 +12,7 @@ from .picture import GRID, MAGNITUDE, Picture, cut, new_figure
 
 
 def map_spectra_picture(spectra: Mapping[str, MapSpectrum]) -> Picture:
-    """Relative log amplitude by frequency, a line a layer, dark early and light late."""
+    """Relative log amplitude by frequency, one line per layer, from dark (early) to light (late)."""
 
     def draw() -> Any:
         import torch

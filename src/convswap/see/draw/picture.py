@@ -1,4 +1,4 @@
-"""What a picture is, and the looks they share. All are drawn 3.6 inches wide, to be read on a phone."""
+"""What a picture is, and the style all pictures share. All are 3.6 inches wide, to be read on a phone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 WIDTH = 3.6
 INK, MUTED, GRID = "#1a1c20", "#5c6169", "#d9dce1"
-# Okabe and Ito's colours for colour-blind readers; with each goes a hatch or a marker.
+# Okabe and Ito's colours for colour-blind readers. Each colour has a hatch or a marker.
 CLASS_LOOKS = {
     "gaussian": ("#0072b2", ""),
     "identity": ("#e69f00", "//"),
@@ -35,10 +35,10 @@ class Picture:
 
     Attributes:
         title: what it shows, in a few words.
-        alt: what is to be seen in it, for those who cannot.
+        alt: a description for readers who cannot see it.
         draw: makes the matplotlib figure.
-        photographs: does it hold any? Then its file keeps all colours.
-        note: how to read it, for everybody; may be empty.
+        photographs: whether it holds photographs. If so, its file keeps all colours.
+        note: how to read it, for all readers; may be empty.
     """
 
     title: str
@@ -48,7 +48,7 @@ class Picture:
     note: str = ""
 
     def png(self, dpi: int = 200) -> bytes:
-        """The figure as a PNG file, where it holds no photographs in 255 colours: a third of the size."""
+        """The figure as a PNG file. Without photographs it has 255 colours, which makes a third of the size."""
         from PIL import Image
 
         target = io.BytesIO()
@@ -73,7 +73,7 @@ def new_figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -
 
 
 def quiet(ax: Any) -> None:
-    """Small muted labels and no frame but the axes' own lines."""
+    """Small muted labels; no frame, only the lines of the axes."""
     ax.tick_params(labelsize=7.5, colors=MUTED, length=2.5, color=GRID)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
@@ -93,14 +93,14 @@ def bare(ax: Any) -> None:
 
 
 def legend(figure: Any, handles: Any = None, columns: int = 2) -> None:
-    """A legend above all."""
+    """A legend above the figure."""
     options = {"loc": "outside upper left", "ncols": columns, "fontsize": 7.5, "frameon": False, "handlelength": 1.4}
     handles = handles or figure.axes[0].get_legend_handles_labels()[0]
     figure.legend(handles=handles, **options)
 
 
 def cut(name: str, length: int = 24) -> str:
-    """A name that fits beside a chart; of a long one the end."""
+    """A name that fits beside a chart: the end of a long one."""
     return name if len(name) <= length else f"…{name[1 - length :]}"
 
 

@@ -37,12 +37,12 @@ Row = tuple[str, bool]
 
 
 def colors_of(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each model, the first one's a grey that steps back."""
+    """A colour for each model; the first model is a muted grey."""
     return {name: series_color(index) for index, name in enumerate(names)}
 
 
 def classes_side_picture(models: Mapping[str, Sequence[StageClasses]]) -> Picture:
-    """The shares of the kernel classes, for each stage and role a bar a model."""
+    """The shares of the kernel classes: for each stage and role, one bar per model."""
     found = {name: {_place(s): s for s in stages} for name, stages in models.items()}
     order = {_place(s): (s.stage is None, s.stage or 0) for stages in models.values() for s in stages}
     places = sorted(order, key=lambda place: order[place])
@@ -74,7 +74,7 @@ def classes_side_picture(models: Mapping[str, Sequence[StageClasses]]) -> Pictur
 
 
 def low_pass_side_picture(models: Mapping[str, Sequence[LowPass]], colors: Mapping[str, str]) -> Picture:
-    """Energy above the new Nyquist frequency and DC gain: by role and model the mean, pale the layers' own."""
+    """Energy above the new Nyquist frequency and DC gain: means by role and model, with the layers' values in pale."""
     roles = [role for role in ROLE_LOOKS if any(low.role == role for layers in models.values() for low in layers)]
     means = {
         (role, name): [(low.mean_aliasing, low.mean_gain) for low in layers if low.role == role]
@@ -126,7 +126,7 @@ def fields_side_picture(fields: Mapping[str, ReceptiveField]) -> Picture:
 
 
 def similarity_side_picture(between: Mapping[str, Similarity], first: str) -> Picture:
-    """For each model the matrix of CKA with the first: its layers down, the other's across."""
+    """For each model the matrix of CKA with the first model: the first one's layers down, the other's across."""
 
     def paint(ax: Any, similarity: Similarity) -> None:
         bare(ax)
@@ -156,7 +156,7 @@ def similarity_side_picture(between: Mapping[str, Similarity], first: str) -> Pi
 
 
 def atlases_side_picture(models: Mapping[str, Sequence[Atlas]]) -> Picture:
-    """A row of sheets a model: its first and its last strided or depthwise layer."""
+    """One row of sheets per model: its first and its last strided or depthwise layer."""
 
     def draw() -> Any:
         columns = max(len(sheets) for sheets in models.values())
@@ -185,7 +185,7 @@ def atlases_side_picture(models: Mapping[str, Sequence[Atlas]]) -> Picture:
 def depth_picture(
     models: Mapping[str, Mapping[str, float]], colors: Mapping[str, str], title: str, y: str, note: str
 ) -> Picture:
-    """A number of each layer against its depth, a line a model."""
+    """A number of each layer against its depth, one line per model."""
 
     def draw() -> Any:
         figure, axes = new_figure(2.3 + 0.12 * (len(models) // 3))

@@ -31,24 +31,24 @@ GRADIENTS = ("chain", "printed", "program")
 class BinaryWeightConv2d(WeightUnit):
     """A convolution with the weight `alpha sign(W)`, alpha being the mean of |W| over each filter (BWN).
 
-    W is (out, in/groups, kH, kW), alpha one number per output channel; `sign(0) = +1`. Of all products of a number
-    and a sign tensor this is the nearest to W. Real weights W are trained; their gradient is the chain rule through
-    alpha, straight through the sign where |W| <= 1 (`scaled_sign` has the formulas).
+    W is (out, in/groups, kH, kW), alpha one number per output channel; `sign(0) = +1`. This is the product of a number
+    and a sign tensor that is nearest to W. Training changes the real weights W. Their gradient is the chain rule
+    through alpha, straight through the sign where |W| <= 1 (`scaled_sign` has the formulas).
 
-    After every step of training (and once before the first) the real weights are changed in place by `constrain_()`, as
-    both public programs do: the mean over the input channels is taken off, one mean for each filter and tap, then they
-    are clipped to [-1, 1]. The training loop of convswap calls it; in a loop of your own, call it.
+    After every step of training (and once before the first) `constrain_()` changes the real weights in place, as
+    both public programs do. It subtracts the mean over the input channels, one mean for each filter and tap, then clips
+    to [-1, 1]. The training loop of convswap calls `constrain_()`; your own loop must call it, too.
 
-    By default all convolutions are replaced but the first, the last layer if it is a convolution, the 1x1 convolutions
-    of shortcuts (by their names, `downsample` or `shortcut`), and depthwise ones (`supports` takes them: there is one
-    input channel a filter, so nothing is centred).
+    By default all convolutions are replaced except the first, the last layer if it is a convolution, the 1x1
+    convolutions of shortcuts (by their names, `downsample` or `shortcut`), and depthwise ones (`supports` accepts them:
+    a filter has one input channel, so nothing is centred).
 
     Args:
         gradient: `"chain"`, the correct chain rule; `"printed"`, the paper's algorithm 1 as printed; or `"program"`,
             the chain rule times `(1 - 1/C) n` as in the public PyTorch program, C being the input channels of a filter
             and n its weights.
-        center: whether `constrain_()` takes off the mean. Never done where a filter has one input channel: it would
-            set every weight to zero.
+        center: whether `constrain_()` subtracts the mean. It never does so for filters with one input channel, where
+            every weight would become zero.
 
     The other arguments are those of `nn.Conv2d`.
 
@@ -82,7 +82,7 @@ class BinaryWeightConv2d(WeightUnit):
 
     @torch.no_grad()
     def constrain_(self) -> None:
-        """Take the mean over the input channels off the real weights and clip them to [-1, 1], in place."""
+        """Subtract the mean over the input channels from the real weights and clip them to [-1, 1], in place."""
         if self.center and self.weight.shape[1] > 1:
             self.weight.sub_(self.weight.mean(1, keepdim=True))
         self.weight.clamp_(-1, 1)

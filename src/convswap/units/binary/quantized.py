@@ -21,7 +21,7 @@ from .quantizers import FULL, SCHEMES, check_bits, check_dropout, nearest_power_
 
 ROUNDINGS = ("nearest", "stochastic")
 RATES = ("plain", "glorot", "glorot_power_of_two")
-_WEIGHT_DRAW = 0x2545F491  # tells the weight's draws from the activations'
+_WEIGHT_DRAW = 0x2545F491  # makes the weight's draws differ from the activations'
 
 
 @register_unit(
@@ -46,27 +46,27 @@ class QuantizedConv2d(Draws, WeightUnit):
     """A convolution of quantised inputs with quantised weights: `y = conv(q_a(x), s q_w(W / s)) + b`.
 
     With 1 bit both q are the sign (+1 from 0 on) and s = 1: BinaryNet. With k bits q gives the levels of
-    `convswap.units.binary.quantizers.quantize`: linear, n = 2^(k-1): `clip(round(x n)/n, -1, 1 - 1/n)`, or logarithmic
-    (powers of two); s is max |W| over the tensor, or 1. With 32 bits nothing is quantised.
+    `convswap.units.binary.quantizers.quantize`. They are linear, `clip(round(x n)/n, -1, 1 - 1/n)` with n = 2^(k-1), or
+    logarithmic (powers of two). s is max |W| over the tensor, or 1. With 32 bits nothing is quantised.
 
     The gradient goes straight through: to x where |x| <= 1 (the derivative of the HardTanh that the sign replaces), to
     the latent weight W unchanged. W stays in [-1, 1]: `constrain_()`, which every training of convswap calls after each
-    step. Zero padding pads the quantised map: outside of the image nothing is added.
+    step. Zero padding pads the quantised map: nothing is added outside the image.
 
-    The unit clips its input by itself, so a swap takes out a ReLU that feeds only such units: the sign of a rectified
-    map is +1 everywhere. Where a ReLU must stay (before a residual sum), use `activation_range="unsigned"`. BinaryNet
-    makes every layer binary, the last one too, but not the image: the first layer has `activation_bits=32`. By default
-    the first convolution is left alone altogether; it can be swapped by a second call.
+    The unit clips its input itself. A swap therefore removes a ReLU that feeds only such units, because the sign of a
+    rectified map is +1 everywhere. If a ReLU must stay (before a residual sum), use `activation_range="unsigned"`.
+    BinaryNet makes every layer binary, even the last, but not the image: the first layer has `activation_bits=32`. By
+    default the first convolution is left unchanged; a second call can swap it.
 
     Args:
         weight_bits: 1 to 16, or 32 for real weights.
-        activation_bits: the same of the input.
+        activation_bits: the same for the input.
         gradient_bits: 2 to 16, or 32: logarithmic levels for the gradient of the output (the paper's 6 bits).
         scheme: `"linear"` or `"log"` levels, of weights and activations; one signed bit is the sign in both.
         activation_range: `"signed"`, [-1, 1], or `"unsigned"`, [0, 1].
         weight_range: s, `"max"` (max |W|; with `"log"` the nearest power of two) or `"unit"` (1, the paper's).
         weight_rounding: `"nearest"`, or `"stochastic"` while training.
-        activation_rounding: the same of the input.
+        activation_rounding: the same for the input.
         estimator: `"clipped"`, or `"identity"`: the gradient of x is passed on everywhere.
         learning_rate: of W in convswap's recipes: `"plain"`, or `"glorot"`: times sqrt((fan_in + fan_out) / 1.5), as
             BinaryNet has it for latent weights that are drawn from all of [-1, 1]; `"glorot_power_of_two"` rounds that.
@@ -168,11 +168,11 @@ class QuantizedConv2d(Draws, WeightUnit):
         return {"weight": factor if self.learning_rate == "glorot" else 2.0 ** round(math.log2(factor))}
 
     def fuse(self) -> nn.Module:  # type: ignore[override]  # more than one convolution
-        """The inference form; rounding is to the nearest, as in evaluation.
+        """The inference form. Rounding is to the nearest, as in evaluation.
 
-        One signed bit for weights and inputs: a `PackedBinaryConv2d`, one bit a weight. One bit for weights on real
-        inputs, a first layer: a `FusedSigns`. Otherwise a plain `nn.Conv2d` of the quantised weight, after the
-        quantiser of its input if that is quantised.
+        One signed bit for weights and inputs gives a `PackedBinaryConv2d`, one bit a weight. One bit for weights on
+        real inputs, a first layer, gives a `FusedSigns`. Anything else gives a plain `nn.Conv2d` of the quantised
+        weight, preceded by the quantiser of its input if the input is quantised.
         """
         if self.weight_bits == self.activation_bits == 1 and self.activation_range == "signed":
             return self._packed()
@@ -216,9 +216,9 @@ class QuantizedConv2d(Draws, WeightUnit):
 class StochasticQuantizedConv2d(QuantizedConv2d):
     """`QuantizedConv2d` whose inputs are rounded at random while training, as BinaryNet's Torch7 code does by default.
 
-    One bit: +1 with probability `clip((x + 1)/2, 0, 1)`. More: up with the probability of the part cut off. Evaluation
-    and `fuse()` round to the nearest. The draws are those of `convswap.units.support.draws`:
-    a resumed run repeats them.
+    One bit is +1 with probability `clip((x + 1)/2, 0, 1)`. More bits round up with the probability of the part cut off.
+    Evaluation and `fuse()` round to the nearest. The draws are those of `convswap.units.support.draws`: a resumed run
+    repeats them.
 
     The arguments are those of `QuantizedConv2d`, of which `activation_rounding` is `"stochastic"` by default.
     """
@@ -231,9 +231,9 @@ class StochasticQuantizedConv2d(QuantizedConv2d):
 class FusedSigns(FeatureUnit):
     """The inference form of `QuantizedConv2d` with binary weights on real inputs: a convolution with +-1.
 
-    A BatchNorm behind it is not folded into its weights. They stay +-1; and the signs behind that BatchNorm stay what
-    they were, where folding would round otherwise and turn those of numbers near 0. One turned sign in 65,536 is enough
-    to change the logits of an untrained network, in which every later layer reads signs only.
+    A BatchNorm behind it is not folded into its weights, so they stay +-1. Folding would also round differently and
+    turn the signs of numbers near 0 behind that BatchNorm. One turned sign in 65,536 is enough to change the logits of
+    an untrained network, in which every later layer reads only signs.
 
     Attributes:
         weight: (out, in/groups, kH, kW) of +-1.
@@ -241,7 +241,7 @@ class FusedSigns(FeatureUnit):
     """
 
     def setup(self) -> None:
-        """Room for weight and bias; `around` fills it."""
+        """Allocate weight and bias; `around` fills them."""
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, **self.place))
         self.bias = nn.Parameter(torch.empty(shape[:1], **self.place)) if self.geometry.bias else None
@@ -249,7 +249,7 @@ class FusedSigns(FeatureUnit):
 
     @classmethod
     def around(cls, conv: nn.Conv2d) -> FusedSigns:
-        """The form that convolves with this convolution's weight and bias; it shares them."""
+        """The form that convolves with this convolution's weight and bias, which it shares."""
         fused = cls(**Geometry.of(conv).arguments(), device="meta")
         fused.weight, fused.bias = cast(Any, conv.weight), cast(Any, conv.bias)
         return fused.train(conv.training)

@@ -73,7 +73,7 @@ class _QuantizedRecurrence(Hooks, nn.RNNBase):
                     parameter.clamp_(-1, 1)
 
     def quantized_weight(self, name: str) -> Tensor:
-        """The weight that is multiplied with, e.g. of `"weight_hh_l0"`; differentiable, straight through."""
+        """The quantised weight of a parameter, e.g. of `"weight_hh_l0"`; differentiable, straight through."""
         latent = cast(Tensor, getattr(self, name))
         return quantized_weight(latent, self.weight_bits, self.scheme, self.weight_range).to(latent.dtype)
 
@@ -152,7 +152,7 @@ class QuantizedLSTM(_QuantizedRecurrence, nn.LSTM):
     `i, f, g, o = W_q q(x_t) + b + U_q q(h_{t-1}) + b'`, `c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g)`,
     `h_t = sigmoid(o) tanh(c_t)`. Parameters, their names and all arguments are those of `nn.LSTM`, so its state dicts
     load; 32 bits for both is `nn.LSTM` itself. q and W_q are those of `QuantizedConv2d`; inputs beyond [-1, 1] are cut.
-    Inferred, for the paper says little of it: the cell c, the gates and the biases stay real.
+    The paper says little about the cell c, the gates and the biases. That they stay real is inferred.
 
     Args:
         weight_bits, activation_bits: 1 to 16, or 32 for full precision. The paper's best has 4 and 4.

@@ -13,7 +13,7 @@ from ..contract.precision import compute_dtype
 from ..support.draws import uniform
 
 FULL = 32
-"""The number of bits that means: not quantised."""
+"""The number of bits that means "not quantised"."""
 SCHEMES = ("linear", "log")
 
 
@@ -102,8 +102,8 @@ def quantize_ste(
 ) -> Tensor:
     """`quantize(x, ...)`, whose gradient is passed straight through inside the range: |x| <= 1, unsigned 0 <= x <= 1.
 
-    With `clipped=False` it is passed everywhere, which is for weights (whose range is kept by clipping after the step)
-    and for what comes out of a HardTanh.
+    With `clipped=False` it is passed everywhere. That is for weights, whose range is kept by clipping after the step,
+    and for outputs of a HardTanh.
     """
     if bits == FULL:
         return x
@@ -124,7 +124,7 @@ def quantize_gradient(x: Tensor, bits: int) -> Tensor:
 
 
 class _Quantize(torch.autograd.Function):
-    """Keeps one byte a number for its backward pass, or nothing."""
+    """Keeps one byte per number for its backward pass, or nothing."""
 
     generate_vmap_rule = True
 

@@ -22,7 +22,7 @@ class _ShiftBatchNorm(nn.Module):
         gx = (gy - mean(gy) - Q mean(Q gy) s^2) s AP2(gamma),  ggamma = sum(AP2(C s) gy),  gbeta = sum(gy)
 
     and in evaluation gx = gy s AP2(gamma). The Torch7 code starts the running inverse deviation of its spatial form
-    from 0, here it starts from 1 as in its other one, so that an untrained network does not answer with constants.
+    from 0. Here it starts from 1, as in its other form, so that an untrained network does not answer with constants.
 
     Args:
         num_features: channels C.
@@ -31,7 +31,7 @@ class _ShiftBatchNorm(nn.Module):
         affine: whether there are gamma and beta.
 
     Raises:
-        ValueError: `momentum` is not from 0 to 1 or `eps` not above 0; at the call, a batch with a single value a
+        ValueError: `momentum` is not from 0 to 1 or `eps` not above 0; at the call, a batch with a single value per
             channel while training, or an input of the wrong shape.
     """
 
@@ -95,7 +95,7 @@ class _ShiftBatchNorm(nn.Module):
     @torch.no_grad()
     def _batch_statistics(self, x: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         if x.numel() == self.num_features:
-            raise UsageError(f"training needs more than one value a channel, got an input of shape {tuple(x.shape)}")
+            raise UsageError(f"training needs more than one value per channel, got an input of shape {tuple(x.shape)}")
         axes = [0, *range(2, x.dim())]
         mean = x.mean(axes)
         centred = x - mean.view(shape)
@@ -135,7 +135,7 @@ ShiftBatchNorm2d.__doc__ = f"{ShiftBatchNorm2d.__doc__}\n\n    {_ShiftBatchNorm.
 
 @torch.no_grad()
 def _same_in_evaluation(norm: _ShiftBatchNorm, cls: type[nn.BatchNorm1d | nn.BatchNorm2d]) -> nn.Module:
-    """A stock BatchNorm whose variance is s^-2, a power of four; its eps must be above 0, and vanishes beside that."""
+    """A stock BatchNorm whose variance is s^-2, a power of four. Its eps must be above 0, but is negligible."""
     mean = norm.running_mean
     stock = cls(norm.num_features, eps=1e-30, momentum=norm.momentum, device=mean.device, dtype=mean.dtype)
     assert stock.running_mean is not None

@@ -39,22 +39,22 @@ class XnorConv2d(FeatureUnit):
     """The XNOR block: BatchNorm, sign, convolution with binary weights.
 
     `y = conv(sign(BN(x)), alpha sign(W)) [* K] + b` with alpha and the real weights W as in `BinaryWeightConv2d`
-    (`constrain_()` of the inner convolution too). The sign is +1 from 0 on, -1 for NaN; its gradient is passed straight
-    through where |BN(x)| < 1. Zero padding pads the signs: outside of the image nothing is added.
+    (including `constrain_()` of the inner convolution). The sign is +1 from 0 on, -1 for NaN. Its gradient is passed
+    straight through where |BN(x)| < 1. Zero padding pads the signs: nothing is added outside the image.
 
     The paper's order of a block is BatchNorm - sign - convolution - (ReLU) - pool, so a unit brings the BatchNorm in
-    front of its sign. A swap takes out the host's BatchNorm behind it where only other XNOR units read the result
-    (through ReLU, pooling, dropout), so that `conv - BN - ReLU` chains become `BN - sign - conv - ReLU` chains; before
-    a sum or a full-precision layer it stays.
+    front of its sign. A swap removes the host's BatchNorm behind the unit if only other XNOR units read the result
+    (through ReLU, pooling, dropout). `conv - BN - ReLU` chains thus become `BN - sign - conv - ReLU` chains. Before a
+    sum or a full-precision layer the BatchNorm stays.
 
-    By default all convolutions are replaced but the first, the last layer if it is a convolution, the 1x1 convolutions
-    of shortcuts (by their names, `downsample` or `shortcut`) and depthwise ones (which are supported, but slow).
+    By default all convolutions are replaced except the first, the last layer if it is a convolution, the 1x1
+    convolutions of shortcuts (by their names, `downsample` or `shortcut`) and depthwise ones (supported, but slow).
 
-    Nothing of a trained function is kept (`warm_start="none"`): the sign of a rectified map is +1 everywhere.
+    A trained function is not kept (`warm_start="none"`), because the sign of a rectified map is +1 everywhere.
 
     Args:
-        order: `"norm_first"`, with the BatchNorm (eps 1e-4) in front of the sign, or `"host"`: none, the input's own
-            signs are taken and the host's BatchNorm and ReLU stay where they are.
+        order: `"norm_first"`, with the BatchNorm (eps 1e-4) in front of the sign, or `"host"`, without it: the unit
+            takes the input's own signs, and the host's BatchNorm and ReLU stay where they are.
         input_scale: `"none"`, as in both public programs, or `"K"`, the paper's map: the mean of |BN(x)| over a group's
             channels, then over the kernel's window with the same stride, padding and dilation (a constant box filter).
         bits: 1 for signs; up to 8 for the 2^bits evenly spaced levels from -1 to 1 that the paper gives as the
@@ -91,7 +91,7 @@ class XnorConv2d(FeatureUnit):
 
     @classmethod
     def normalizes_input(cls, order: str = "norm_first", **options: Any) -> bool:
-        """Does the unit begin with a BatchNorm? Then a swap takes out the host's where it has nothing left to do."""
+        """Does the unit begin with a BatchNorm? If so, a swap removes the host's where it has nothing left to do."""
         return order == "norm_first"
 
     @property
@@ -123,7 +123,7 @@ class XnorConv2d(FeatureUnit):
     def fuse(self) -> nn.Module:
         """The inference form: one bit a weight, the BatchNorm folded into thresholds (`PackedBinaryConv2d`).
 
-        With more than one bit: a `FusedLevels`, around a plain convolution. Either takes in a BatchNorm behind it.
+        More than one bit gives a `FusedLevels` around a plain convolution. Either form absorbs a BatchNorm behind it.
 
         Raises:
             FusionError: the BatchNorm keeps no running statistics.

@@ -33,22 +33,22 @@ from . import geometry
 class CircleConv2d(WeightUnit):
     """A convolution whose K^2 weights are applied on concentric circles: `effective_weight() = w T`.
 
-    Weight i of ring r (0, 1, .., (K-1)/2) is applied at distance r from the centre, at its ring's angle; pixels
-    between the lattice are read bilinearly. That reading is a fixed K^2 x K^2 matrix T (`circle_geometry`), so
-    the layer is one ordinary convolution with weight `w T`, w being stored as (out, in/groups, K, K). With a
+    Weight i of ring r (0, 1, .., (K-1)/2) is applied at distance r from the centre, at its ring's angle. Positions
+    between lattice pixels are read bilinearly. That reading is a fixed K^2 x K^2 matrix T (`circle_geometry`), so
+    the layer is one ordinary convolution with weight `w T`, with w stored as (out, in/groups, K, K). With a
     dilation the interpolation is between the dilated taps. Each row of T sums to 1: `sum(w T) = sum(w)`.
 
     What to expect: for K = 3, 5 and 7 the default T is invertible (condition numbers 2.5, 8.6, 377), so the layer
-    spans **exactly the functions of the square kernel**; it differs in its initialisation, in the
-    preconditioning of the gradient (by T T^T) and in what weight decay penalises. Only from K = 9 on, where T is
-    singular and the corner pixels are not read, is the receptive field a disc.
+    spans **exactly the functions of the square kernel**. It differs in its initialisation, in the
+    preconditioning of the gradient (by T T^T) and in what weight decay penalises. The receptive field is a disc
+    only from K = 9 on, where T is singular and the corner pixels are not read.
 
     Starting from a trained convolution solves `w T = W` in float64: exact where T is invertible, least squares
     where it is not (`warm_start_for` says which). The official code starts all weights at zero, which leaves
     stacked circle layers dead for good; here they start as those of `nn.Conv2d`.
 
-    Inferred by us: that every spatial convolution but the stem is replaced (`default_where`); all about the
-    learnable radius, of which only the abstract of the paper's first version speaks.
+    Inferred by us: every spatial convolution except the stem is replaced (`default_where`). Everything about the
+    learnable radius, which only the abstract of the paper's first version mentions.
 
     Args:
         angles: `"even"`, points evenly spaced on their ring (the paper's text), or `"arctan"`, each point in its
@@ -98,7 +98,7 @@ class CircleConv2d(WeightUnit):
         return _start(conv.kernel_size[0], options.get("angles", "even"), options.get("ring", "max"), factor)
 
     def constants(self) -> dict[str, Tensor]:
-        """T (`matrix`); with a learnable radius what T is formed from, by ring factors."""
+        """T (`matrix`); with a learnable radius, the matrices from which the ring factors form T."""
         if self.radius != "learnable":
             return {"matrix": geometry.sampling_matrix(self.size, self.angles, self.ring, float(self.radius))}
         if self.size == 3:
@@ -176,7 +176,7 @@ class CircleConv2d(WeightUnit):
             ours = self._exact_matrix()
             if theirs.shape != ours.shape or not torch.allclose(theirs, ours, rtol=0.0, atol=1e-6):
                 error_msgs.append(
-                    f"{official} is of another circle than angles={self.angles!r}, ring={self.ring!r}, "
+                    f"{official} belongs to another circle than angles={self.angles!r}, ring={self.ring!r}, "
                     f"radius={self.radius!r}; the official search space is angles='arctan', ring='floor'"
                 )
 

@@ -1,7 +1,7 @@
 """Where a circle kernel reads: ring radii, angles, and the bilinear sampling matrix T (arXiv:2107.02451).
 
 A KxK kernel is an array of K^2 weights in row-major order. Weight i is applied at a position p_i inside the same
-window; what lies between lattice pixels is read by bilinear interpolation, a fixed linear map of the window's
+window. Values between lattice pixels are read by bilinear interpolation, a fixed linear map of the window's
 pixels: `x(p_i) = sum_j T[i, j] x_j`. Hence `sum_i w_i x(p_i) = sum_j (w T)_j x_j`: the circle kernel is the
 ordinary convolution with weight `w T`.
 """
@@ -42,7 +42,7 @@ def refused_size(kernel_size: tuple[int, ...]) -> str | None:
 
 
 def check_size(kernel_size: tuple[int, ...]) -> int:
-    """The side K of a kernel that a circle can have; a `UsageError` says why not otherwise."""
+    """The side K of a kernel size that a circle can have; otherwise a `UsageError` gives the reason."""
     reason = refused_size(kernel_size)
     if reason is not None:
         raise UsageError(f"kernel_size={kernel_size} is not allowed: {reason}")

@@ -39,7 +39,7 @@ class CircleMixConv2d(Draws, WeightUnit):
     four matrices. For K > 3 the family is ours: the official matrices for 5 and 7 are not circles.
 
     Inferred: that this mixture, found in the official code, is the paper's "kernel boosting" (`circle_square` is
-    the other reading), and where it is placed. As for `circle`, K = 3, 5 and 7 span in evaluation exactly the
+    the other reading), and its placement. As with `circle`, in evaluation K = 3, 5 and 7 span exactly the
     functions of the square kernel at the default probabilities.
 
     The draw is a hash of the persistent buffer `draw_state` = (seed, count), see `convswap.units.support.draws`:
@@ -97,7 +97,7 @@ class CircleMixConv2d(Draws, WeightUnit):
         self.reset_draws()
 
     def draw(self) -> Tensor:
-        """The index of this forward's matrix, an int64 tensor (1,); advances the count, except in a recomputation."""
+        """The index of this forward's matrix, an int64 tensor (1,). Advances the count, except in a recomputation."""
         hashed = self.draw_key()
         # compare integers: 32 random bits against the cumulative probabilities, scaled
         index = torch.zeros_like(hashed)
@@ -108,7 +108,7 @@ class CircleMixConv2d(Draws, WeightUnit):
         return index.reshape(1)
 
     def effective_weight(self) -> Tensor:
-        """In training a drawn `w T_k`, in evaluation `w E[T]`: (out_channels, in_channels/groups, K, K)."""
+        """A drawn `w T_k` in training, `w E[T]` in evaluation: (out_channels, in_channels/groups, K, K)."""
         matrix = self.matrices.index_select(0, self.draw()).squeeze(0) if self.training else self.expected
         return geometry.transformed(self.weight, matrix)
 

@@ -35,8 +35,8 @@ class CircleSquareConv2d(FeatureUnit):
     exact in evaluation for every stride, padding, padding mode, dilation and number of groups.
 
     The paper's abstract speaks of integrating circle with square kernels ("kernel boosting"). That it means these
-    two branches is **our reading**: the official code holds only the stochastic mixture (`circle_mix`). What is
-    learned is, once fused, a convolution of the same shape; for K = 3, 5 and 7 either branch alone spans all of
+    two branches is **our reading**: the official code holds only the stochastic mixture (`circle_mix`). Once fused,
+    the learned function is a convolution of the same shape. For K = 3, 5 and 7 either branch alone spans all of
     those functions, so a difference can only come from training.
 
     Starting from a trained convolution gives each branch half of its function and the BatchNorms the identity:
@@ -108,7 +108,7 @@ class CircleSquareConv2d(FeatureUnit):
             exact.weight.copy_(target / 2)
             exact.start_from(exact)
             self.circle.weight.copy_(exact.weight)
-            exact.weight.copy_(self.circle.weight)  # as rounded: the square branch takes the rest
+            exact.weight.copy_(self.circle.weight)  # the rounded weight: the square branch takes the rest
             self.square.weight.copy_(target - exact.effective_weight())
         for norm in (self.square_bn, self.circle_bn):
             cast(Tensor, norm.running_var).fill_(1 - norm.eps)

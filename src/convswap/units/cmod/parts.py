@@ -28,7 +28,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Selection:
-    """Which packets are read, in which order, and how they are mixed: part by part, each in groups.
+    """The packets that are read, their order, and how they are mixed: part by part, each in groups.
 
     Attributes:
         packets: numbers of the packets (`packet_bank`), in the order the parts read them.
@@ -41,11 +41,11 @@ class Selection:
     groups: tuple[int, ...]
 
     def times(self, factor: int) -> Selection:
-        """The same packets with so many times the outputs."""
+        """The same packets with this many times the outputs."""
         return replace(self, outputs=tuple(n * factor for n in self.outputs))
 
     def columns(self) -> Tensor:
-        """Where each packet's weight stands among all mixing weights, or -1: (outputs, packets)."""
+        """The position of each packet's weight among all mixing weights, or -1: (outputs, packets)."""
         rows, before, first = torch.full((sum(self.outputs), len(self.packets)), -1, dtype=torch.long), 0, [0, 0]
         for inputs, outputs, groups in zip(self.inputs, self.outputs, self.groups, strict=True):
             fan_in = inputs // groups
@@ -65,7 +65,7 @@ class Arch:
         batch_norm: has a BatchNorm; if not, its convolution has a bias.
         depth: of the transform; start: how far before the image its first window begins.
         wavelet_channels: of 64, in the paper.
-        luminance: where the mixing of red, green and blue starts.
+        luminance: initial weights that mix red, green and blue.
         selections: by the values of the option `packets`, the default first.
     """
 
@@ -119,8 +119,8 @@ ARCHES = MappingProxyType(
         "alexnet": Arch(11, 4, 2, 0, False, 3, 30, 32, (1.0036, 1.163, 0.8334), _ALEXNET),
     }
 )
-"""By the values of the option `arch`. AlexNet's transform has 34 zeros around it, of whose output the authors cut one
-sample of 4 pixels on each side: it starts at 30."""
+"""By the values of the option `arch`. AlexNet's transform pads 34 zeros. The authors then cut one sample of 4 pixels
+from each side of its output, so it starts at 30."""
 
 
 class WaveletMaps(BankConstants, nn.Module):
@@ -214,7 +214,7 @@ class WaveletMaps(BankConstants, nn.Module):
 
 @lru_cache(maxsize=32)
 def _mixing_columns(depth: int, selection: Selection, real: bool) -> Tensor:
-    """For each output's part and packet channel the place of its weight; one past the last where there is none."""
+    """For each output's part and packet channel, the place of its weight; one past the last if there is none."""
     bank = packet_bank(depth, selection.packets, real)
     with torch.device("cpu"), torch.inference_mode(False):
         weights = selection.columns()
@@ -230,8 +230,8 @@ class WaveletConv2d(nn.Conv2d):
     """`WaveletMaps` as one plain strided convolution, perhaps of the middle of the kernels only.
 
     Attributes:
-        cut: what of the kernels is left out, `||outside|| / ||whole||`, the largest over the filters. No output is
-            further off than the norm of what is outside times the norm of the pixels there.
+        cut: the part of the kernels that is left out, `||outside|| / ||whole||`, the largest over the filters. The
+            error of an output is at most the norm of the part outside times the norm of the pixels there.
     """
 
     def __init__(self, maps: WaveletMaps, kernel_size: int | None) -> None:
@@ -272,10 +272,10 @@ def modulus(z_NCHW: Tensor) -> Tensor:
 class GaborBatchNorm2d(nn.Module):
     """Batch normalisation of a modulus: `y = |weight| x / sqrt(E[x^2] / 2 + eps) + bias`, E over batch and pixels.
 
-    x is the modulus of a complex signal of mean zero, so E[x^2] / 2 is the variance of one of its components; the
+    x is the modulus of a complex signal of mean zero, so E[x^2] / 2 is the variance of one of its components. The
     modulus itself is not centred. Evaluation uses `running_energy`, the moving average of E (biased, starts at 1).
 
-    It is no `nn.BatchNorm2d`, so tools that exchange those, such as `convert_sync_batchnorm`, leave it as it is.
+    It is not an `nn.BatchNorm2d`, so tools that replace those, such as `convert_sync_batchnorm`, leave it unchanged.
     """
 
     running_energy: Tensor
@@ -299,7 +299,7 @@ class GaborBatchNorm2d(nn.Module):
         self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long, device=device))
 
     def reset_running_stats(self) -> None:
-        """Forget what was seen."""
+        """Reset the running energy and its count."""
         self.running_energy.fill_(1)
         self.num_batches_tracked.zero_()
 
@@ -310,7 +310,7 @@ class GaborBatchNorm2d(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         energy = self.running_energy
-        if self.training and x_NCHW.numel():  # an empty batch has no energy: nothing is learnt from it
+        if self.training and x_NCHW.numel():  # an empty batch has no energy and must not change the average
             energy = x_NCHW.to(compute_dtype(x_NCHW.dtype)).square().mean((0, 2, 3))
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
@@ -329,7 +329,7 @@ class GaborBatchNorm2d(nn.Module):
 
 
 class ChannelBias(nn.Module):
-    """`x + bias`, one number a channel, (N, C, H, W) -> (N, C, H, W)."""
+    """`x + bias`, one number per channel, (N, C, H, W) -> (N, C, H, W)."""
 
     def __init__(self, bias: Tensor) -> None:
         super().__init__()

@@ -82,14 +82,14 @@ class ModulusStem(_Stem, BlockUnit):
     The output is both one after the other, with the host's height and width. m is the stride of the host's convolution
     (ResNet 2, AlexNet 4). L(x) is a learned mix of the input channels, the psi_k are constant complex wavelet packets
     (`DtCwpt2d`), and w are real. A max-pool of a real oriented band-pass filter's response jumps when the image moves
-    by a pixel; the modulus of the complex filter hardly does, and looks alike. `GBN` is `GaborBatchNorm2d`; AlexNet has
-    a bias there.
+    by a pixel. The modulus of the complex filter looks similar, but hardly jumps. `GBN` is `GaborBatchNorm2d`; AlexNet
+    has a bias there.
 
     Only the packets and positions that are read are computed, as one convolution down the columns, one along the rows
-    and one 1x1 convolution: for ResNet, 15 million multiplications at 224 px, where as many channels of the 7x7
+    and one 1x1 convolution. For ResNet this takes 15 million multiplications at 224 px; as many channels of the 7x7
     convolution take 44 million.
 
-    Odd sizes: the authors cut the last row or column where both halves differ in size; here it is computed, with zeros
+    Odd sizes: the authors cut the last row or column if both halves differ in size. Here it is computed, with zeros
     around the image. A grey image (`in_channels` other than 3) starts with the mean of its channels as luminance.
 
     `fuse()` folds the BatchNorms, in float64, and keeps the separable wavelets, the cheapest form.
@@ -158,7 +158,7 @@ class ModulusStem(_Stem, BlockUnit):
 
     @property
     def weight(self) -> Tensor:
-        """The free convolution's weight (out - wavelets, in, k, k); it tells the module's device and precision."""
+        """The free convolution's weight (out - wavelets, in, k, k). It shows the module's device and precision."""
         return self.free.weight
 
     @classmethod
@@ -180,9 +180,9 @@ class ModulusStem(_Stem, BlockUnit):
     def to_convolutions(self, kernel_size: int | None = None) -> FusedModulusStem:
         """`fuse()` with the wavelet channels as one strided convolution of (2 W or W, in, k, k).
 
-        Exact for the whole kernels of 30x30 or 66x66 (None). A smaller `kernel_size` keeps the middle of each; how
-        much that leaves out is `.wavelets.cut`, see `WaveletConv2d`. It has several times the multiplications of
-        `fuse()`, and is for tools that know convolutions only.
+        Exact for the whole kernels of 30x30 or 66x66 (None). A smaller `kernel_size` keeps the middle of each kernel;
+        `.wavelets.cut` says how much that leaves out, see `WaveletConv2d`. This form has several times the
+        multiplications of `fuse()`, and is for tools that know only convolutions.
 
         Raises:
             ValueError: `kernel_size` is not a whole number from 1 to the whole side, or there are no wavelets.
@@ -197,7 +197,7 @@ class ModulusStem(_Stem, BlockUnit):
 
 
 class FusedModulusStem(_Stem):
-    """The inference form of `ModulusStem`: BatchNorms are in the convolutions, what they add is a bias.
+    """The inference form of `ModulusStem`: BatchNorms are folded into the convolutions and their biases.
 
     The scale of the Gabor batch norm is not negative, so it moves through the modulus into the mixing weights.
     """
@@ -228,7 +228,7 @@ class FusedModulusStem(_Stem):
 
 
 def _folded(free: nn.Conv2d, norm: nn.BatchNorm2d, maps: WaveletMaps | None) -> nn.Conv2d:
-    """The convolution with its channels of the norm folded in; where the norm has more, those go to the wavelets."""
+    """The convolution with its channels of the norm folded in. If the norm has more, the rest go to the wavelets."""
     channels = free.out_channels
     if maps is None or norm.num_features == channels:
         return fold_conv_norm(free, norm)
@@ -249,7 +249,7 @@ def _scale(maps: WaveletMaps, scale: Tensor) -> None:
 
 
 def _pool(arch: Arch, blurred: bool) -> nn.Module:
-    """The host's max-pool, or what blur-pooling makes of it."""
+    """The host's max-pool, or its blur-pooled form."""
     if not blurred:
         return nn.MaxPool2d(3, 2, arch.pool_padding)
     pool = [nn.MaxPool2d(3, 1, arch.pool_padding), BlurPool2d()]
@@ -269,10 +269,10 @@ def _refused(
     wavelet_channels: int | None,
     packets: str | None,
 ) -> str | None:
-    """Why no stem can be built so, or None.
+    """Why no stem can be built with these options, or None.
 
     Raises:
-        ValueError: an option has a value that is never allowed.
+        ValueError: an option has a value that is allowed nowhere.
     """
     check_choice("arch", arch, (None, *ARCHES))
     check_choice("pooling", pooling, POOLING)

@@ -5,9 +5,9 @@ ab, ba, bb. Their sums and differences are complex packets that are oriented and
 
     Psi_a = (aa - bb) + i (ba + ab)        Psi_b = (aa + bb) + i (ba - ab)
 
-A tree of `depth` stages of filters is, along one axis, a bank of 2**depth filters of 12, 30 or 66 taps (the stages
-convolved with one another); whether a stage subsamples or dilates the next one does not change them. So the whole
-transform is one strided convolution down the columns and one along the rows, and packets that nobody reads, and
+Along one axis, a tree of `depth` stages of filters is a bank of 2**depth filters of 12, 30 or 66 taps (the stages
+convolved with one another). Whether a stage subsamples or dilates the next one does not change them. So the whole
+transform is one strided convolution down the columns and one along the rows. Packets that nobody reads, and
 positions that are dropped later, are never computed.
 """
 
@@ -42,11 +42,11 @@ DEPTHS = (2, 3)
 TAPS = {2: 30, 3: 66}
 """Length of the equivalent filters by depth."""
 
-# The filters of Psi_a whose imaginary part is negated so that all packets mixed together turn the same way, as a
-# pattern that repeats over the packets; those of Psi_b are the others.
+# The filters of Psi_a whose imaginary part is negated, so that all packets mixed together turn the same way. The
+# pattern repeats over the packets; for Psi_b it is the other filters.
 _NEGATED = {2: "10", 3: "10100000"}
 
-# Which pair (low, high) follows which filter, by family: h1, g1 of tree 1 and h2, g2 of tree 2; h, g are common.
+# The pair (low, high) that follows each filter, by family: h1, g1 of tree 1 and h2, g2 of tree 2; h, g are common.
 _SUCCESSORS = {
     "h1fs": ("h1", "g1"), "g1fs": ("h2", "g2"), "h2fs": ("h2", "g2"), "g2fs": ("h1", "g1"),
     "h1": ("h1", "g1"), "g1": ("h", "g"), "h2": ("h2", "g2"), "g2": ("h", "g"), "h": ("h", "g"), "g": ("h", "g"),
@@ -115,7 +115,7 @@ class Bank:
     Attributes:
         vertical: (2 R, 1, L, 1), the filters of both trees for each of the R frequency rows that are needed.
         horizontal: (M, 2, 1, L) in R groups; each reads its row through both trees.
-        channels: (P, parts), the output channel of each wanted packet's real (and imaginary) part. Where rows hold
+        channels: (P, parts), the output channel of each wanted packet's real (and imaginary) part. If rows hold
             different numbers of packets, some of the M channels repeat a packet.
     """
 
@@ -171,7 +171,7 @@ def packet_kernels(bank: Bank) -> Tensor:
 
 
 def padded_to(x_NCHW: Tensor, size: tuple[int, int], taps: int, stride: int, start: int) -> Tensor:
-    """x with zeros around it such that `size` windows of `taps`, the first at -`start`, fit exactly. May also cut."""
+    """x padded with zeros, or cut, so that `size` windows of `taps`, the first at -`start`, fit exactly."""
     (height, width), (rows, columns) = x_NCHW.shape[-2:], size
     behind = [stride * (n - 1) + taps - start - side for n, side in ((columns, width), (rows, height))]
     return F.pad(x_NCHW, (start, behind[0], start, behind[1]))
@@ -187,7 +187,7 @@ def analyse(
 
 
 class BankConstants(Constants):
-    """Constants of which some are whole numbers: those keep their type. For use beside `nn.Module`."""
+    """Constants some of which are whole numbers, which keep their type. For use beside `nn.Module`."""
 
     def _placed(self, value: Tensor) -> Tensor:
         weight = cast(Tensor, cast(Any, self).weight)
@@ -199,9 +199,9 @@ class DtCwpt2d(BankConstants, nn.Module):
     """The complete transform: (N, C, H, W) -> (N, C * 4 * 4**depth, H', W'), `H' = (H + 2 p - L) // stride + 1`.
 
     L is `TAPS[depth]`, p is `transform_padding(depth, stride)`. The channels of each input channel stand together:
-    4**depth packets of Psi_a, then of Psi_b, each as (real, imaginary). The energy of a complex kernel is 4. Each axis
-    is treated alike (the authors' code mixes up the pixels of inputs that are not square). No parameters; the filters
-    are kept in at least float32.
+    4**depth packets of Psi_a, then of Psi_b, each as (real, imaginary). The energy of a complex kernel is 4. Both axes
+    are treated equally (the authors' code mixes up the pixels of inputs that are not square). There are no parameters;
+    the filters are kept in at least float32.
 
     Args:
         depth: 2 or 3 stages.
@@ -232,11 +232,11 @@ class DtCwpt2d(BankConstants, nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The filters down the columns; they tell the module's device and precision."""
+        """The filters down the columns. They show the module's device and precision."""
         return self.vertical
 
     def constants(self) -> dict[str, Tensor]:
-        """Both filter banks, and where each packet's parts stand in their output."""
+        """Both filter banks, and the position of each packet's parts in their output."""
         bank = packet_bank(self.depth, tuple(range(2 * 4**self.depth)))
         return {"vertical": bank.vertical, "horizontal": bank.horizontal, "order": bank.channels.flatten()}
 

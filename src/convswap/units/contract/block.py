@@ -1,8 +1,8 @@
-"""The contract of block units: what a module must offer to stand where a residual block, stage or stem stands.
+"""The contract of block units: what a module must offer to replace a residual block, stage or stem.
 
-A **block unit** replaces more than one convolution: a residual block, a stage of blocks, or the stem. Of its place it
-knows the channels that come in and go out, the stride, and for a stage how many blocks it held; it maps (N, in, H, W)
-to (N, out, ceil(H / stride), ceil(W / stride)). A stem's size is the host's own, whatever its pool rounds.
+A **block unit** replaces more than one convolution: a residual block, a stage of blocks, or the stem. It knows the
+input and output channels and the stride of its place, and for a stage how many blocks it held. It maps (N, in, H, W)
+to (N, out, ceil(H / stride), ceil(W / stride)). A stem's output has the host's own size, however its pool rounds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .options import Configured
 
 @dataclass(frozen=True)
 class Place:
-    """Where a block unit is to stand.
+    """The place where a block unit is to stand.
 
     Attributes:
         in_channels, out_channels: channels of the feature map before and after.
@@ -54,9 +54,9 @@ class Place:
 class BlockUnit(Configured, Hooks, nn.Module):
     """A module in the place of a residual block: (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
 
-    A subclass writes `setup()`, which takes its options and builds its parameters, and `forward()`, from stock modules;
-    `fuse()` returns the cheapest equal form. A unit for whole stages has an option `depth`, the number of blocks the
-    stage held.
+    A subclass writes `setup()`, which takes its options and builds its parameters, and `forward()`, from stock modules.
+    `fuse()` returns the cheapest equal form. A unit for whole stages has an option `depth`, the number of blocks that
+    the stage held.
 
     Raises:
         ValueError: a channel count or the stride is not a whole number of at least 1, or an option is not allowed.
@@ -98,7 +98,7 @@ class BlockUnit(Configured, Hooks, nn.Module):
 
     @classmethod
     def options_at(cls, place: Place) -> dict[str, Any]:
-        """Options that follow from the place where the caller gives none; a unit for stages returns its `depth`."""
+        """Options that follow from the place if the caller gives none. A unit for stages returns its `depth`."""
         return {}
 
     def fuse(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What the registry demands of a row and of its class: every fault is one line that names it and the nearest fix."""
+"""The registry's checks of a row and of its class. Every fault is one line that names it and the nearest fix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .weight import WeightUnit
 from .where import check_default
 
 RESERVED = frozenset({"model", "unit", "where", "start", "example_input", "conv", "place", "self", "cls"})
-"""Names that `swap`, `plan_swap`, `from_conv` and `at` take for themselves; no option may have one of them."""
+"""Names that `swap`, `plan_swap`, `from_conv` and `at` use themselves. No option may have one of them."""
 
 
 def check_row(row: UnitRow) -> None:
@@ -51,10 +51,10 @@ def check_row(row: UnitRow) -> None:
 
 
 def check_class(row: UnitRow, cls: type[nn.Module]) -> Kind:
-    """The kind of a row's class; a `UsageError` if the class cannot be a unit, or not this row's."""
+    """The kind of a row's class; a `UsageError` if the class cannot be a unit, or not this row's unit."""
     who = f"unit {row.name!r}: {getattr(cls, '__qualname__', cls)}"
     if not isinstance(cls, type) or not issubclass(cls, WeightUnit | FeatureUnit | BlockUnit):
-        raise UsageError(f"{who} is no unit; derive it from WeightUnit, FeatureUnit or BlockUnit")
+        raise UsageError(f"{who} is not a unit; derive it from WeightUnit, FeatureUnit or BlockUnit")
     if writes_constructor(cls):
         raise UsageError(
             f"{who} writes __init__; write its options as setup(self, *, option=default) and leave the constructor to "

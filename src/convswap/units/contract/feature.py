@@ -70,7 +70,7 @@ class FeatureUnit(Configured, FromConv, Hooks, nn.Module):
         self._check_read("bias", Tensor, type(None))
 
     def _check_read(self, name: str, *kinds: type) -> None:
-        """Backbones and surgery read these as they read them of a convolution."""
+        """Backbones and surgery read these attributes as they do on a convolution."""
         try:
             found = getattr(self, name)
         except AttributeError:

@@ -1,6 +1,6 @@
-"""A unit's options: written once, as the keyword arguments of `setup`, and read from there by everybody else.
+"""A unit's options: written once, as the keyword arguments of `setup`, and read from there everywhere else.
 
-The bases have the one constructor; a unit writes
+The bases have the only constructor. A unit writes
 
     def setup(self, *, temperature: float = 30.0) -> None:
         if not temperature > 0:
@@ -35,7 +35,7 @@ class Configured:
     Attributes:
         options: the unit's options by name, defaults included, as given to the constructor (lists as tuples, 1.0 as 1).
             They are part of the unit's identity: a checkpoint resumes, and a saved model loads, only with the same
-            ones.
+            options.
         place: `device` and `dtype`, during `setup` only.
     """
 
@@ -85,12 +85,12 @@ class Configured:
 
 
 def writes_constructor(cls: type[Configured]) -> bool:
-    """Does the class write `__init__` itself, instead of saying its options in `setup`?"""
+    """Does the class write `__init__` itself, instead of declaring its options in `setup`?"""
     return cls.__init__ is not cls._base_init
 
 
 def options_of(cls: type) -> dict[str, Any]:
-    """A unit's options and their defaults (`inspect.Parameter.empty` where there is none), in their order.
+    """A unit's options and their defaults (`inspect.Parameter.empty` if there is none), in their order.
 
     A class that writes its own constructor has that constructor's keyword-only arguments.
     """
@@ -101,7 +101,7 @@ def options_of(cls: type) -> dict[str, Any]:
 
 
 def described_options(module: object) -> list[str]:
-    """One line for each option of a unit, `option radius=1.2`, for those who compare units; none for other modules."""
+    """One line for each option of a unit, `option radius=1.2`, to compare units by; none for other modules."""
     if not isinstance(module, Configured):
         return []
     return [f"option {name}={value!r}" for name, value in module.options.items()]
@@ -118,9 +118,9 @@ def refuse_unknown(who: str, known: Iterable[str], given: Iterable[str]) -> None
 
 
 def frozen(value: Any) -> Any:
-    """The value with tuples for lists and whole numbers without `.0`, so that equal options are written alike.
+    """The value with tuples for lists and whole numbers without `.0`, so that equal options have equal text.
 
-    JSON knows no tuples, and 1 and 1.0 are the same radius.
+    JSON has no tuples, and 1 and 1.0 are the same radius.
     """
     if isinstance(value, list | tuple):
         return tuple(frozen(item) for item in value)
@@ -129,7 +129,7 @@ def frozen(value: Any) -> Any:
 
 
 def _declared_options(cls: type) -> dict[str, inspect.Parameter]:
-    """The arguments of `setup`; those of the parent's too where it hands `**options` on."""
+    """The arguments of `setup`, and of the parent's `setup` if it passes `**options` on."""
     chain = []
     for base in cls.__mro__:
         if "setup" in vars(base):

@@ -1,4 +1,4 @@
-"""Full precision: the dtype that weights are formed in, copies in float64, and constants that keep their digits."""
+"""Full precision: the dtype in which weights are formed, copies in float64, and constants that keep their digits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The precision weights are formed in: at least float32, also under autocast."""
+    """The precision in which weights are formed: at least float32, also under autocast."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -25,8 +25,8 @@ def double_copy(module: M) -> M:
 class Constants:
     """Mixin, before `nn.Module`: constant matrices that follow the module's device and keep full precision.
 
-    A plain non-persistent buffer is rounded by `.half()`, is left uninitialised by `to_empty()`, and stays on
-    the meta device after `load_state_dict(assign=True)`. These are rebuilt from float64 instead.
+    A plain non-persistent buffer is rounded by `.half()`, left uninitialised by `to_empty()`, and stays on
+    the meta device after `load_state_dict(assign=True)`. This mixin rebuilds its constants from float64 instead.
     """
 
     def constants(self) -> dict[str, Tensor]:

@@ -48,10 +48,10 @@ _entry_points_loaded = False
 class register_unit(UnitRow):
     """Class decorator that adds a row to the registry; see `UnitRow` for the arguments.
 
-    A class, so that the fields are written once. Every fault of the row or of the class is refused in one line.
+    It is a class so that the fields are written once. Every fault of the row or of the class is refused in one line.
 
     Raises:
-        UsageError: a field has a value that is not allowed, the class is no unit that this row can describe, or the
+        UsageError: a field has a value that is not allowed, the class is not a unit that this row can describe, or the
             name is taken by another class (both origins are named).
     """
 
@@ -74,7 +74,7 @@ class register_unit(UnitRow):
 
 
 def _load_entry_points() -> None:
-    """Import third-party unit modules once. A broken one is an error that names it, not a missing unit."""
+    """Import third-party unit modules once. A broken module raises an error that names it."""
     global _entry_points_loaded
     if _entry_points_loaded:
         return
@@ -83,7 +83,7 @@ def _load_entry_points() -> None:
         for point in entry_points(group=ENTRY_POINT_GROUP):
             _load(point)
     except BaseException:
-        _entry_points_loaded = False  # the next call must fail again, not miss the units that follow
+        _entry_points_loaded = False  # the next call must fail again, not silently miss the later units
         raise
 
 
@@ -123,6 +123,6 @@ def get_unit(name: str) -> UnitSpec:
 
 
 def spec_of(module: nn.Module) -> UnitSpec | None:
-    """The row whose class a module is exactly, or None for anything that is no unit."""
+    """The registry row of exactly this class, or None if the module is not a unit."""
     _load_entry_points()
     return next((spec for spec in _UNITS.values() if spec.cls is type(module)), None)

@@ -43,8 +43,8 @@ class UnitRow:
             or `"stochastic"` (random draws).
         variants: option sets that the contract tests run besides the defaults.
         no_weight_decay: parameter names (the last part) that recipes must not decay.
-        constant_weight: the unit's `weight` is no parameter but a buffer of constants, which no host's values and no
-            plain checkpoint can set.
+        constant_weight: the unit's `weight` is not a parameter but a buffer of constants, which neither a host's values
+            nor a plain checkpoint can set.
         gradient: `"exact"` (the derivative of the forward pass), or `"straight_through"` (the forward pass has steps,
             and the backward pass is an estimator of its own).
         onnx: why the unit cannot be exported to ONNX; empty when it can.

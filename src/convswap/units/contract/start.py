@@ -49,7 +49,7 @@ class FromConv:
 
     @property
     def geometry(self) -> Geometry:
-        """The nine arguments of `nn.Conv2d`. Within `setup` as the constructor was given them, `bias` included."""
+        """The nine arguments of `nn.Conv2d`. Within `setup` they are as given to the constructor, `bias` included."""
         asked = self.__dict__.get("_asked")
         return Geometry.of(cast(nn.Module, self)) if asked is None else asked
 
@@ -84,7 +84,7 @@ class FromConv:
         """Build a unit with `conv`'s geometry for training from scratch.
 
         The unit's `weight` takes the values the host drew for the convolution, so the host's own
-        initialisation scheme is kept and paired seeds start alike; all else starts as the paper says.
+        initialisation scheme is kept and paired seeds start equal. Everything else starts as the paper says.
         """
         unit = cls._build(conv, options)
         with torch.no_grad():
@@ -104,7 +104,7 @@ class FromConv:
 
 
 def _match_trainability(unit: T, conv: nn.Conv2d) -> T:
-    """Carry a frozen convolution over: a unit whose weight was frozen is frozen whole."""
+    """Carry a frozen convolution over: the whole unit is frozen if the convolution's weight was."""
     module = cast(nn.Conv2d, unit)
     if not conv.weight.requires_grad:
         module.requires_grad_(False)

@@ -21,8 +21,8 @@ class WeightUnit(Configured, Constants, FromConv, Hooks, nn.Conv2d):
     `nn.Conv2d`. The parameter keeps the key `weight`, so a plain checkpoint loads strictly. The effective weight
     is formed once per forward, in at least float32 also under autocast.
 
-    A subclass writes `effective_weight()`; options and further parameters in `setup`, where `weight` and `bias` are
-    already drawn; where its map is invertible also `start_from(conv)`.
+    A subclass writes `effective_weight()`. Options and further parameters go in `setup`, where `weight` and `bias` are
+    already drawn. If its map is invertible, it also writes `start_from(conv)`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class WeightUnit(Configured, Constants, FromConv, Hooks, nn.Conv2d):
         self._set_up(options, device=device, dtype=dtype)
 
     def effective_weight(self) -> Tensor:
-        """The weight that is convolved with: (out_channels, in_channels/groups, kH, kW), differentiable."""
+        """The weight of the convolution: (out_channels, in_channels/groups, kH, kW), differentiable."""
         raise NotImplementedError(f"{type(self).__name__} must write effective_weight()")
 
     def forward(self, input: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def bare_words(alternatives: Iterable[Iterable[str]]) -> set[str]:
 
 
 def check_default(where: str, *, block: bool) -> None:
-    """Raise a `UsageError` unless this selection can be a unit's default: it knows no model, so no module by name."""
+    """Raise a `UsageError` unless this selection can be a unit's default, which cannot name a model's modules."""
     known = [*BLOCKS, *BLOCK_ENDS] if block else [*CONVOLUTIONS, *CONVOLUTION_ENDS]
     for word in sorted(bare_words(parse(where))):
         if word not in known:

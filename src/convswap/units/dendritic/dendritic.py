@@ -1,4 +1,4 @@
-"""Dendrite-activated connections (DAC): every connection rectifies its input after a bias of its own."""
+"""Dendrite-activated connections (DAC): every connection adds its own bias to its input and rectifies."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ class DendriticConv2d(FeatureUnit):
     """A dendritic convolution: `out[n, o, p] = sum_c sum_t W[o, c, t] relu(x[n, c, s p + t] + B[o, c]) + b[o]`.
 
     W is (out, in/groups, kH, kW). The activation stands before the weights and has its own kink for every pair of
-    channels, so the input should arrive un-rectified and the output leaves linear: `swap` removes a ReLU that feeds
-    only dendritic units (`absorbs_relu_before`). An ordinary bias b of the host is kept; the paper has none.
+    channels. The input should therefore arrive un-rectified, and the output leaves linear: `swap` removes a ReLU that
+    feeds only dendritic units (`absorbs_relu_before`). An ordinary bias b of the host is kept; the paper has none.
 
-    The operator `convswap::dendritic_conv2d` never holds the (N, out, in, H, W) activations, not for the backward pass
-    either: it forms them anew in chunks. Multiplications are those of a convolution; `ops.dendritic.
-    elementwise_operations` counts the additions and comparisons beside them (1/9 of the multiplications for 3x3).
+    The operator `convswap::dendritic_conv2d` never holds the (N, out, in, H, W) activations. It forms them in chunks,
+    and again for the backward pass. It has the multiplications of a convolution; `ops.dendritic.
+    elementwise_operations` counts the further additions and comparisons (1/9 of the multiplications for 3x3).
 
-    Known of arXiv:2301.00924 (WACV 2024) are the formula of a unit, that it goes into the convolutions of ResNets and
-    costs a "modest" number of parameters; the official code and the body of the paper were not available. **Inferred**
-    are the sharing of B over taps, padding after the activation, B = 0 at the start, no weight decay on B, and the
-    placement: all spatial convolutions but the first.
+    From arXiv:2301.00924 (WACV 2024) we know the formula of a unit, that it goes into the convolutions of ResNets and
+    that it costs a "modest" number of parameters. The official code and the body of the paper were not available. We
+    **inferred** the sharing of B over taps, padding after the activation, B = 0 at the start, no weight decay on B,
+    and the placement: all spatial convolutions except the first.
 
     Starting from a convolution copies its weights with B = 0, whatever `bias_init`. The unit then is exactly
-    `conv(relu(x))`: the host's own function wherever the host rectifies before the convolution, and at best an
-    approximation where it does not.
+    `conv(relu(x))`. That is the host's own function if the host rectifies before the convolution, and at best an
+    approximation if it does not.
 
     Args:
         bias_sharing: `"pair"`: B is (out, in/groups), one bias per pair of channels; `"tap"`: (out, in/groups, kH,
@@ -91,10 +91,10 @@ class DendriticConv2d(FeatureUnit):
 
     @classmethod
     def warm_start_for(cls, conv: nn.Conv2d, **options: Any) -> Literal["approximate", "none"]:
-        """`"approximate"` where `conv(relu(x))` should follow `conv(x)` also on inputs that no ReLU has passed.
+        """`"approximate"` if `conv(relu(x))` should follow `conv(x)` even on inputs that no ReLU has passed.
 
         For standard normal x the correlation of the two over images, pixels and channels follows from the weights. It
-        is near 0.7 for random ones; below 0.55, and for fewer than 16 input channels, nothing is promised.
+        is near 0.7 for random weights. Below 0.55, and for fewer than 16 input channels, nothing is promised.
         """
         if conv.in_channels < 16:
             return "none"
@@ -122,7 +122,7 @@ class DendriticConv2d(FeatureUnit):
         x = input if input.dim() == 4 else input.unsqueeze(0)
         before, after = self._margins()
         x = pad(x, before, self.padding_mode)
-        single = self.weight.shape[1] == 1  # a depthwise output has one input, so its activations are one map
+        single = self.weight.shape[1] == 1  # a depthwise output reads one input, so its activations are one map
         if self.bias_sharing == "input":
             y = self._activated(x, self.dendrite_bias, after, self.groups)
         elif single and self.bias_sharing == "pair":
@@ -143,17 +143,17 @@ class DendriticConv2d(FeatureUnit):
         return F.conv2d(h, self.weight, self.bias, self.stride, (top, left), self.dilation, groups)
 
     def _margins(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """What to pad x with, and the zeros after the activation: (left, right, top, bottom) each."""
+        """The padding of x, and the zeros after the activation: (left, right, top, bottom) each."""
         none, own = (0, 0, 0, 0), margins(self.kernel_size, self.dilation, self.padding)
         return (none, own) if self.padding_mode == "zeros" and self.pad == "after" else (own, none)
 
     def fuse(self, levels: int | None = None) -> nn.Module:
         """The inference form.
 
-        Without `levels` it equals the unit exactly: a `LevelConv2d` of one level (`conv(relu(x + b))`) where an
-        input channel can have but a single bias (`bias_sharing="input"`, or depthwise), otherwise an independent copy,
-        whatever the biases are: a saved model finds the same form again. Either can absorb a BatchNorm behind it
-        (`fold_affine`).
+        Without `levels` it equals the unit exactly. If an input channel can have only one bias
+        (`bias_sharing="input"`, or depthwise), it is a `LevelConv2d` of one level (`conv(relu(x + b))`); otherwise it
+        is an independent copy. The form does not depend on the values of the biases, so a saved model finds the same
+        form again. Either form can absorb a BatchNorm behind it (`fold_affine`).
 
         Args:
             levels: the largest number T of different biases per input channel. The result is a `LevelConv2d`, an

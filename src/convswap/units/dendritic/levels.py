@@ -16,9 +16,9 @@ _ROUNDS = 100
 class LevelConv2d(Hooks, nn.Module):
     """`conv(relu(x_c + levels[c, t]))` over T maps per input channel: (N, in, H, W) -> (N, out, H', W').
 
-    The inference form of a dendritic convolution whose biases take at most T values per input channel: weights stand
-    in the slot of their level, the other slots hold 0. It is Multi-Bias Activation followed by a convolution. Built by
-    `DendriticConv2d.fuse`.
+    The inference form of a dendritic convolution whose biases take at most T values per input channel. Weights stand
+    in the slot of their level; the other slots hold 0. It is Multi-Bias Activation followed by a convolution. It is
+    built by `DendriticConv2d.fuse`.
 
     Attributes:
         levels: (in, T).
@@ -59,7 +59,7 @@ class LevelConv2d(Hooks, nn.Module):
 
 
 def fold_affine(module: nn.Module, scale: Tensor, shift: Tensor) -> None:
-    """`y -> scale y + shift` into a module that is linear in `weight` and `bias`; a missing bias is made."""
+    """Fold `y -> scale y + shift` into a module that is linear in `weight` and `bias`; a missing bias is created."""
     weight, bias = module.weight, module.bias
     assert isinstance(weight, nn.Parameter)
     scale, shift = scale.to(weight), shift.to(weight)
@@ -85,8 +85,8 @@ def level_form(
     Args:
         geometry: of the convolution over the rectified maps.
         weight: (out, in/groups, kH, kW); gives device, dtype and trainability.
-        values: the biases that meet each input channel, `biases_by_input`; (in, 1) where it has a single one.
-        tapwise: whether there is one bias a tap.
+        values: the biases that meet each input channel, `biases_by_input`; (in, 1) if it has a single one.
+        tapwise: whether there is one bias per tap.
         output_bias: (out,) or None.
         count: the number of levels T.
         margins: zeros to put around x before the biases are added, as `F.pad` takes them.
@@ -114,8 +114,8 @@ def biases_by_input(dendrite_bias: Tensor, groups: int) -> Tensor:
 def cluster(values: Tensor, count: int) -> tuple[Tensor, Tensor, float]:
     """Row by row, `count` levels near the values by k-means on the line, without random numbers.
 
-    It starts from the smallest value and then, again and again, the value farthest from its level, so at most `count`
-    distinct values are met exactly. A row with fewer distinct values has levels that nothing uses.
+    It starts from the smallest value and then repeatedly adds the value farthest from its level, so up to `count`
+    distinct values are met exactly. A row with fewer distinct values has unused levels.
 
     Returns:
         levels (rows, T) sorted, the index of each value's level (rows, n), the largest distance to a level; T is

@@ -1,5 +1,4 @@
-"""The G-Ghost stage: most of a stage works on some of the channels, the others come from its first block
-(arXiv:2201.03297)."""
+"""The G-Ghost stage: most blocks work on some of the channels; the first block makes the others (arXiv:2201.03297)."""
 
 from __future__ import annotations
 
@@ -66,7 +65,7 @@ class RegNetXBlock(nn.Module):
 
 
 class _StageForward(nn.Module):
-    """What the stage and its fused form compute; they differ in whether BatchNorms stand in the parts."""
+    """The forward pass of the stage and its fused form, which differ only in the BatchNorms of their parts."""
 
     raw: int
     base: nn.Module
@@ -80,7 +79,7 @@ class _StageForward(nn.Module):
         """(N, in, H, W) -> (N, out, H', W').
 
         Raises:
-            ValueError: one image in train mode: the BatchNorms of the mix have one value a channel to normalise.
+            ValueError: one image in train mode: the BatchNorms of the mix have one value per channel to normalise.
         """
         if self.merge is not None:
             self._refuse_one_image(input.shape[0])  # len() would fix the batch size in an export
@@ -100,7 +99,7 @@ class _StageForward(nn.Module):
         norm = cast(nn.Sequential, self.merge)[2]
         if isinstance(norm, nn.BatchNorm2d) and norm.training and batch == 1:
             raise UsageError(
-                "batch size 1 is not allowed in train mode: the mix of a G-Ghost stage normalises one pooled value a "
+                "batch size 1 is not allowed in train mode: the mix of a G-Ghost stage normalises one pooled value per "
                 "channel and image; give at least 2 images to every device, or build the stage with mix=False"
             )
 
@@ -130,8 +129,8 @@ class GGhostStage(_StageForward, BlockUnit):
     - cheap path: `c = relu(BN(Wc x0[:, raw:]) + m)`, 1x1;
     - `out = block(concat[e_{n-2}, c])`: full width.
 
-    The blocks are RegNetX bottlenecks, as in the published networks, whatever blocks stood there before. Parameter
-    names are those of the official code, whose stages load strictly.
+    The blocks are RegNetX bottlenecks, as in the published networks, whatever blocks they replace. Parameter names
+    are those of the official code, whose stages load strictly.
 
     The maps that the mix normalises are 1x1: in train mode every device needs at least 2 images, or `mix=False`.
     `fuse()` folds all BatchNorms; the mix depends on the input and stays.
@@ -147,7 +146,7 @@ class GGhostStage(_StageForward, BlockUnit):
         device, dtype: of the parameters.
 
     Raises:
-        ValueError: an option is not allowed; the group widths that are get named.
+        ValueError: an option is not allowed. The message names the allowed group widths.
     """
 
     def setup(

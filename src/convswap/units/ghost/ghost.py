@@ -32,7 +32,7 @@ from ..support.folding import fold_conv_norm
     ),
 )
 class GhostConv2d(FeatureUnit):
-    """The Ghost module: m = ceil(n / s) intrinsic maps by a convolution, the other n - m from these by d x d kernels.
+    """The Ghost module: m = ceil(n / s) intrinsic maps by a convolution, the other n - m from them by d x d kernels.
 
     With x (N, in, H, W), n output channels, s = `ratio`, d = `cheap_kernel` and [relu] where `relu=True`:
 
@@ -42,19 +42,19 @@ class GhostConv2d(FeatureUnit):
     - output: `concat[y, g]`, (N, n, H', W').
 
     The identity is one of the paper's s linear operations: the intrinsic maps are part of the output. Parameters:
-    `m in/groups k^2 + (n - m) d^2 + 2 n`; both costs are about 1/s of the convolution's.
+    `m in/groups k^2 + (n - m) d^2 + 2 n`. Parameters and operations are about 1/s of the convolution's.
 
-    Where s does not divide n, the official code makes m (s - 1) ghosts and throws the surplus away. The function is the
-    same without it, so no ghosts are made of intrinsic maps whose ghosts would all be cut; of the last map with
-    any, the cut ones (at most s - 2; none for s = 2) remain, as they do there. The code's count is larger by
+    If s does not divide n, the official code makes m (s - 1) ghosts and discards the surplus. The function is the same
+    without the surplus, so intrinsic maps whose ghosts would all be cut get none here. The last map with ghosts keeps
+    its cut ones (at most s - 2; none for s = 2), as in the official code. That code's count is larger by
     `(m - p)(s - 1)(d^2 + 2)` with `p = ceil((n - m) / (s - 1))`. Parameter names are those of the official code
     and of timm, whose states load strictly where the counts agree.
 
-    BatchNorm and rectifier are inside: `swap` takes the host's BatchNorm behind the convolution out, and sets `relu`
-    where the host has a ReLU next (never before a residual addition: that costs accuracy). A bias is left to the
-    BatchNorm, so `bias` is accepted and not used.
+    BatchNorm and rectifier are inside. `swap` removes the host's BatchNorm behind the convolution, and sets `relu` if
+    the host has a ReLU next (never before a residual addition, which costs accuracy). The BatchNorm serves as the
+    bias, so `bias` is accepted and not used.
 
-    Of a trained convolution the unit keeps the first m filters only, so there is no warm start: it is trained.
+    The unit keeps only the first m filters of a trained convolution, so there is no warm start and it must be trained.
     `fuse()` folds both BatchNorms; with the rectifier, or with d > 1 and the zero padding of the intrinsic maps, the
     module is not one convolution.
 
@@ -100,7 +100,7 @@ class GhostConv2d(FeatureUnit):
 
     @classmethod
     def supports(cls, conv: nn.Conv2d, **options: Any) -> str | None:
-        """Why the module cannot stand there: the convolution is depthwise, or its groups do not divide m.
+        """Why the module cannot stand there (the convolution is depthwise, or its groups do not divide m), or None.
 
         Raises:
             ValueError: an option is not allowed.
@@ -126,7 +126,7 @@ class GhostConv2d(FeatureUnit):
     def fuse(self) -> nn.Module:
         """The inference form: both BatchNorms folded, equal in evaluation.
 
-        A plain `nn.Conv2d` where there are neither ghosts nor a rectifier, else a `FusedGhost`.
+        A plain `nn.Conv2d` if there are neither ghosts nor a rectifier, else a `FusedGhost`.
 
         Raises:
             FusionError: a BatchNorm keeps no running statistics.
@@ -141,9 +141,9 @@ class GhostConv2d(FeatureUnit):
 class FusedGhost(nn.Module):
     """The inference form of `GhostConv2d`: `y = [relu] conv(x)`, `concat[y, [relu] depthwise(y)]`, both with bias.
 
-    Identity and ghosts could also be one depthwise convolution of multiplier s, which saves the concatenation and
-    needs a permutation of the channels instead; on a CPU it takes 4 to 15 times as long
-    (`benchmarks/units/grouped_forms.py`), so it is not used. Built by `GhostConv2d.fuse()`.
+    Identity and ghosts could also be one depthwise convolution of multiplier s, with a permutation of the channels
+    in place of the concatenation. On a CPU that takes 4 to 15 times as long (`benchmarks/units/grouped_forms.py`), so
+    it is not used. Built by `GhostConv2d.fuse()`.
     """
 
     def __init__(self, geometry: Geometry, primary: nn.Conv2d, cheap: nn.Conv2d | None, *, relu: bool) -> None:
@@ -192,7 +192,7 @@ def _check_options(ratio: object, cheap_kernel: object, relu: object) -> None:
 
 def _refusal(in_channels: int, out_channels: int, groups: int, ratio: int) -> str | None:
     if 1 < groups == in_channels:
-        return "it is depthwise: its kernels are as cheap as a ghost's, nothing would be saved"
+        return "it is depthwise: its kernels are as cheap as a ghost's, so nothing would be saved"
     intrinsic = _intrinsic(out_channels, ratio)
     if intrinsic % groups:
         return f"groups={groups} do not divide the {intrinsic} of {out_channels} maps that ratio={ratio} convolves"

@@ -23,12 +23,12 @@ _FEWEST_ANGLES = 101
 
 
 def default_rings(kernel_size: int) -> int:
-    """How many rings the official code takes where none are given: `max(k // 2, 2)`."""
+    """The official code's default number of rings: `max(k // 2, 2)`."""
     return max(kernel_size // 2, 2)
 
 
 def angles(kernel_size: int) -> int:
-    """N, samples on a ring: `max(ceil(pi k), 101)`. Beyond a few dozen the bases no longer change to rounding."""
+    """N, samples on a ring: `max(ceil(pi k), 101)`. Beyond a few dozen the bases change only by rounding."""
     return max(math.ceil(math.pi * kernel_size), _FEWEST_ANGLES)
 
 
@@ -39,7 +39,7 @@ def ring_radii(rings: int, order: int) -> Tensor:
 
 @lru_cache
 def ring_basis(kernel_size: int, rings: int, order: int) -> Tensor:
-    """B_m[r], complex128 (rings, k, k), on the CPU; one tensor for all callers, not to be written to.
+    """B_m[r], complex128 (rings, k, k), on the CPU. All callers share one tensor: do not write to it.
 
     Raises:
         ValueError: the kernel is smaller than 2, there is no ring, or the order is negative.
@@ -63,7 +63,8 @@ def ring_basis(kernel_size: int, rings: int, order: int) -> Tensor:
 def quarter_turn_exact(basis_RKK: Tensor, order: int) -> Tensor:
     """The nearest basis with `rot90(B) = i^m B` exactly: the mean over the four turns.
 
-    101 samples, no multiple of four, miss that by some 1e-9 of the largest value, which a network would keep.
+    With 101 samples, not a multiple of four, the bases miss that by some 1e-9 of the largest value, and a network
+    would, too.
     """
     turns = (1, -1j, -1, 1j)  # of i^-m, by powers
     parts = [turns[order * k % 4] * torch.rot90(basis_RKK, k, (1, 2)) for k in range(4)]
@@ -96,7 +97,7 @@ def expansion(kernel_size: int, rings: int, highest: int, unit_norm: bool) -> Te
 
 @lru_cache
 def arrangement(orders_in: int, orders_out: int, real_input: bool, full_zero_order: bool) -> Tensor:
-    """Which part of which filter stands where in the plain convolution, float64 (pairs, 2 filter orders), of 0, 1, -1.
+    """The filter part at each place of the plain convolution, float64 (pairs, 2 filter orders), of 0, 1, -1.
 
     Columns are `Re F_0, Im F_0, Re F_1, ..`; rows run over (output order, re | im, input order, re | im). Output o
     takes `F_{o-i}` of input i, `F_{-m} = conj F_m`: the complex product with `F = F_{|o-i|}` and s = sign(o - i) is

@@ -15,7 +15,7 @@ from .layers import ComplexBatchNorm, ComplexReLU, HarmonicConv2d, HarmonicMeanP
 
 
 class _BlockForward(nn.Module):
-    """What the block and its fused form compute; they differ in their parts."""
+    """The forward pass of the block and its fused form, which differ in their parts."""
 
     pool: nn.Module
     lift: nn.Conv2d
@@ -66,12 +66,12 @@ class HarmonicBlock(_BlockForward, BlockUnit):
     `y = sum_m relu(BN(|Z_m|)) + pool(x)`, `Z = cross(C-ReLU(lift(pool(x))))`: two k x k convolutions as in the blocks
     of the paper's networks, with h = width * out complex channels an order between them. Every part is equivariant and
     the magnitudes do not change with the angle, so turning x turns y: exactly by quarter turns of square maps, of any
-    size and stride. A network is so only if its other layers are, and the usual learned stem is not: its filters have
-    a direction. Strides are taken by `HarmonicMeanPool` on the real map, before anything else.
+    size and stride. A network is equivariant only if its other layers are. The usual learned stem is not: its filters
+    have a direction. `HarmonicMeanPool` takes strides on the real map, before anything else.
 
-    The sum with the pooled input is ours (zero channels appended; a 1x1 convolution where channels become fewer). The
-    paper has none, but leaves its streams once in a network and not in every block; nine blocks in a row hardly train
-    without it.
+    The sum with the pooled input is ours (zero channels appended; a 1x1 convolution if channels become fewer). The
+    paper has no such sum, but leaves its streams once in a network and not in every block. Nine blocks in a row hardly
+    train without the sum.
 
     Parameters: `(M + 1) ((rings + 1) h (in + out) + h + 2 out)` with phases, and `in out` of a 1x1 convolution. The
     plain kernels have 2 h (M + 1) and 2 out (M + 1) output channels, so the block costs more than its parameters say.
@@ -86,7 +86,7 @@ class HarmonicBlock(_BlockForward, BlockUnit):
         kernel_size: k, 5 in the paper.
         rings: of the radial profiles, 4 in the paper's network for digits.
         phase: whether filters have phases.
-        zero_order_phase: `"paper"`, or `"code"` for that of the official code, see `HarmonicConv2d`.
+        zero_order_phase: `"paper"`, or `"code"` for the official code's, see `HarmonicConv2d`.
         basis: `"unit"` (ours) or `"sum"`, see `HarmonicConv2d`.
         residual: add the pooled input; False as in the paper.
 

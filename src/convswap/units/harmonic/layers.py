@@ -1,8 +1,8 @@
 """The layers of harmonic networks (arXiv:1612.04642): maps are complex and sorted into streams of rotation order.
 
 A complex map of orders 0..M with C channels each is an ordinary tensor (N, 2 C (M + 1), H, W) whose channel index is
-(order, re | im, channel). Turning the image by an angle t turns the map and multiplies stream m by `e^{i m t}`; every
-layer here keeps that: exactly for quarter turns of square maps, approximately (pixels, borders) for others.
+(order, re | im, channel). Turning the image by an angle t turns the map and multiplies stream m by `e^{i m t}`. Every
+layer here keeps that property: exactly for quarter turns of square maps, approximately (pixels, borders) for others.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class HarmonicConv2d(WeightUnit):
     `F_m = e^{-i beta} sum_r R[r] B_m[r]` with a profile R and a phase beta for every order and pair of channels
     (`weight`, (orders, out, in, rings), and `phase`, (orders, out, in)) and the bases of `harmonic_basis`. The filters
     are formed once per forward and laid out as one real kernel: (N, 2 C (M_in + 1), H, W), or real maps (N, C, H, W)
-    where the input is not complex, -> (N, 2 C' (M + 1), H', W'). No bias, which would break equivariance. `fuse()`
-    gives the plain `nn.Conv2d`.
+    if the input is not complex, -> (N, 2 C' (M + 1), H', W'). There is no bias, which would break equivariance.
+    `fuse()` gives the plain `nn.Conv2d`.
 
     The paper's formula is a complex product for all orders. The official code multiplies the imaginary part by
-    sign(o - i), which is 0 for equal orders: there only `cos(beta)` of an order-0 filter acts on a complex input.
+    sign(o - i), which is 0 for equal orders, so only `cos(beta)` of an order-0 filter acts on a complex input.
     Both are equivariant.
 
     Args:
@@ -48,7 +48,7 @@ class HarmonicConv2d(WeightUnit):
         zero_order_phase: `"paper"` or `"code"`, see above.
         dead_weights: also keep the official code's profiles and phases of negative orders, which nothing reads:
             `weight` then has the orders -h, .., -1, 0, .., h with h = max(M, M_in).
-        basis: `"unit"` scales every ring basis to unit norm (ours), which keeps parameters and learning rates of the
+        basis: `"unit"` scales every ring basis to unit norm (ours), which keeps parameters and learning rates at the
             usual size; `"sum"`: the official bases, a sum over 101 angles.
 
     Raises:
@@ -100,8 +100,8 @@ class HarmonicConv2d(WeightUnit):
     def reset_parameters(self) -> None:
         """Profiles normal, phases uniform in (0, 2 pi).
 
-        The deviation of the profiles is `0.4 sqrt(2 / (rings in out))` with the official bases; with those of unit
-        norm `sqrt(1 / (rings in (M_in + 1)))`, which maps white noise to magnitudes of about its own size.
+        The deviation of the profiles is `0.4 sqrt(2 / (rings in out))` with the official bases. With bases of unit
+        norm it is `sqrt(1 / (rings in (M_in + 1)))`, which maps white noise to magnitudes of about its own size.
         """
         if "phase" not in self._parameters and "phase" not in self.__dict__:
             return  # called by nn.Conv2d's constructor, before there are parameters
@@ -205,7 +205,7 @@ class _Complex(nn.Module):
 class ComplexReLU(_Complex):
     """C-ReLU: `Z -> relu(|Z| + b) / |Z| Z`, b for every (order, channel), |Z| = sqrt(max(re^2 + im^2, 1e-4)).
 
-    (N, 2 C (M + 1), H, W) -> the same. `bias` starts uniform as the official code's default, Glorot's, makes it.
+    (N, 2 C (M + 1), H, W) -> the same. `bias` starts uniform, by the official code's default (Glorot's).
 
     Args:
         channels: C.
@@ -242,8 +242,8 @@ class ComplexReLU(_Complex):
 class ComplexBatchNorm(_Complex):
     """C-BN: `Z -> relu(BN(|Z|)) / |Z| Z`, BN for every (order, channel); the rectifier is part of it.
 
-    (N, 2 C (M + 1), H, W) -> the same. With `leave` the magnitudes alone are wanted: `sum_m relu(BN(|Z_m|))`, real,
-    (N, C, H, W). That is `magnitude_sum` of the above wherever |Z| is not under its floor of 0.01.
+    (N, 2 C (M + 1), H, W) -> the same. With `leave` the layer returns only the magnitudes: `sum_m relu(BN(|Z_m|))`,
+    real, (N, C, H, W). That is `magnitude_sum` of the above wherever |Z| is not under its floor of 0.01.
 
     Args:
         channels: C.
@@ -307,7 +307,7 @@ class MagnitudeAffine(_Complex):
         self.train(source.training)
 
     def forward(self, z_NCHW: Tensor) -> Tensor:
-        """(N, 2 C (M + 1), H, W) -> the same, or (N, C, H, W) where it leaves."""
+        """(N, 2 C (M + 1), H, W) -> the same, or (N, C, H, W) with `leave`."""
         z = _streams(z_NCHW, self.max_order)
         squares = _squares(z)
         scale, shift = (_per_channel(part, squares.dtype) for part in (self.scale, self.shift))
@@ -319,9 +319,10 @@ class MagnitudeAffine(_Complex):
 class HarmonicMeanPool(nn.Module):
     """Mean pooling of real and imaginary parts by a stride, to ceil(H / stride), with windows that mirror each other.
 
-    Where the stride divides the size, windows of `stride` pixels, as in the paper (2x2). Elsewhere the windows grow by
-    a margin on both sides alike (3x3 around every second pixel for an odd size and stride 2) and average the pixels
-    they have: a quarter turn of a square map is kept exactly for every size, which windows from the left do not do.
+    If the stride divides the size, windows have `stride` pixels, as in the paper (2x2). Otherwise the windows grow by
+    the same margin on both sides (3x3 around every second pixel for an odd size and stride 2) and average the pixels
+    they have. A quarter turn of a square map is thus kept exactly for every size; windows from the left would not keep
+    it.
 
     Args:
         stride: by which height and width shrink.
@@ -341,7 +342,7 @@ class HarmonicMeanPool(nn.Module):
 
     def _window(self, size: int) -> tuple[int, int]:
         """Side and margin of the windows along an axis."""
-        last = (size - 1) % self.stride + 1  # pixels that windows of `stride` would leave to the last one
+        last = (size - 1) % self.stride + 1  # pixels that the last window would get with windows of `stride`
         margin = (self.stride - last + 1) // 2
         return last + 2 * margin, margin
 

@@ -19,8 +19,8 @@ _FEW = 8192  # pixels in a batch
 class GroupSum(nn.Module):
     """`s = conv(x, ones)` with a convolution's geometry, one map per group: (N, in, H, W) -> (N, groups, H', W').
 
-    The channels of a group are summed first, accumulated in at least float32; the box filter then runs on its single
-    map, rows and columns apart, by adding shifted slices. A convolution with ones would cost the layer's own
+    The channels of a group are summed first, accumulated in at least float32. The box filter then runs on that single
+    map, first rows and then columns, by adding shifted slices. A convolution with ones would cost the layer's own
     input width, and even a one-channel convolution is far slower on a CPU than the slices (backward: 90x).
     """
 
@@ -54,9 +54,9 @@ class GroupSum(nn.Module):
         return total
 
     def add_to(self, y: Tensor, x: Tensor, added: Tensor) -> Tensor:
-        """`y + added[0] s + added[1]` for inference, y being the caller's own: it may be overwritten.
+        """`y + added[0] s + added[1]` for inference. y is the caller's own and may be overwritten.
 
-        For few pixels on a CPU the calls cost more than the sums, so fewer calls are made there.
+        For few pixels on a CPU the calls cost more than the sums, so this form makes fewer calls.
         """
         few = not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() < _FEW * x.shape[1]
         exact = y.dtype == x.dtype == compute_dtype(x.dtype) and not torch.is_grad_enabled()
@@ -94,7 +94,7 @@ def _sum_of_slices(x: Tensor, taps: list[tuple[slice, ...]]) -> Tensor:
 
 
 class _ChannelSum(torch.autograd.Function):
-    """`x.sum(1)` of a half-precision x in more precision, whose gradient is a dense tensor of x's own kind.
+    """`x.sum(1)` of a half-precision x in more precision. Its gradient is a dense tensor of x's own kind.
 
     Autograd alone would return a float32 view without memory, and adding that to the convolution's gradient of
     the same x takes up to 50 times as long on a CPU as adding a dense one.
@@ -154,7 +154,7 @@ def add_scaled_sum(y: Tensor, total: Tensor, scale: Tensor, shift: Tensor | None
         total: s, (N, groups, H, W), in at least float32.
         scale: (out,), in at least float32.
         shift: (out,) or None.
-        own: nobody else needs y, so that without autograd it may be overwritten.
+        own: whether nobody else needs y, so that it may be overwritten without autograd.
     """
     with _without_autocast(y):
         if total.shape[1] > 1:
@@ -175,7 +175,7 @@ def add_scaled_sum(y: Tensor, total: Tensor, scale: Tensor, shift: Tensor | None
 class _AddScaledSum(torch.autograd.Function):
     """`_add_product` with a shorter backward pass: two products with the gradient, no temporary of its size.
 
-    Autograd alone would also form the gradient of the constant row of `_factors`, the dearest of all.
+    Autograd alone would also form the gradient of the constant row of `_factors`, the most expensive of all.
     """
 
     generate_vmap_rule = True
@@ -207,7 +207,7 @@ class _AddScaledSum(torch.autograd.Function):
 
 
 def _own_backward() -> bool:
-    """Does a Function of our own pay here? Without gradients it has no use; compilers and tracers see through none."""
+    """Does a custom Function pay here? It is useless without gradients, and compilers and tracers cannot read it."""
     return torch.is_grad_enabled() and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
@@ -224,7 +224,7 @@ def _flat(y: Tensor) -> Tensor:
 
 
 def _add_product(flat: Tensor, left: Tensor, right: Tensor, overwrite: bool = False) -> Tensor:
-    """What `_flat` gives plus the product of (N, k, H W), transposed, and (k, out)."""
+    """The output of `_flat` plus the product of (N, k, H W), transposed, and (k, out)."""
     if flat.dim() == 2:
         add_rows = flat.addmm_ if overwrite else flat.addmm
         return add_rows(left.transpose(0, 1).reshape(left.shape[1], flat.shape[0]).t(), right)

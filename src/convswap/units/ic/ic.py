@@ -19,7 +19,7 @@ from ..contract.registry import register_unit
 from ..support.folding import batch_norm_affine
 from .group_sum import GroupSum, add_scaled_sum
 
-_RANGE = 8.0  # a fused slope beyond this would cost digits; the other side of the kink is scaled to 1 instead
+_RANGE = 8.0  # a fused slope above this would cost digits, so the other side of the kink is scaled to 1
 
 
 @register_unit(
@@ -35,32 +35,32 @@ _RANGE = 8.0  # a fused slope beyond this would cost digits; the other side of t
 class ICConv2d(FeatureUnit):
     """The IC neuron: `y = z + relu(z - w' s + b1) + b2`, with `z = conv(x, W)` and s the sum of the inputs of z.
 
-    W is (out, in/groups, kH, kW); w', b1 and b2 are (out,). s is the sum over a group's channels, then a box
+    W is (out, in/groups, kH, kW); w', b1 and b2 are (out,). s sums a group's channels and then applies a box
     filter of the kernel's size with the same stride, padding and dilation: one map per group, (N, groups, H', W').
     The rectifier acts on the whole sum. Since `z - w' s = conv(x, W - w')`, the layer computes
     `leaky_relu(2 conv(x, W - w') + 2 b1, 0.5) + w' s + b2 - b1`: one convolution and two elementwise passes.
 
-    Known of the papers are the abstracts and the neuron's formula; **inferred** are the convolutional layout, the
-    placement (spatial convolutions but the stem, followed by the host's BatchNorm and ReLU), the initialisation
+    From the papers we know the abstracts and the neuron's formula. We **inferred** the convolutional layout, the
+    placement (spatial convolutions except the stem, followed by the host's BatchNorm and ReLU), the initialisation
     and that w' and b1 are not weight decayed. There is no official code.
 
     Starting from a trained convolution (`from_conv`) uses `gate="closed"`, ours: `y = z + g relu(..) + b2` with g
-    one scalar per channel that starts at 0. The layer then is the convolution exactly, and g has a gradient at
-    once, w' and b1 from the second step on. `gate="open"` gives the paper's neuron, g = 1 without a parameter;
-    it is the default of the constructor and of `fresh_like`.
+    one scalar per channel that starts at 0. The layer then is the convolution exactly. g has a gradient at
+    once, w' and b1 from the second step on. `gate="open"` gives the paper's neuron, g = 1 without a parameter.
+    It is the default of the constructor and of `fresh_like`.
 
-    `fuse()` gives a `FusedIC`: the layer is piecewise linear and no single convolution equals it, but the
+    `fuse()` gives a `FusedIC`. The layer is piecewise linear, so no single convolution equals it, but the
     constants and a following BatchNorm fold into it. Pruning an input channel changes s for every output.
 
     Args:
-        w_init: where w' starts: `"mean"`, the mean of the filter's own weights, so that the gate is a zero-mean
+        w_init: the start of w': `"mean"`, the mean of the filter's own weights, so that the gate is a zero-mean
             filter; `"zero"`; `"one"`, the papers' constant first version, a dead gate in any wide layer (a
             warning says so); or a number.
         inner_norm: a BatchNorm in the gate, `relu(BN(z - w' s))`; its shift takes the place of b1. Training then
             computes with batch statistics.
         inner_bias: whether there is a b1, starting at 0.
-        reduce: `"sum"`, or `"mean"`: s divided by the fan-in and w' multiplied by it. The same function at the
-            start; the gradient of w' is then not fan-in times a weight's.
+        reduce: `"sum"`, or `"mean"`: s divided by the fan-in and w' multiplied by it. The function at the start is
+            the same, but the gradient of w' is then not fan-in times a weight's.
         gate: `"open"` or `"closed"`, see above.
 
     The other arguments are those of `nn.Conv2d`.
@@ -123,7 +123,7 @@ class ICConv2d(FeatureUnit):
             self.reset_w_prime()
 
     def reset_w_prime(self) -> None:
-        """Start w' again as `w_init` says, from the weight as it is now (run under `no_grad`)."""
+        """Reset w' as `w_init` says, from the present weight (run under `no_grad`)."""
         if self.w_init == "mean":
             start = self.weight.to(compute_dtype(self.weight.dtype)).mean((1, 2, 3))
         else:
@@ -142,7 +142,7 @@ class ICConv2d(FeatureUnit):
         total = self.group_sum(x)
         if self.reduce == "mean":
             total = total / self.fan_in
-        # A convolution in 8 bits of mantissa cannot hold z - w' s where w' s is far larger than z.
+        # A convolution in 8 bits of mantissa cannot hold z - w' s if w' s is far larger than z.
         exact = self.w_init in ("mean", "zero") or not _is_low(x)
         simple = self.gate_scale is None and self.gate_bn is None
         y = self._tied(x, total) if simple and exact else self._direct(x, total)
@@ -206,8 +206,8 @@ class FusedIC(Hooks, nn.Module):
     """The inference form of `ICConv2d`: `y = o prelu(conv(x, V) + c, m) + v s + d`, all constants per channel.
 
     V is (out, in/groups, kH, kW); c, the slopes m, v, d and the signs o are (out,), s is the group sum. It is built by
-    `ICConv2d.fuse()`; `fold_affine` absorbs the BatchNorm that follows. Where all slopes are 0.5 (an open gate, no
-    negative BatchNorm scale) the rectifier is a plain leaky ReLU, and where all signs are 1 they are skipped.
+    `ICConv2d.fuse()`, and `fold_affine` absorbs the BatchNorm that follows. If all slopes are 0.5 (an open gate, no
+    negative BatchNorm scale) the rectifier is a plain leaky ReLU. If all signs are 1 they are skipped.
     """
 
     def __init__(self, geometry: Geometry, weight: Tensor, bias: Tensor, sum_weight: Tensor, shift: Tensor) -> None:
@@ -227,15 +227,15 @@ class FusedIC(Hooks, nn.Module):
 
     @torch.no_grad()
     def set_slopes(self, on: Tensor, off: Tensor) -> None:
-        """Give the two sides of the kink their slopes, by rescaling the convolution so that one of them is 1.
+        """Set the slopes of the two sides of the kink, by rescaling the convolution so that one slope is 1.
 
         Args:
-            on: the factor (out,) on the convolution's output where that is positive.
+            on: the factor (out,) where the convolution's output is positive.
             off: the factor (out,) where it is negative.
         """
         tiny = torch.finfo(on.dtype).tiny
         positive = (on > 0) & (on * _RANGE >= off.abs())  # p = on q
-        negative = ~positive & (off < 0)  # p = off q, the sides trade places
+        negative = ~positive & (off < 0)  # p = off q, the sides change places
         other = ~positive & ~negative  # minus a rectifier of p = -off q, or of p = -on q where that is larger
         trade = negative | (other & (off >= -on))
         one, rest = torch.where(trade, off, on), torch.where(trade, on, off)
@@ -248,7 +248,7 @@ class FusedIC(Hooks, nn.Module):
 
     @torch.no_grad()
     def fold_affine(self, scale: Tensor, shift: Tensor) -> None:
-        """Absorb a following per-channel `y -> scale y + shift` in place, also where the scale is negative or 0."""
+        """Absorb a following per-channel `y -> scale y + shift` in place, even if the scale is negative or 0."""
         scale = scale.to(self.bias)
         self.added.mul_(scale)
         self.added[1].add_(shift.to(self.added))

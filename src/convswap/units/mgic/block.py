@@ -38,7 +38,7 @@ class _Cycle(nn.Module):
             restricted.append(x)
         y = self.coarse(x)
         for j in reversed(range(len(fine))):
-            # The full approximation scheme: what the coarse levels changed is prolonged, not what they hold.
+            # The full approximation scheme: the coarse levels' change is prolonged, not their values.
             y = self.smooth[j](fine[j] + self.prolong[j](y - restricted[j]))
         return y
 
@@ -55,7 +55,7 @@ class _Cycle(nn.Module):
     placement="paper",
     train_eval="batch_norm",
     variants=(
-        # From 4 on: on a level of one channel, BatchNorm makes the scale before it a matter of rounding.
+        # From 4 on: on a level of one channel, BatchNorm leaves the scale before it to rounding.
         {"group_size": 2, "coarse_channels": 4},
         {"coarsest": "paper", "coarse_channels": 2},
         {"block": "bottleneck", "expansion": 2, "group_size": 2, "coarse_channels": 4},
@@ -73,24 +73,24 @@ class MGICBlock(_Cycle, BlockUnit):
         coarse:  y_L = Block(x_L)                               dense
         up:      y_j = Block_j(x_j + BN(P_j (y_{j+1} - x_{j+1})))   P_j: 1x1, c_{j+1} -> c_j, G_j groups
 
-    with Block_j of `group_size` channels a group, so all convolutions together have O(c group_size) weights and yet
+    with Block_j of `group_size` channels a group. All convolutions together have O(c group_size) weights, and yet
     every output channel depends on every input channel. A change of stride or width comes before the cycle: a
-    grouped spatial convolution (depthwise where out is a multiple of in; else as many groups as divide both, ours),
-    BatchNorm and ReLU; for `"mobilenet"` a dense 1x1 convolution and nothing else.
+    grouped spatial convolution (depthwise if out is a multiple of in; else as many groups as divide both, ours),
+    BatchNorm and ReLU. For `"mobilenet"` it is only a dense 1x1 convolution.
 
     The block ends with its own rectifier. Its last layer mixes channels only inside groups; neighbouring groups
-    meet through the hierarchy alone. The formulas and both defaults of 16 are those of the official code; the text
-    of the paper was not readable beyond its introduction.
+    meet only through the hierarchy. The formulas and both defaults of 16 are those of the official code. We could
+    not read the text of the paper beyond its introduction.
 
     Args:
-        group_size: channels in a group, s_g. Where a level's channels do not divide, the groups get wider, at most
+        group_size: channels in a group, s_g. If a level's channels do not divide, the groups get wider, at most
             twice (the official code does so for MobileNetV3 and fails elsewhere). A level narrower than that is dense.
-        coarse_channels: where halving ends, s_c.
-        block: what runs on a level: `"basic"` (ResNet, two spatial convolutions), `"bottleneck"` (ResNet, 1x1,
+        coarse_channels: s_c, the width at which halving ends.
+        block: the block of a level: `"basic"` (ResNet, two spatial convolutions), `"bottleneck"` (ResNet, 1x1,
             spatial, 1x1; the hierarchy then carries `expansion` times the width that is halved) or `"mobilenet"`
             (the inverted residual of MobileNetV3; R_j has a BatchNorm of its own).
-        expansion: of a bottleneck: a whole number, 4 by default. Of an inverted residual: the expanded width is
-            `in_channels * expansion` rounded to a multiple of 8 at the top and halved on the way down; 6 by default.
+        expansion: for a bottleneck a whole number, 4 by default. For an inverted residual, 6 by default: the expanded
+            width is `in_channels * expansion` rounded to a multiple of 8 at the top, and is halved on the way down.
         kernel_size: of the spatial convolutions and of the convolution before the cycle; odd. 1 makes the block
             pointwise throughout.
         squeeze_excite: a factor per channel from the mean in every inverted residual (`"mobilenet"` only).
@@ -98,15 +98,16 @@ class MGICBlock(_Cycle, BlockUnit):
         coarsest: `"code"`: the official code halves once more than needed, s_c / 2 <= c_L < s_c, and has at least one
             level above the coarsest. `"paper"`: s_c <= c_L < 2 s_c; without anything to halve, only the dense block.
         quirks: `"plain"`: every step ends with `relu(z + branch(z))`. `"code"`: as released, the coarsest bottleneck
-            has one more ReLU before its sum, and an inverted residual adds its skip again, `relu(z + IR(z)) + z`:
-            that doubles the signal in every block, which only a network with a BatchNorm behind its blocks endures
-            (MGIC-MobileNetV3 has one).
-        init: of R and P: `"random"` (normal with fan-out, as all convolutions: the released networks draw them so),
-            or `"average"` (each output the mean of its group: what the code first builds; all coarse channels of a
-            group are equal until training parts them).
+            has one more ReLU before its sum, and an inverted residual adds its skip again, `relu(z + IR(z)) + z`.
+            The second sum doubles the signal in every block. Only a network with a BatchNorm behind its blocks copes
+            with that (MGIC-MobileNetV3 has one).
+        init: of R and P: `"random"` (normal with fan-out, as all convolutions and as in the released networks), or
+            `"average"` (each output is the mean of its group, which the code builds first; all coarse channels of a
+            group are equal until training separates them).
 
     Raises:
-        ValueError: an option is not allowed, or a level's channels do not divide; the group sizes that do are named.
+        ValueError: an option is not allowed, or a level's channels do not divide. The message names the group sizes
+            that do.
     """
 
     def setup(
@@ -152,7 +153,7 @@ class MGICBlock(_Cycle, BlockUnit):
     def supports(cls, place: Place, **options: Any) -> str | None:
         """Why the channels cannot be halved or grouped as asked, or None."""
         shaping = {name: options[name] for name in _SHAPING if name in options}
-        check_shaping(**shaping)  # an option that is wrong everywhere is no property of the place
+        check_shaping(**shaping)  # an option that is wrong everywhere is not a property of the place
         try:
             hierarchy(place.in_channels, place.out_channels, **shaping)
         except UsageError as error:
@@ -160,7 +161,7 @@ class MGICBlock(_Cycle, BlockUnit):
         return None
 
     def _entry(self, place: dict[str, Any]) -> nn.Module:
-        """What changes stride and width before the cycle."""
+        """The layers that change stride and width before the cycle."""
         if self.stride == 1 and self.in_channels == self.out_channels:
             return nn.Identity()
         if self.block == "mobilenet":

@@ -18,7 +18,7 @@ class Level:
     """One level of the hierarchy.
 
     Attributes:
-        channels: the width c_j that the groups are counted by (a bottleneck's feature map has `factor` times more).
+        channels: the width c_j, by which the groups are counted (a bottleneck's feature map has `factor` times more).
         groups: of the block, the restriction and the prolongation; 1 on the coarsest level.
         mid: the expanded width of an inverted residual; `channels` for the other blocks.
     """
@@ -30,7 +30,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """What the options of an MGIC block make of its place: the fine levels from the top, and the coarsest one.
+    """The levels of an MGIC block at its place: the fine levels from the top, and the coarsest one.
 
     Attributes:
         fine: levels 0 to L - 1.
@@ -59,7 +59,7 @@ def default_expansion(block: str) -> int:
 
 
 def check_expansion(block: str, expansion: float | None) -> float:
-    """The expansion of a block type, its default for None.
+    """The expansion of a block type; for None, its default.
 
     Raises:
         ValueError: not a positive number, not whole for a bottleneck, or given to a basic block.
@@ -105,7 +105,7 @@ def hierarchy(
     ([64, 32, 16], 8)
 
     Raises:
-        ValueError: an option is not allowed, or the channels do not divide; the group sizes that do are named.
+        ValueError: an option is not allowed, or the channels do not divide. The message names the group sizes that do.
     """
     check_shaping(
         group_size=group_size, coarse_channels=coarse_channels, block=block, expansion=expansion, coarsest=coarsest
@@ -138,7 +138,7 @@ def _widths(channels: int, mid: int, coarse_channels: int, coarsest: str) -> Ite
 
 
 def _groups(channels: int, mid: int, group_size: int) -> int:
-    """The groups of a level: `channels / group_size`, lowered until they divide all that is grouped."""
+    """The groups of a level: `channels / group_size`, lowered until they divide all grouped channels."""
     groups = max(channels // group_size, 1)
     while any(number % groups for number in (channels, channels // 2, mid)):
         groups -= 1

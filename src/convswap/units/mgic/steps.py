@@ -23,8 +23,8 @@ def conv_norm(
 class ResidualStep(nn.Module):
     """`relu(z + branch(z))`: ResNet's basic and bottleneck blocks.
 
-    The coarsest bottleneck of the released code has one more rectifier, `relu(z + relu(branch(z)))`: there the
-    branch ends with it.
+    The coarsest bottleneck of the released code has one more rectifier, `relu(z + relu(branch(z)))`. There the branch
+    ends with it.
     """
 
     def __init__(self, branch: nn.Sequential) -> None:
@@ -40,8 +40,8 @@ class ResidualStep(nn.Module):
 class InvertedStep(nn.Module):
     """`relu(z + branch(z))`, or with `twice` as released, `relu(z + branch(z)) + z`.
 
-    MobileNet's own `z + branch(z)` would leave every shift behind `branch` without effect in training, but on the top
-    level: the prolongation carries it as a constant, which the BatchNorm after it subtracts.
+    With MobileNet's own `z + branch(z)`, every shift behind `branch` would have no effect in training, except on the
+    top level: the prolongation carries the shift as a constant, which the BatchNorm after it subtracts.
     """
 
     def __init__(self, branch: nn.Sequential, twice: bool) -> None:

@@ -19,8 +19,8 @@ from .core import MinimumCore, count_maps
 class ResidualAdapter(nn.Module):
     """The shortcut of that paper: 2x2 average pooling for stride 2, zero channels appended, no parameters.
 
-    Height and width that are odd are rounded up; a window over the border averages the pixels it has. Where there are
-    fewer channels after than before, a 1x1 convolution with bias follows the pooling instead of the zeros.
+    Odd heights and widths are rounded up; a window over the border averages the pixels it has. If there are fewer
+    channels after than before, a 1x1 convolution with bias follows the pooling instead of the zeros.
 
     Raises:
         ValueError: `stride` is not 1 or 2.
@@ -55,7 +55,7 @@ class ResidualAdapter(nn.Module):
 
 
 def refuse_stride(stride: int) -> str | None:
-    """Why this stride cannot be, or None."""
+    """Why this stride is not allowed, or None."""
     return None if stride in (1, 2) else f"stride={stride} is not allowed; its shortcut pools 2x2, so give 1 or 2"
 
 
@@ -86,19 +86,20 @@ class MinimumBlock(BlockUnit):
     `b = norm(dw_right(u))` are depthwise k x k convolutions of it with the stride, padding k // 2 and no bias. There
     is no rectifier after the sum. The shortcut is a `ResidualAdapter`. The last layer of the branch is rectified, so
     the block only ever adds to the stream. Parameters: `F in + 2 F + 2 k k F + F out + 2 out`, and `in out + out`
-    where the shortcut has a 1x1 convolution. It stands, as in the paper, for the first block of each stage.
+    if the shortcut has a 1x1 convolution. As in the paper, it replaces the first block of each stage.
 
-    Instance norm takes its statistics from the image, so the block does not depend on the batch but on the
-    resolution, and the depthwise filters are free of scale. Maps of one pixel are not normalised (`nn.InstanceNorm2d`
-    raises there; the value could only be 0).
+    Instance norm takes its statistics from the image. The block therefore depends on the resolution, not on the
+    batch, and the scale of the depthwise filters does not matter. Maps of one pixel are not normalised
+    (`nn.InstanceNorm2d` raises there; the value could only be 0).
 
     `fuse()` folds every BatchNorm; instance norm stays.
 
     Args:
         in_channels, out_channels, stride: the place; the stride is 1 or 2.
-        combine: how the rectified responses are joined. `"min"` (Min-Net) and `"product"` (FP-net) as they say;
-            `"abs_relu"`: `relu(a + b) - relu(a - b) - relu(b - a)`, which is twice the minimum; `"log"` (Log-FP):
-            `2 ** BN(log2(relu6(a) + 0.5) + log2(relu6(b) + 0.5))` of unrectified responses, BN without parameters.
+        combine: how the rectified responses are joined. `"min"` (Min-Net) is the minimum, `"product"` (FP-net) the
+            product; `"abs_relu"`: `relu(a + b) - relu(a - b) - relu(b - a)`, which is twice the minimum; `"log"`
+            (Log-FP): `2 ** BN(log2(relu6(a) + 0.5) + log2(relu6(b) + 0.5))` of unrectified responses, BN without
+            parameters.
         norm: `"instance"`, or, ours, `"batch"`: it then folds into the depthwise convolutions.
         expansion: maps per output channel (q).
         kernel_size: of the depthwise filters, odd.
@@ -126,7 +127,7 @@ class MinimumBlock(BlockUnit):
 
     @classmethod
     def supports(cls, place: Place, **options: Any) -> str | None:
-        """Refuses strides other than 1 and 2, which its shortcut cannot follow, and an `expansion` to no map at all."""
+        """Refuses strides that its shortcut cannot follow (not 1 or 2), and an `expansion` that makes no map."""
         try:
             count_maps(place.out_channels, 1, options.get("expansion", 2))
         except UsageError as error:

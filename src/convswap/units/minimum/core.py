@@ -1,12 +1,12 @@
-"""What the minimum units share: two filters that look at the same map, joined by an AND (arXiv:2201.02149).
+"""The shared part of the minimum units: two filters of the same map, joined by an AND (arXiv:2201.02149).
 
     u = relu(BN(conv1x1(x)))                       F = expansion * out maps
     a, b = norm(dw_left(u)), norm(dw_right(u))     two depthwise convolutions, independent weights
     m = combine(a, b)                              large only where both are large
     y = conv1x1(m)
 
-The two filters are two depthwise convolutions and not one with two outputs a group: that is the same function, but
-several times slower on a CPU, where only one filter a channel has a fast kernel, and no faster to read back.
+The two filters are two depthwise convolutions, not one with two outputs per group. That would be the same function,
+but several times slower on a CPU, where only one filter per channel has a fast kernel, and no faster to read back.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class MapNorm(nn.InstanceNorm2d):
     """Instance normalisation without parameters, `(x - mean) / sqrt(var + eps)` over each map of each example.
 
     The same in training and evaluation. A map of one pixel is left as it is: its normalised value would be 0
-    whatever the input (`nn.InstanceNorm2d` raises there). Unlike it, this keeps channels_last maps in place.
+    whatever the input (`nn.InstanceNorm2d` raises there). Unlike `nn.InstanceNorm2d`, this keeps channels_last maps
+    in place.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
@@ -66,16 +67,16 @@ class MapNorm(nn.InstanceNorm2d):
 
 
 def minimum(a: Tensor, b: Tensor) -> Tensor:
-    """`torch.minimum(a, b)` of finite maps with a cheaper gradient; a tie's gradient goes to b."""
+    """`torch.minimum(a, b)` of finite maps with a cheaper gradient. A tie's gradient goes to b."""
     if not (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)):
         return torch.minimum(a, b)
-    # At a weight of exactly 0 or 1 lerp returns its operand unrounded. It keeps one mask where minimum keeps both
-    # maps, and its gradient is two products instead of comparisons and fills: a quarter of the time on a CPU.
+    # At a weight of exactly 0 or 1 lerp returns its operand unrounded. It keeps one mask; minimum keeps both maps.
+    # Its gradient is two products instead of comparisons and fills: a quarter of the time on a CPU.
     return torch.lerp(b, a, (a < b).to(a.dtype))
 
 
 def joined(a: Tensor, b: Tensor, combine: str) -> Tensor:
-    """The AND of two responses before rectification. For `"log"` the product whose logarithm is normalised."""
+    """The AND of two responses before rectification. For `"log"`, the product whose logarithm is normalised."""
     if combine == "product":
         return a.relu() * b.relu()
     if combine == "log":
@@ -87,8 +88,8 @@ def joined(a: Tensor, b: Tensor, combine: str) -> Tensor:
 class MinimumCore(nn.Module):
     """The body of the minimum units, see the module's text: (N, in, H, W) -> (N, out, H', W').
 
-    `geometry` is that of the depthwise convolutions but for the channels, which are those in and out of the whole;
-    with groups the 1x1 convolutions are grouped. `geometry.bias` is that of the last 1x1 convolution.
+    `geometry` is the depthwise convolutions' geometry, except that its channels are those in and out of the whole.
+    With groups the 1x1 convolutions are grouped. `geometry.bias` is for the last 1x1 convolution.
 
     Raises:
         ValueError: `combine`, `norm` or `expansion` has a value that is not allowed.
@@ -123,7 +124,7 @@ class MinimumCore(nn.Module):
         return self.project(m)
 
     def fuse(self, following: nn.BatchNorm2d | None = None) -> FusedMinimum:
-        """The inference form: all BatchNorms folded, in float64, and one that follows if it is given.
+        """The inference form: all BatchNorms folded, in float64, and also a given one that follows.
 
         Raises:
             FusionError: a BatchNorm keeps no running statistics.
@@ -132,10 +133,10 @@ class MinimumCore(nn.Module):
 
 
 class FusedMinimum(nn.Module):
-    """The inference form of `MinimumCore`: no BatchNorm is left, an instance norm stays.
+    """The inference form of `MinimumCore`: no BatchNorm remains, an instance norm stays.
 
-    BatchNorms behind a convolution are its weight and bias; the factor 2 of `abs_relu` and the shift of the
-    log form's BatchNorm are in the last 1x1 convolution, and the log form is one power: `2 ** (s log2(p) + t) =
+    BatchNorms behind a convolution are folded into its weight and bias. The factor 2 of `abs_relu` and the shift of
+    the log form's BatchNorm are in the last 1x1 convolution. The log form is one power: `2 ** (s log2(p) + t) =
     p ** s * 2 ** t`.
     """
 
@@ -172,7 +173,7 @@ def _folded(conv: nn.Conv2d, norm: nn.Module | None, column: Tensor | None = Non
     """A new convolution: its inputs first multiplied by `column`, a BatchNorm behind it folded."""
     weight, bias = conv.weight.double(), None if conv.bias is None else conv.bias.double()
     if column is not None:
-        if column.dim() == 1:  # one factor an input channel; each group reads its own
+        if column.dim() == 1:  # one factor per input channel; each group reads its own
             rows = column.reshape(conv.groups, 1, -1).expand(-1, conv.out_channels // conv.groups, -1)
             column = rows.reshape(conv.out_channels, -1, 1, 1)
         weight = weight * column

@@ -37,17 +37,17 @@ class MinimumConv2d(FeatureUnit):
     depthwise convolutions of it with the replaced convolution's kernel size, stride, padding, dilation and padding
     mode. Parameters: `F in + 2 F + 2 kH kW F + F out`, and out for the bias.
 
-    **The paper's** are this sequence, its combinations and norms, and the start (that of `nn.Conv2d`). **Ours** is to
-    put it in the place of one convolution: the paper replaces a whole residual block, with a shortcut of its own,
-    which is the unit `minimum_block`. Here the block's last BatchNorm and rectifier are left to the host, whose own
-    follow the convolution. The default placement, spatial convolutions with a stride, is where stages start, as far
-    as single convolutions can tell; the first stage, which starts without a stride, is not reached.
+    This sequence, its combinations and norms, and the start (that of `nn.Conv2d`) are **the paper's**. Its place
+    instead of one convolution is **ours**: the paper replaces a whole residual block, with a shortcut of its own, which
+    is the unit `minimum_block`. Here the host's own BatchNorm and rectifier, which follow the convolution, take the
+    part of the block's last ones. The default placement, spatial convolutions with a stride, is where stages start, as
+    far as single convolutions show. It does not reach the first stage, which starts without a stride.
 
-    `groups` divides both 1x1 convolutions (ours). Not supported are 1x1 kernels (two filters of one pixel differ in
-    scale alone, which the norm takes away) and depthwise convolutions (nothing is mixed before the filters).
+    `groups` divides both 1x1 convolutions (ours). The unit does not support 1x1 kernels (two filters of one pixel
+    differ only in scale, which the norm removes) or depthwise convolutions (nothing is mixed before the filters).
 
-    Nothing of a convolution's function can be kept: `from_conv` and `fresh_like` take over its bias only. `fuse()`
-    folds every BatchNorm, also the host's that follows; instance norm stays. Maps of one pixel are not
+    A convolution's function cannot be kept: `from_conv` and `fresh_like` take over only its bias. `fuse()` folds
+    every BatchNorm, including the host's that follows; instance norm stays. Maps of one pixel are not
     instance-normalised (the value could only be 0).
 
     Args:
@@ -80,7 +80,7 @@ class MinimumConv2d(FeatureUnit):
 
     @property
     def weight(self) -> Tensor:
-        """The left filters, (F, 1, kH, kW): for those who read a convolution's kernel size, device or dtype off it."""
+        """The left filters, (F, 1, kH, kW), for code that reads a convolution's kernel size, device or dtype."""
         return self.core.left.weight
 
     @property

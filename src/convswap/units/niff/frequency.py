@@ -1,4 +1,4 @@
-"""Convolution in the frequency domain: the forward pass that the NIFF unit and its inference form share."""
+"""Convolution in the frequency domain, shared by the NIFF unit and its inference form."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class FrequencyConvolution(Hooks):
         dtype = compute_dtype(self.spectrum.real.last.weight.dtype)
         x = x.to(dtype)
         height, width = size = cast(Size, tuple(x.shape[-2:]))
-        if torch.jit.is_tracing():  # where sizes are tensors, and a graph is for one size
+        if torch.jit.is_tracing():  # sizes are tensors then, and a graph is for one size
             height, width = size = int(height), int(width)
         if self.boundary == "circular":
             response = self._stored(x, lambda: self.spectrum(size, dtype))
@@ -101,5 +101,5 @@ def combined_kernel(unit: FrequencyConvolution, size: Size, dtype: torch.dtype) 
 
 
 def _other_shape(input: Tensor, channels: int) -> str:
-    """What is wrong with an input whose product with a spectrum might broadcast, where a convolution refuses it."""
+    """The error text for an input that a convolution refuses, but whose product with a spectrum might broadcast."""
     return f"an input of shape {tuple(input.shape)} is not allowed; give (N, {channels}, H, W) or ({channels}, H, W)"

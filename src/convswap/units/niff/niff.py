@@ -43,31 +43,32 @@ class NIFFConv2d(FrequencyConvolution, FeatureUnit):
 
     - depthwise: one response a channel;
     - dense, `form="split"` (the paper's default): a response for each input channel, then a 1x1 convolution M.
-      The paper multiplies M in the frequency domain; it is the same function, and here a plain `nn.Conv2d`;
+      The paper multiplies M in the frequency domain. Here M is a plain `nn.Conv2d`, which is the same function;
     - dense, `form="full"`: a response for each pair of channels, `Y_o = sum_i R_io X_i`. It takes
       in * out * H * (W / 2 + 1) complex numbers.
 
-    The real part that the paper takes at the end keeps of R its Hermitian half, so real FFTs do half the work, and y is
-    the convolution with the real kernel `effective_kernel(size)`. Its border is **circular**, whatever padding mode the
-    host had; the host's kernel size and dilation have no meaning here and are only remembered. `boundary="zero"` is
-    ours: the same kernel, its displacements from -(N // 2) on, with zeros around the map.
+    The paper takes the real part at the end, which keeps only the Hermitian half of R. Real FFTs therefore do half the
+    work, and y is the convolution with the real kernel `effective_kernel(size)`. Its border is **circular**, whatever
+    the host's padding mode. The host's kernel size and dilation have no meaning here and are only remembered.
+    `boundary="zero"` is ours: the same kernel, its displacements from -(N // 2) on, with zeros around the map.
 
-    Any H and W, in training and later. Coordinates are whole frequencies of the map (the paper): on a map of another
-    size than the one trained at, u cycles per map are other cycles per pixel, so the kernel becomes another one (on a
+    Maps may have any H and W, in training and later. Coordinates are whole frequencies of the map (the paper). On a
+    map of another size than in training, u cycles per map are other cycles per pixel, so the kernel changes (on a
     larger map the MLP extrapolates). With `reference_size` (ours) coordinates are scaled to a map of that size: the
-    same response per pixel, sampled at other points; what remains is the kernel's tail beyond the smaller map.
+    same response per pixel, sampled at other points. The remaining error is the kernel's tail beyond the smaller map.
     `resampling_error` measures both.
 
-    Every training pass evaluates the spectrum once, in at least float32, also under autocast. Without gradients it is
-    stored by size, and dropped when a parameter changes (see `SpectrumStore`). Compiled and exported programs evaluate
-    it in every call: fuse first, or export `fuse(size)`.
+    Every training pass evaluates the spectrum once, in at least float32, also under autocast. Without gradients the
+    spectrum is stored by size, and dropped when a parameter changes (see `SpectrumStore`). Compiled and exported
+    programs evaluate it in every call, so fuse first, or export `fuse(size)`.
 
-    `fuse()` gives a `FusedNIFF`: frozen, so its spectra stay stored, and a BatchNorm behind it folds in; equal at any
-    size. `fuse(size)` gives ordinary convolutions, equal at that size; `fuse(size, crop=k)` keeps k x k of the kernel.
+    `fuse()` gives a `FusedNIFF`, equal at any size. It is frozen, so its spectra stay stored, and a BatchNorm behind it
+    folds in. `fuse(size)` gives ordinary convolutions, equal at that size. `fuse(size, crop=k)` keeps k x k of the
+    kernel.
 
-    A trained convolution's function is not kept (`warm_start="none"`): smooth responses of rank 4 cannot hold its
-    kernels. Only its scale and bias are, also from scratch: each filter, or row of M, starts with the energy of the
-    host's kernels, so the host's scheme of initialisation holds. With `init="paper"` nothing is scaled.
+    A trained convolution's function is not kept (`warm_start="none"`), because smooth responses of rank 4 cannot hold
+    its kernels. Only its scale and bias are kept, also from scratch: each filter, or row of M, starts with the energy
+    of the host's kernels, so the host's scheme of initialisation holds. With `init="paper"` nothing is scaled.
 
     Args:
         form: `"split"` or `"full"`, for dense convolutions.
@@ -114,14 +115,14 @@ class NIFFConv2d(FrequencyConvolution, FeatureUnit):
         self.pointwise = nn.Conv2d(self.in_channels, self.out_channels, 1, bias=False, **place) if split else None
         self.bias = nn.Parameter(torch.zeros(self.out_channels, **place)) if self.geometry.bias else None
         if init == "scaled":
-            with torch.no_grad():  # a convolution's default start: energy 1/3 an output
+            with torch.no_grad():  # a convolution's default start: energy 1/3 per output
                 self._set_energy(
                     self.spectrum.real.last.weight.new_full((self.out_channels, self.in_channels // self.groups), 1 / 3)
                 )
 
     @property
     def weight(self) -> Tensor:
-        """The 1x1 convolution's weight (out, in, 1, 1); without one the real MLP's last weight (maps, width)."""
+        """The 1x1 convolution's weight (out, in, 1, 1), or without one the real MLP's last weight (maps, width)."""
         return self.spectrum.real.last.weight if self.pointwise is None else self.pointwise.weight
 
     @classmethod
@@ -137,7 +138,7 @@ class NIFFConv2d(FrequencyConvolution, FeatureUnit):
             self._set_energy(conv.weight.to(compute_dtype(conv.weight.dtype)).square().sum((2, 3)))
 
     def _set_energy(self, energy: Tensor) -> None:
-        """Scale the filters to the energies of kernels (out, in/groups), each row of M to its outputs' sum."""
+        """Scale the filters to the energies of kernels (out, in/groups), and each row of M to its output's sum."""
         if self.pointwise is None:
             self.spectrum.set_energy(energy.t().flatten() if self.form == "full" else energy.flatten())
             return
@@ -148,17 +149,17 @@ class NIFFConv2d(FrequencyConvolution, FeatureUnit):
         weight.mul_(factor.to(weight)[:, None, None, None])
 
     def effective_kernel(self, size: int | Size, *, centred: bool = False) -> Tensor:
-        """The kernel of a map of that size, (out, in/groups, H, W), in at least float32, differentiable.
+        """The kernel for a map of that size, (out, in/groups, H, W), in at least float32, differentiable.
 
-        Index (0, 0) is no displacement, the others count modulo H and W; `centred` puts it at (H // 2, W // 2). It is
-        the kernel of a convolution: PyTorch's correlation needs it flipped.
+        Index (0, 0) is displacement 0, and the others count modulo H and W; `centred` moves it to (H // 2, W // 2). It
+        is the kernel of a convolution: PyTorch's correlation needs it flipped.
         """
         kernel = combined_kernel(self, check_size(size), compute_dtype(self.weight.dtype))
         shift = (kernel.shape[-2] // 2, kernel.shape[-1] // 2)
         return torch.roll(kernel, shift, (-2, -1)) if centred else kernel
 
     def spatial(self, size: int | Size, crop: int | None = None) -> SpatialForm:
-        """Ordinary convolutions for maps of one size, whole or cropped, and how much of the kernels they keep.
+        """Ordinary convolutions for maps of one size, whole or cropped, and the part of the kernels they keep.
 
         Raises:
             ValueError: a size that is not a positive whole number, or an even `crop`.
@@ -180,7 +181,7 @@ class NIFFConv2d(FrequencyConvolution, FeatureUnit):
 
 
 class FusedNIFF(FrequencyConvolution, nn.Module):
-    """The inference form of `NIFFConv2d` for any size: frozen, so its spectra are evaluated once a size."""
+    """The inference form of `NIFFConv2d` for any size: frozen, so its spectra are evaluated once per size."""
 
     def __init__(self, unit: NIFFConv2d) -> None:
         super().__init__()
@@ -224,7 +225,7 @@ def _check_options(
 def _refusal(host: FeatureUnit | nn.Conv2d) -> str | None:
     kernel, dilation = host.kernel_size, host.dilation
     if max(kernel) == 1:
-        return "a 1x1 convolution is the same function in the frequency domain at twice the cost; it stays as it is"
+        return "a 1x1 convolution is the same function in the frequency domain at twice the cost, so it stays as it is"
     if max(host.stride) > 1:
         return (
             f"stride {tuple(host.stride)}: the frequency domain keeps the size of the map (the paper keeps these too)"

@@ -17,14 +17,14 @@ from .spectrum import Size, check_size
 
 @dataclass(frozen=True)
 class SpatialForm:
-    """Ordinary convolutions in the place of a frequency filter, on maps of one size.
+    """Ordinary convolutions that replace a frequency filter on maps of one size.
 
     Attributes:
         module: an `nn.Conv2d`, or for the split form a depthwise one and a 1x1 one in a row.
-        size: the maps' size that the kernels are taken at.
-        energy: of each filter (in PyTorch's order of the spatial weight's first two dimensions, flattened) the part of
-            its sum of squares that is kept. On white noise the squared error of the output is the rest.
-        mass: the part of its sum of magnitudes that is kept.
+        size: the size of the maps for which the kernels are taken.
+        energy: for each filter (in PyTorch's order of the spatial weight's first two dimensions, flattened), the kept
+            part of its sum of squares. On white noise the rest is the squared error of the output.
+        mass: the kept part of its sum of magnitudes.
     """
 
     module: nn.Module
@@ -73,7 +73,7 @@ def spatial_form(exact: FrequencyConvolution, size: Size, crop: int | None, like
 def resampling_error(unit: FrequencyConvolution, trained: int | Size, size: int | Size) -> float:
     """How much the kernels change from one map size to another: |k' - k| / |k|, zeros around the smaller.
 
-    The norm is that of all kernels together. 0 means that a map of the other size is filtered with the same kernels.
+    The norm is over all kernels together. 0 means that a map of the other size is filtered with the same kernels.
 
     Raises:
         ValueError: a size that is neither a positive whole number nor a pair of them.
@@ -110,7 +110,7 @@ def load_official_niff(
         bias: the unit's bias; the official modules have none, so it is set to 0 where this is None.
 
     Raises:
-        ValueError: a key is missing, or a shape is another one.
+        ValueError: a key is missing, or a shape differs.
     """
     rest = {key.removeprefix("0."): value for key, value in state_dict.items()}
     for name, mlp in (("mlp_real", unit.spectrum.real), ("mlp_imag", unit.spectrum.imag)):

@@ -15,7 +15,7 @@ from ...errors import UsageError, is_whole
 from ...hooks import Hooks
 
 HIDDEN = {"tiny": (8,), "small": (8, 4), "big": (16, 128, 32)}
-NOMINAL = 32  # the size at which filters start with the energy they are given
+NOMINAL = 32  # the size at which filters start with their given energy
 _SIZES_KEPT = 8
 
 Size = tuple[int, int]
@@ -34,11 +34,11 @@ def check_size(value: object, name: str = "size") -> Size:
 
 
 def axis_coordinates(count: int, reference: int | None, half: bool, like: Tensor) -> tuple[Tensor, Tensor]:
-    """What the MLP is fed for the frequencies k = 0, 1, .. of one axis, and for their mirror images -k.
+    """The MLP's inputs for the frequencies k = 0, 1, .. of one axis, and for their mirror images -k.
 
-    In the order of the FFT; with `half` only k = 0..count // 2. Signed frequencies run from -(count // 2); the
-    coordinate is that whole number, less 1/2 where the size is odd (the official grid `arange(-count/2, count/2)`).
-    With a `reference` size the frequencies are scaled by reference/count: the same cycles per pixel, another map.
+    They are in the order of the FFT; with `half` only k = 0..count // 2. Signed frequencies run from -(count // 2). The
+    coordinate is that whole number, minus 1/2 if the size is odd (the official grid `arange(-count/2, count/2)`).
+    With a `reference` size the frequencies are scaled by reference/count: the same cycles per pixel on another map.
     """
     k = torch.arange(count // 2 + 1 if half else count, device=like.device)
     base = count if reference is None else reference
@@ -51,7 +51,7 @@ def axis_coordinates(count: int, reference: int | None, half: bool, like: Tensor
 
 
 class CoordinateMLP(nn.Module):
-    """Linear layers with SiLU between them, from 2 coordinates to one value a map."""
+    """Linear layers with SiLU between them, from 2 coordinates to one value per map."""
 
     def __init__(self, hidden: tuple[int, ...], maps: int, *, last_bias: bool, **place: Any) -> None:
         super().__init__()
@@ -63,11 +63,11 @@ class CoordinateMLP(nn.Module):
 
     @property
     def last(self) -> nn.Linear:
-        """The layer with one output a map."""
+        """The layer with one output per map."""
         return cast(nn.Linear, self.layers[-1])
 
     def features(self, grid: Tensor) -> Tensor:
-        """What the last layer reads: (2, points) -> (width, points)."""
+        """The input of the last layer: (2, points) -> (width, points)."""
         for layer in list(self.layers)[:-1]:
             grid = F.silu(apply_linear(cast(nn.Linear, layer), grid))
         return grid
@@ -82,10 +82,10 @@ def apply_linear(layer: nn.Linear, x: Tensor) -> Tensor:
 class Spectrum(Hooks, nn.Module):
     """The frequency responses of `maps` real filters, for maps of any size.
 
-    `R(u, v) = mlp_real(u, v) + i mlp_imag(u, v)`, of which a real output keeps the Hermitian part
+    `R(u, v) = mlp_real(u, v) + i mlp_imag(u, v)`. A real output keeps only the Hermitian part of R,
     `R_h(k) = (R(k) + conj R(-k)) / 2`. The last layers are linear, so they see the mean (real part) and the half
     difference (imaginary part) of the features at k and -k: half of the points. A bias of the imaginary MLP's last
-    layer cancels in that difference; it is there only with `imag_bias`, to have the official number of parameters.
+    layer cancels in that difference. It exists only with `imag_bias`, for the official number of parameters.
 
     Args:
         maps: number of filters.
@@ -169,7 +169,7 @@ class Spectrum(Hooks, nn.Module):
         return torch.fft.irfft2(self(size, dtype), s=size)
 
     def stored(self, key: Hashable, x: Tensor, evaluate: Callable[[], Tensor]) -> Tensor:
-        """What `evaluate` gives: kept for the next call where no gradient asks for a fresh one."""
+        """The result of `evaluate`, kept for the next call unless a gradient needs a fresh one."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor or x.is_meta:
             return evaluate()
         parameters = tuple(self.parameters())
@@ -187,7 +187,7 @@ class Spectrum(Hooks, nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
     def extra_repr(self) -> str:
-        """Number of filters, and the reference size if there is one."""
+        """Number of filters, and the reference size, if any."""
         return f"maps={self.maps}" + (f", reference_size={self.reference_size}" if self.reference_size else "")
 
 
@@ -195,16 +195,16 @@ def _may_store(parameters: tuple[Tensor, ...], x: Tensor) -> bool:
     if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
         return False
     if x.is_cuda and torch.cuda.is_current_stream_capturing():
-        return False  # a graph would go on reading a spectrum that is long dropped
+        return False  # a graph would go on reading a spectrum that has been dropped
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     return not any(type(p) not in (Tensor, nn.Parameter) or p.is_inference() or wrapped(p) for p in parameters)
 
 
 @dataclass(frozen=True)
 class _State:
-    """Spectra of one state of the parameters, and what tells whether it still is that state."""
+    """Spectra of one state of the parameters, and the evidence that the state is still the same."""
 
-    aliases: tuple[Tensor, ...]  # keeps the memory, so that no other values can come to lie at its address
+    aliases: tuple[Tensor, ...]  # keeps the memory, so that no other values can be placed at its address
     versions: tuple[int, ...]
     values: Tensor | None  # on the CPU: writing through `.data` raises no version
     entries: dict[Hashable, Tensor] = field(default_factory=dict)
@@ -225,10 +225,10 @@ class _State:
 
 
 class SpectrumStore:
-    """Evaluated spectra by key, for the parameters as they are; a change of any of them drops all.
+    """Evaluated spectra by key, for the present parameters. A change of any parameter drops all spectra.
 
-    Noticed are in-place changes (by their version), other storage, and on the CPU also other values, which finds
-    what was written through `.data`; on an accelerator that would make the program wait, so there call `clear`.
+    The store notices in-place changes (by their version) and other storage. On the CPU it also compares values, which
+    finds writes through `.data`. On an accelerator that comparison would make the program wait, so call `clear` there.
     Copies and pickles of a store are empty. A state is replaced as a whole, so threads may share a store.
     """
 
@@ -236,7 +236,7 @@ class SpectrumStore:
         self._state: _State | None = None
 
     def get(self, key: Hashable, parameters: tuple[Tensor, ...], evaluate: Callable[[], Tensor]) -> Tensor:
-        """The stored tensor, or `evaluate()`, which then is stored."""
+        """The stored tensor, or else `evaluate()`, which is then stored."""
         with torch.inference_mode(False), torch.no_grad():
             state = self._state
             if state is None or not state.holds(parameters):
@@ -282,7 +282,7 @@ class _RealFFT(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         height, width = ctx.size
-        # irfft2 counts every column twice but the first and, for an even width, the last
+        # irfft2 counts every column twice, except the first and, for an even width, the last
         share = gradients[0].real.new_full((width // 2 + 1,), 0.5)
         share[0] = 1.0
         if width % 2 == 0:
@@ -293,7 +293,7 @@ class _RealFFT(torch.autograd.Function):
 
 def real_fft(x: Tensor, size: Size) -> Tensor:
     """`rfft2` over the last two dimensions, with zeros appended up to `size`."""
-    if torch.jit.is_tracing():  # whose graphs cannot hold a Function
+    if torch.jit.is_tracing():  # traced graphs cannot hold a Function
         return torch.fft.rfft2(x, s=size)
     return cast(Tensor, _RealFFT.apply(x, *size))
 
@@ -324,6 +324,6 @@ def linear_size(size: Size) -> Size:
 
 
 def linear_spectrum(kernels: Tensor, size: Size) -> Tensor:
-    """The spectra for convolution with zeros around the map: kernels (maps, H, W), centred, in transforms of `size`."""
+    """Spectra for convolution with zeros around the map, of centred kernels (maps, H, W), in transforms of `size`."""
     height, width = kernels.shape[-2:]
     return torch.fft.rfft2(torch.roll(kernels, (height // 2, width // 2), (-2, -1)), s=size)

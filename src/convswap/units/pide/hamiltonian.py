@@ -43,9 +43,9 @@ class HamiltonianBlock(BlockUnit):
     - `form="parabolic"`: `x' = x - h (K^T relu(BN(K x + b)) + b)` with K: C -> C.
 
     The same bias stands inside the rectifier and, as in the official code, behind the transpose. The block is due to
-    Chang, Haber et al.; here it is the local block of the networks with integral operators (arXiv:2108.02430).
+    Chang, Haber et al. Here it is the local block of the networks with integral operators (arXiv:2108.02430).
     Parameters: `4.5 C^2 + 3 C` (verlet), `9 C^2 + 3 C` (parabolic). The sums have no rectifier behind them, so the
-    block may be undone step by step (verlet), and a small h keeps it near the identity.
+    block can be inverted step by step (verlet), and a small h keeps it near the identity.
 
     `fuse()` folds each BatchNorm into a scaled copy of K for the first convolution; the transpose keeps the weight.
 
@@ -109,7 +109,7 @@ class HamiltonianBlock(BlockUnit):
 
 
 class FusedHamiltonian(nn.Module):
-    """The inference form of `HamiltonianBlock`: each K twice, scaled by its BatchNorm and, transposed, as it was."""
+    """The inference form of `HamiltonianBlock`: each K scaled by its BatchNorm, and its unscaled transpose."""
 
     def __init__(self, block: HamiltonianBlock) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ def draw_conv(in_channels: int, out_channels: int, kernel_size: int, *, bias: bo
 
 
 def refuse_change(in_channels: int, out_channels: int, stride: int) -> str | None:
-    """Why a step of an equation cannot stand there: it changes the values of a map, not its shape; or None."""
+    """Why a step of an equation cannot stand there, or None. A step changes the values of a map, not its shape."""
     if stride != 1:
         return f"it keeps the size of the map and so needs stride 1, not {stride}"
     if in_channels != out_channels:

@@ -1,4 +1,4 @@
-"""The integral operators of the nonlocal block: kernels between learned embeddings, and what they do to a field.
+"""The integral operators of the nonlocal block: kernels between learned embeddings, and their action on a field.
 
 Shapes: theta (N, E, n) embeds all n pixels, phi (N, E, m) the m pooled ones; a field u is (N, C, n), pooled (N, C, m).
 The kernel w_ij couples pixel i with pooled pixel j; "distance" is r_ij = |theta_i - phi_j|, between embeddings.
@@ -15,9 +15,9 @@ from torch import Tensor
 
 KERNELS = ("laplacian", "laplacian_row", "gaussian", "fractional", "inverse_fractional", "log")
 _EULER = 0.5772156649  # as many digits as the official code
-# r^2 is formed as |a|^2 - 2 ab + |b|^2, in float32 good to some 1e-5 for embeddings of length 10: nearer is noise.
+# r^2 is formed as |a|^2 - 2 ab + |b|^2, in float32 accurate to some 1e-5 for embeddings of length 10. Closer is noise.
 CLOSEST_SQUARED = 1e-4
-_SMALLEST_MEAN = 1e-6  # rows of signed entries may cancel: their mean is kept this far from 0
+_SMALLEST_MEAN = 1e-6  # rows of signed entries may cancel, so their mean is kept this far from 0
 
 
 def fractional_constant(s: float) -> float:
@@ -30,11 +30,11 @@ def riesz_constant(s: float) -> float:
     return math.gamma(1 - s) / (4**s * math.pi * math.gamma(s))
 
 
-@dataclass  # not frozen: torch 2.11 cannot compile the making of a frozen one
+@dataclass  # not frozen: torch 2.11 cannot compile the construction of a frozen one
 class Operator:
-    """A linear operator on fields, `sum_j w_ij P(u)_j - outflow_i u_i`, its kernel formed once for several fields.
+    """A linear operator on fields, `sum_j w_ij P(u)_j - outflow_i u_i`. Its kernel is formed once for several fields.
 
-    w is normalised, and for `fractional`, which is the negative of a difference operator, negative.
+    w is normalised. For `fractional`, the negative of a difference operator, it is negative.
 
     Attributes:
         left: (N, k, n). Dense: w transposed, k = m. Factorised: theta, normalised, k = E.
@@ -68,13 +68,13 @@ def make_operator(
     - `log`: `lambda (-2 ln r_ij - gamma) / (4 pi)`,
 
     divided by m, or with `rows` by `sum_j w_ij`. r_ij is at least 0.01, so that neither values nor gradients are
-    infinite where embeddings coincide; the mean of a row is kept at least 1e-6 from 0.
+    infinite if embeddings coincide. The mean of a row is kept at least 1e-6 from 0.
 
     Args:
         kernel: one of `KERNELS`.
         theta_NEn, phi_NEm: the embeddings.
         s: the order, between 0 and 1, of the fractional kernels.
-        scale: lambda. It cancels under `rows`, but for the Gaussian.
+        scale: lambda. It cancels under `rows`, except for the Gaussian.
         rows: divide by the sum of a row rather than by m.
         dense: form the matrix also for the dot product, to compare with.
     """

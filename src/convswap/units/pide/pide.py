@@ -20,7 +20,7 @@ _ALWAYS_ROWS = ("laplacian_row", "gaussian")
 
 
 class _NonlocalForward(nn.Module):
-    """What the block and its fused form compute; they differ in whether BatchNorms stand in the stages."""
+    """The forward pass of the block and its fused form, which differ only in the BatchNorms of their stages."""
 
     theta: nn.Conv2d
     phi: nn.Conv2d
@@ -81,7 +81,7 @@ class _NonlocalForward(nn.Module):
     default_where="same & *.2, same & *.b3",
     placement="inferred",
     train_eval="batch_norm",
-    # Not `laplacian_row`: where its signed row sums cancel, no digit is right in bf16. Its own tests cover it.
+    # Not `laplacian_row`: if its signed row sums cancel, no digit is right in bf16. Its own tests cover it.
     variants=(
         {"kernel": "gaussian"},
         {"kernel": "fractional"},
@@ -95,25 +95,26 @@ class PIDEBlock(_NonlocalForward, BlockUnit):
     """`u_0 = x; u_t = x + h relu(BN_t(W_t L(u_{t-1})))`, t = 1 .. `iterations`: (N, C, H, W) -> (N, C, H, W).
 
     L integrates over all pixels j with the kernel w_ij of the embeddings `theta = conv1x1(x)` and `phi = conv1x1(x)`
-    of C/2 channels, which are formed once; P is a max-pool of p = `subsample` over phi and the integrated field (the
-    outputs keep the full resolution), m the number of pooled pixels, lambda = `scale`, and r_ij = |theta_i - phi_j|
-    the distance *of embeddings*, not of pixels:
+    of C/2 channels, which are formed once. P is a max-pool of p = `subsample` over phi and the integrated field (the
+    outputs keep the full resolution), and m is the number of pooled pixels. lambda = `scale`, and r_ij = |theta_i -
+    phi_j| is the distance *of embeddings*, not of pixels:
 
     - `"laplacian"`: w = lambda theta_i . phi_j, `L(u)_i = (1/m) sum_j w_ij (P(u)_j - u_i)`: nonlocal diffusion.
-      Factorised, exactly: time and memory grow linearly with the pixels, and no n x m matrix is formed;
+      It is factorised exactly: time and memory grow linearly with the pixels, and no n x m matrix is formed;
     - `"laplacian_row"`: divided by `sum_j w_ij` rather than m. That sum is of signed numbers and may nearly vanish;
     - `"gaussian"`: w = exp(lambda theta_i . phi_j), divided by the row's sum: attention minus the identity;
     - `"fractional"`: w = lambda c / r^(2+2s), `L(u)_i = (1/m) sum_j w_ij (u_i - P(u)_j)`: (-Laplace)^s;
     - `"inverse_fractional"`: w = lambda c' / r^(2-2s), `L(u)_i = (1/m) sum_j w_ij P(u)_j`: (-Laplace)^-s, Riesz;
     - `"log"`: w = lambda (-2 ln r - gamma) / (4 pi), the same sum: Green's function of the Laplacian in the plane.
 
-    All but the first two form n x m matrices: 1024 x 256 for 32 pixels and p = 2. Distances below 0.01 count as 0.01
-    (the official code divides by what is left). Under autocast the embeddings and W_t run in low precision, L in
-    float32. Maps smaller than p are pooled to one pixel. Parameters: `3 C^2 + 7 C` with `bias` and two iterations.
+    All except the first two form n x m matrices: 1024 x 256 for 32 pixels and p = 2. Distances below 0.01 count as 0.01
+    (in the official code only an exact 0 is treated specially). Under autocast the embeddings and W_t run in low
+    precision, L in float32. Maps smaller than p are pooled to one pixel. Parameters: `3 C^2 + 7 C` with `bias` and two
+    iterations.
 
-    In the paper the block stands behind the second block of each stage. As a replacement the nearest is the third
-    block of each stage, the default (paths that end in `.2`, or in `.b3` for RegNets): our reading. In networks with
-    two blocks a stage give `where="same & *.1"`. `fuse()` folds BN_t into W_t; the kernel depends on the input.
+    In the paper the block stands behind the second block of each stage. The nearest replacement is the third block of
+    each stage, the default (paths that end in `.2`, or in `.b3` for RegNets). This is our reading. In networks with two
+    blocks per stage give `where="same & *.1"`. `fuse()` folds BN_t into W_t; the kernel depends on the input.
 
     Args:
         in_channels, out_channels, stride: the place: equal channels and stride 1.
@@ -122,11 +123,11 @@ class PIDEBlock(_NonlocalForward, BlockUnit):
         scale: lambda, positive.
         step: h, positive; `block.step` may be set later.
         subsample: p, the side of the pooling window; 1: no pooling. The paper: 2 for CIFAR, 4 for STL-10.
-        normalization: `"pixels"` (divide by m) or `"rows"` (by the row's sum). None: the kernel's own, rows for
-            `laplacian_row` and `gaussian`, which know no other, pixels else. lambda cancels under rows.
+        normalization: `"pixels"` (divide by m) or `"rows"` (by the row's sum). None: the kernel's own, which is rows
+            for `laplacian_row` and `gaussian` (they allow no other), else pixels. lambda cancels under rows.
         iterations: how many stages.
-        bias: give each W_t a bias, and with the Gaussian phi too, as the official code. Training does not see it: BN
-            or the softmax takes it away.
+        bias: give each W_t a bias, and with the Gaussian also phi, as the official code does. It has no effect in
+            training, because BN or the softmax cancels it.
 
     Raises:
         ValueError: the channels differ, the stride is not 1, or an option is not allowed.
@@ -208,7 +209,7 @@ class FusedPIDE(_NonlocalForward):
 
 
 def _no_autocast(x: Tensor) -> Any:
-    """Sums over all pixels that then cancel, and inverse powers of distances, want full precision."""
+    """Sums over all pixels that then cancel, and inverse powers of distances, need full precision."""
     return torch.autocast(x.device.type if x.device.type != "meta" else "cpu", enabled=False)
 
 

@@ -1,4 +1,4 @@
-"""What the two forms of the selective kernel unit share: the attention over branches and the weighted sum."""
+"""The shared part of the selective kernel unit's two forms: attention over branches and the weighted sum."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class BranchAttention(nn.Module):
 
 
 class FusedSelectiveKernel(nn.Module):
-    """The inference form of `SelectiveKernelConv2d`, built by its `fuse()`: BatchNorms folded, else the same."""
+    """The inference form of `SelectiveKernelConv2d`, built by its `fuse()`: the same with BatchNorms folded."""
 
     def __init__(
         self,

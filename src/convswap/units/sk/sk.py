@@ -40,32 +40,32 @@ _MINOR = 0.1  # scale of the other dilated branches after a warm start: small, b
 class SelectiveKernelConv2d(FeatureUnit):
     """SK[M, G, r]: `V = sum_i a_i U_i`, with `U_i = ReLU(BN(conv_i(x)))` and `a = softmax_i(W2 ReLU(BN(W1 S)))`.
 
-    x is (N, in, H, W), every U_i and V are (N, out, H', W'). S (N, out) is the spatial mean of `sum_i U_i`; W1 maps it
-    to d = max(out / r, L) channels, W2 those to M * out, read branch-major as (N, M, out); the softmax runs over the M
-    branches. Convolution i = 1..M has the host's kernel with i times its dilation (`kernels="dilated"`, the paper:
-    a 3x3 kernel of dilation 2 stands for 5x5), or a kernel that is 2 (i - 1) pixels larger (`"true"`); its padding
-    grows along, so that all outputs have the host's size. Branch 1 has the host's own geometry. With another padding
-    mode than zeros the host's padding is filled once for all branches, and what a larger branch reads beyond it is 0.
+    x is (N, in, H, W), every U_i and V are (N, out, H', W'). S (N, out) is the spatial mean of `sum_i U_i`. W1 maps it
+    to d = max(out / r, L) channels, and W2 maps those to M * out, read branch-major as (N, M, out). The softmax runs
+    over the M branches. Convolution i = 1..M has the host's kernel with i times its dilation (`kernels="dilated"`, the
+    paper: a 3x3 kernel of dilation 2 stands for 5x5), or a kernel that is 2 (i - 1) pixels larger (`"true"`). Its
+    padding grows with it, so that all outputs have the host's size. Branch 1 has the host's own geometry. With another
+    padding mode than zeros the host's padding is filled once for all branches; beyond it a larger branch reads 0.
 
-    In the paper the unit takes the place of the grouped 3x3 convolution, its BatchNorm and its ReLU in ResNeXt's
-    bottleneck; nothing stands between V and the 1x1 convolution that follows. So `swap` takes the host's BatchNorm
-    away (`absorbs_batch_norm`); the host's ReLU, which V passes unchanged, stays. Where no ReLU follows the host, as
-    before the addition of a basic residual block, V >= 0 would let the stream only grow: `swap` then sets
-    `relu=False` and U_i = BN(conv_i(x)) is signed, as the host's was. That case is ours, not the paper's.
+    In the paper the unit replaces the grouped 3x3 convolution, its BatchNorm and its ReLU in ResNeXt's bottleneck.
+    Nothing stands between V and the 1x1 convolution that follows. So `swap` removes the host's BatchNorm
+    (`absorbs_batch_norm`). The host's ReLU, which V passes unchanged, stays. If no ReLU follows the host, as before the
+    addition of a basic residual block, V >= 0 would let the stream only grow. `swap` then sets `relu=False`, and
+    U_i = BN(conv_i(x)) is signed, as the host's output was. That case is ours, not the paper's.
 
-    Training normalises the (N, d, 1, 1) vector over the batch: a batch of 1 cannot train, a small one is noisy.
+    Training normalises the (N, d, 1, 1) vector over the batch, so a batch of 1 cannot train and a small one is noisy.
     Under autocast the attention runs in its parameters' precision. With `branches=1` there is no attention.
 
     Starting from a convolution (`from_conv`), branch 1 takes its weight and the attention is close to even, so V is
-    about ReLU(conv(x)): the negative half is lost, which makes the start **approximate**. Dilated: branch 1 is scaled
-    by M, the others start as the same filter, dilated, at a tenth of the host's scale. True kernels: each branch
-    starts as the host's kernel within zeros, so that V is ReLU(conv(x)) whatever the attention (it gets its first
-    gradient in the second step); without ReLU that is **exact**. With `branch_groups` other than the host's groups no
-    weight is kept: `"none"`. `start_from_batch_norm` takes over the BatchNorm that followed the convolution, so that
-    V starts as that of conv-BN-ReLU.
+    about ReLU(conv(x)). The negative half is lost, which makes the start **approximate**. Dilated: branch 1 is scaled
+    by M, and the others start as the same filter, dilated, at a tenth of the host's scale. True kernels: each branch
+    starts as the host's kernel within zeros, so that V is ReLU(conv(x)) whatever the attention (which gets its first
+    gradient in the second step). Without ReLU that start is **exact**. With `branch_groups` other than the host's
+    groups no weight is kept: `"none"`. `start_from_batch_norm` takes over the BatchNorm that followed the convolution,
+    so that V starts as the output of conv-BN-ReLU.
 
     `fuse()` gives a `FusedSelectiveKernel`: BatchNorms folded into the branches and W1. The softmax depends on the
-    input, so the branches cannot be merged; as one undilated 5x5 convolution they would cost 25/18 of the two 3x3.
+    input, so the branches cannot be merged. As one undilated 5x5 convolution they would cost 25/18 of the two 3x3.
 
     Args:
         bias: a bias added to V. The convolutions have none, as BatchNorm follows; the paper's hosts have none either.
@@ -190,7 +190,7 @@ class SelectiveKernelConv2d(FeatureUnit):
             norm.weight.copy_(share * torch.sqrt(cast(Tensor, norm.running_var) + norm.eps))
 
     def _shares(self) -> list[float]:
-        """What each branch's start is scaled by, so that an even attention gives the host's function."""
+        """The scale of each branch's start, chosen so that an even attention gives the host's function."""
         count = len(self.branches)
         return [1.0] * count if self.kernels == "true" else [float(count)] + [_MINOR] * (count - 1)
 
@@ -198,8 +198,8 @@ class SelectiveKernelConv2d(FeatureUnit):
     def start_from_batch_norm(self, norm: nn.Module) -> None:
         """After `from_conv`: take over the BatchNorm that followed the convolution and that this unit replaces.
 
-        Every branch gets its statistics and its affine map (scaled as the branch is), and a bias of the convolution
-        moves into the statistics. Without effect for a BatchNorm without running statistics.
+        Every branch gets its statistics and its affine map (scaled as the branch is). A bias of the convolution moves
+        into the statistics. A BatchNorm without running statistics has no effect.
         """
         mean, variance = norm.running_mean, norm.running_var
         if not isinstance(mean, Tensor) or not isinstance(variance, Tensor) or self.branch_groups != self.groups:

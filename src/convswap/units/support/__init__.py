@@ -1,1 +1,1 @@
-"""What several units share: folding of BatchNorms, counted random draws, quick depthwise convolutions."""
+"""Parts that several units share: folding of BatchNorms, counted random draws, quick depthwise convolutions."""

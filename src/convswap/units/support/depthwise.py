@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def run_depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """`conv(x)`, in float32 where a bfloat16 training step on a CPU would be many times slower.
+    """`conv(x)`, in float32 if a bfloat16 training step on a CPU would be many times slower.
 
     oneDNN has no fast kernel for the input gradient of a strided depthwise convolution in bfloat16: it takes 10 to 20
     times as long as in float32. The result has the precision that autocast would have given it.

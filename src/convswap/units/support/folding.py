@@ -14,7 +14,7 @@ from ..contract.geometry import Geometry, plain_conv
 
 M = TypeVar("M", bound=nn.Module)
 
-# `convert_sync_batchnorm` makes the one of the other, which is no subclass of it.
+# `convert_sync_batchnorm` turns a BatchNorm into a SyncBatchNorm, which is not a subclass of it.
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -36,7 +36,7 @@ def fold_conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> 
 def fold_pairs(module: M) -> M:
     """A copy in which every convolution takes in the BatchNorm registered right after it; an identity stays there.
 
-    For modules that call their children in the order of definition, as the units that use this do.
+    Only for modules that call their children in the order of definition, as the units that use this do.
 
     Raises:
         FusionError: a BatchNorm keeps no running statistics.

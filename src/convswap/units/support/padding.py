@@ -25,7 +25,7 @@ def margins(kernel_size: tuple[int, ...], dilation: tuple[int, ...], padding: tu
 
 
 def pad(x: Tensor, around: tuple[int, ...], padding_mode: str) -> Tensor:
-    """x with these margins filled as `nn.Conv2d`'s padding mode says; x itself where there are none."""
+    """x with these margins filled as `nn.Conv2d`'s padding mode says; x itself if there are none."""
     return F.pad(x, around, mode="constant" if padding_mode == "zeros" else padding_mode) if any(around) else x
 
 

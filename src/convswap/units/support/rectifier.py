@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 
 class FreeReLU(nn.ReLU):
-    """`max(x, 0)`, to end a unit with: an in-place activation may follow it while training.
+    """`max(x, 0)` as the end of a unit: an in-place activation may follow it while training.
 
-    The backward pass of `nn.ReLU` reads its output, so nothing may overwrite that. This one keeps its input (as
-    `F.threshold` does, with the same values and gradients). Without gradients it is `nn.ReLU`.
+    The backward pass of `nn.ReLU` reads its output, so nothing may overwrite that output. This rectifier keeps its
+    input (as `F.threshold` does, with the same values and gradients). Without gradients it is `nn.ReLU`.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -45,10 +45,10 @@ def resolve(bank: str, stride: tuple[int, ...]) -> str:
 
 
 def check_sigma(sigma: object, bank: str) -> float | None:
-    """The standard deviation, checked: None, or a positive number where the bank (as asked for) has a free one.
+    """The standard deviation, checked: None, or a positive number if the bank (as asked for) has a free one.
 
     Raises:
-        ValueError: it is no positive number, or the bank has none.
+        ValueError: it is not a positive number, or the bank has none.
     """
     if sigma is None:
         return None

@@ -1,4 +1,4 @@
-"""VGNet's downsampling block: a strided depthwise low-pass; only the channels that are added get a pointwise."""
+"""VGNet's downsampling block: a strided depthwise low-pass, and a pointwise only for the added channels."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class DownsamplingBlock(BlockUnit):
     """Sub-sample with a low-pass z = D(x), keep its last k channels, compute the other channels from all of z.
 
     `u = z[:, in-k:]`, `v = gate(norm(act(P z)))` with a pointwise P to out-k channels (**the BatchNorm follows the
-    activation**), output `concat[u, v]`; D has neither BatchNorm nor activation. How many channels are re-used:
-    `k = 0` where `in > out`, else `k = min(out // 2, in)`; so out = 2 in re-uses all of z. VGNet carries u and v on as
-    two halves; where k is not out/2 the concatenation is split anew.
+    activation**), output `concat[u, v]`. D has neither BatchNorm nor activation. The number of re-used channels is
+    `k = 0` if `in > out`, else `k = min(out // 2, in)`; so out = 2 in re-uses all of z. VGNet carries u and v on as
+    two halves. If k is not out/2 the concatenation is split anew.
 
     (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
 
@@ -49,8 +49,8 @@ class DownsamplingBlock(BlockUnit):
 
     Args:
         method: D: `"blur"`, constant Gaussians (VGNetG, VGNetF); `"learnable"`, a 3x3 depthwise convolution (VGNetC);
-            `"maxpool"`, 3x3, which no published model uses and to which the official code gives no padding: here it
-            is padded by one pixel, so that all methods give the same size. At stride 1 D is always learnable, as there.
+            `"maxpool"`, 3x3, which no published model uses. The official code does not pad it; here it is padded by
+            one pixel, so that all methods give the same size. As in that code, D is always learnable at stride 1.
         bank: of the blur: `"gaussian_signed"`, sigma 1.1 and its negative in turn (the code at the time of the
             paper), or `"gaussian"`, sigma 1 (the code of 2022 on).
         activation: `"relu"` (the code at the time of the paper) or `"silu"` (the code of 2022 on).

@@ -14,7 +14,7 @@ from ..contract.registry import register_unit
 from ..contract.weight import WeightUnit
 from . import banks
 
-# Two constants that stand in a checkpoint are the same kernel even after a detour through bfloat16.
+# Two constants from checkpoints count as the same kernel even after a detour through bfloat16.
 _SAME = 1e-2
 
 
@@ -40,16 +40,16 @@ class FixedConv2d(WeightUnit):
     """A depthwise convolution whose kernels are constants: `y_c = k_(c mod n) * x_c` for a bank of n kernels.
 
     The paper observes that trained depthwise kernels look like Gaussians where the map is sub-sampled and like
-    edge detectors elsewhere, and puts such constants in their place; only the pointwise convolutions around them
-    train. The bank is repeated along the output channels, so any number of channels will do.
+    edge detectors elsewhere. It replaces them by such constants; only the pointwise convolutions around them
+    train. The bank is repeated along the output channels, so any number of channels is allowed.
 
     `weight`, (out_channels, 1, kH, kW), is a buffer, not a parameter: no optimizer sees it, unfreezing a model does not
-    train it, and casting it down and back gives it back exactly. It stands in the state dictionary; loading
-    other values into it (the trained kernels of a plain model, another bank) is an error, because they would not be
-    used: load the plain model first, then swap. Without bias and learnable scale the layer has no parameters at all.
+    train it, and casting down and back restores it exactly. The state dictionary holds it. Loading other values into it
+    (the trained kernels of a plain model, another bank) is an error, because they would not be used. Load the plain
+    model first, then swap. Without bias and learnable scale the layer has no parameters at all.
 
-    The BatchNorm that the authors' VGNetF has behind every constant kernel is not part of a convolution: a host that
-    has one keeps it, and `HalfIdentityBlock` and the VGNetF networks bring it themselves.
+    The authors' VGNetF has a BatchNorm behind every constant kernel. It is not part of a convolution: a host that has
+    one keeps it, and `HalfIdentityBlock` and the VGNetF networks bring their own.
 
     Inferred by us: the placement (every 3x3 depthwise convolution) and `scale`.
 
@@ -116,7 +116,7 @@ class FixedConv2d(WeightUnit):
         return self.weight.to(dtype) * self.channel_scale.to(dtype)[:, None, None, None]
 
     def copy_initial(self, conv: nn.Conv2d) -> None:
-        """Copy the host's bias; its kernels are what this unit does without."""
+        """Copy the host's bias; this unit does not use its kernels."""
         if conv.bias is not None and self.bias is not None:
             self.bias.copy_(conv.bias)
 
@@ -138,7 +138,7 @@ class FixedConv2d(WeightUnit):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Load, refusing other kernels than the bank's; what is kept are the exact constants."""
+        """Load, refusing other kernels than the bank's. The unit keeps its exact constants."""
         given = state_dict.get(prefix + "weight")
         if isinstance(given, Tensor) and given.shape == self.weight.shape and not given.is_meta:
             exact = self.constants()["weight"]
@@ -152,7 +152,7 @@ class FixedConv2d(WeightUnit):
         )
         plain = prefix + "weight" in state_dict and prefix + "channel_scale" in missing_keys
         if plain and self.channel_scale is not None and not self.channel_scale.is_meta:
-            missing_keys.remove(prefix + "channel_scale")  # the authors' layers have no scale: it stays as it is
+            missing_keys.remove(prefix + "channel_scale")  # the authors' layers have no scale, so ours stays as it is
         self._replace_constants()
 
 

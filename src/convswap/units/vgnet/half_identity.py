@@ -44,11 +44,11 @@ class HalfIdentityBlock(BlockUnit):
     passes on. Parameters with a learnable D: `9 C/2 + C^2/2 + C`. On one tensor, the pair is concatenated:
     `[u, v] -> [v, v']`, (N, C, H, W) -> (N, C, H, W); `forward_pair` saves that copy where blocks follow each other.
 
-    With constant kernels in D (VGNetF), D is followed by a BatchNorm without activation. `fuse()` folds that one: its
-    scale into D, its shift into a bias of P. The other BatchNorm stands behind the activation and cannot be folded,
-    so a block with a learnable D stays as it is. `to_dense_conv()` is all up to the activation as one 3x3 convolution.
+    With constant kernels in D (VGNetF), D is followed by a BatchNorm without activation. `fuse()` folds its scale into
+    D and its shift into a bias of P. The other BatchNorm stands behind the activation and cannot be folded, so a block
+    with a learnable D stays as it is. `to_dense_conv()` gives all before the activation as one 3x3 convolution.
 
-    Inferred by us: the use as a drop-in for residual blocks (every block that keeps its channels and size); the paper
+    Inferred by us: the use as a drop-in for residual blocks (every block that keeps its channels and size). The paper
     builds its own network of it, the `vgnet*` models. `depthwise="gaussian"` is ours.
 
     Args:
@@ -109,7 +109,7 @@ class HalfIdentityBlock(BlockUnit):
         """All before the activation as one 3x3 convolution of concat[u, v], C -> C/2 channels: exact in eval mode.
 
         `W[:, j] = P[:, j]` at the centre tap for u's channels and `P[:, j] D_j` for v's; a BatchNorm behind D gives a
-        bias. It computes nine times the products of P, so it is no cheaper form, but one that any tool understands:
+        bias. It computes nine times the products of P, so it is not a cheaper form, but any tool understands it:
         `v' = pointwise.rest(to_dense_conv()(x))`.
         """
         half = self.in_channels // 2

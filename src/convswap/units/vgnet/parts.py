@@ -1,4 +1,4 @@
-"""The parts VGNet's blocks are made of (arXiv:2207.10318): activation before BatchNorm, and a channel gate."""
+"""The parts of VGNet's blocks (arXiv:2207.10318): activation before BatchNorm, and a channel gate."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def check_ratio(squeeze_excite: object) -> float:
     """The ratio of a channel gate: a number from 0 (no gate) to 1.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: any other value.
     """
     wanted = "a number from 0 (no gate) to 1"
     return float(check_number("squeeze_excite", squeeze_excite, lambda share: 0 <= share <= 1, wanted))
 
 
 def gate_channels(channels: int, ratio: float) -> int:
-    """The hidden channels of a gate: the whole part of `ratio * channels`, to the nearest multiple of 8, at least 8.
+    """The hidden channels of a gate: the whole part of `ratio * channels`, rounded to a multiple of 8, at least 8.
 
-    One multiple more where rounding would lose more than a tenth.
+    One multiple more if rounding would lose more than a tenth.
 
     >>> gate_channels(28, 0.25), gate_channels(184, 0.25), gate_channels(44, 0.25)
     (8, 48, 16)
@@ -69,7 +69,7 @@ class SqueezeExcite(nn.Module):
 
 
 class ConvActNorm(nn.Module):
-    """A convolution without bias, **then the activation, then BatchNorm**, then a gate where a ratio is given.
+    """A convolution without bias, **then the activation, then BatchNorm**, then a gate if a ratio is given.
 
     The BatchNorm follows the activation, so it cannot be folded into this convolution.
     """
@@ -99,7 +99,7 @@ class ConvActNorm(nn.Module):
         return self.rest(self.conv(x_NCHW))
 
     def rest(self, y_NCHW: Tensor) -> Tensor:
-        """What follows the convolution."""
+        """The layers after the convolution."""
         return self.gate(self.norm(self.act(y_NCHW)))
 
 
@@ -131,7 +131,7 @@ def fold_norm_between(
     A pointwise convolution pads nothing, so a shift of its inputs is exactly a bias: `b = sum_c P[:, c] shift_c`.
 
     Args:
-        depthwise, norm, pointwise: the three, the first two without bias in between; they are left alone.
+        depthwise, norm, pointwise: the three modules; the depthwise one has no bias. They are left unchanged.
         first: the input channel of `pointwise` at which the normalised channels begin.
 
     Returns:
