@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from convswap.data import ArrayImages
 from convswap.errors import DataError, UsageError
-from convswap.train import evaluation as evaluate
-from convswap.train import precision
+from convswap.train import evaluate, precision
 from convswap.train.evaluation import evaluation_batch_size
 
 from .conftest import make_data, make_model
