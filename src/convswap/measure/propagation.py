@@ -131,7 +131,7 @@ def _noise(x: Tensor, seed: int) -> Tensor:
 
 
 def _has_step(module: nn.Module) -> bool:
-    return isinstance(module.__dict__.get("step"), int | float)
+    return is_number(getattr(module, "step", None))
 
 
 def _watched(model: nn.Module, layers: Sequence[str] | None, stepped: list[nn.Module]) -> list[nn.Module]:

@@ -12,6 +12,7 @@ from ..contract.feature import FeatureUnit
 from ..contract.geometry import Geometry
 from ..contract.registry import register_unit
 from ..support.folding import fold_conv_norm
+from ..support.rectifier import FreeReLU
 
 
 @register_unit(
@@ -27,6 +28,7 @@ from ..support.folding import fold_conv_norm
     variants=(
         {"relu": True},
         {"ratio": 1},
+        {"ratio": 1, "relu": True},
         {"ratio": 3, "cheap_kernel": 1},
         {"ratio": 4, "cheap_kernel": 5, "relu": True},
     ),
@@ -83,9 +85,10 @@ class GhostConv2d(FeatureUnit):
         self.intrinsic = _intrinsic(self.out_channels, ratio)
         place = self.place
         geometry = Geometry.of(self).arguments() | {"out_channels": self.intrinsic}
-        self.primary_conv = self._with_norm(nn.Conv2d(**geometry, **place), place)
+        ghosts = self.intrinsic < self.out_channels
+        self.primary_conv = self._with_norm(nn.Conv2d(**geometry, **place), place, ends=not ghosts)
         self.parents, cheap = 0, None
-        if self.intrinsic < self.out_channels:
+        if ghosts:
             self.parents = -(-(self.out_channels - self.intrinsic) // (ratio - 1))
             made = self.parents * (ratio - 1)
             conv = nn.Conv2d(
@@ -94,9 +97,10 @@ class GhostConv2d(FeatureUnit):
             cheap = self._with_norm(conv, place)
         self.cheap_operation = cheap
 
-    def _with_norm(self, conv: nn.Conv2d, place: dict[str, Any]) -> nn.Sequential:
-        norm = nn.BatchNorm2d(conv.out_channels, **place)
-        return nn.Sequential(conv, norm, nn.ReLU(inplace=True)) if self.relu else nn.Sequential(conv, norm)
+    def _with_norm(self, conv: nn.Conv2d, place: dict[str, Any], *, ends: bool = False) -> nn.Sequential:
+        """Convolution, BatchNorm and rectifier; one that `ends` the unit may be overwritten by what follows."""
+        layers = [conv, nn.BatchNorm2d(conv.out_channels, **place)]
+        return nn.Sequential(*layers, _rectifier(ends)) if self.relu else nn.Sequential(*layers)
 
     @classmethod
     def supports(cls, conv: nn.Conv2d, **options: Any) -> str | None:
@@ -152,7 +156,7 @@ class FusedGhost(nn.Module):
         self.kernel_size, self.stride, self.padding = geometry.kernel_size, geometry.stride, geometry.padding
         self.dilation, self.groups, self.padding_mode = geometry.dilation, geometry.groups, geometry.padding_mode
         self.bias = None
-        self.primary_conv: nn.Module = nn.Sequential(primary, nn.ReLU(inplace=True)) if relu else primary
+        self.primary_conv: nn.Module = nn.Sequential(primary, _rectifier(cheap is None)) if relu else primary
         self.parents, self.cheap_operation = 0, None
         if cheap is not None:
             self.parents = cheap.in_channels
@@ -167,6 +171,10 @@ class FusedGhost(nn.Module):
         """(N, in, H, W) -> (N, out, H', W')."""
         y = self.primary_conv(input)
         return y if self.cheap_operation is None else _join(y, self.cheap_operation, self.parents, self.out_channels)
+
+
+def _rectifier(ends: bool) -> nn.ReLU:
+    return FreeReLU(inplace=True) if ends else nn.ReLU(inplace=True)
 
 
 def _join(y: Tensor, cheap: nn.Module, parents: int, out_channels: int) -> Tensor:
