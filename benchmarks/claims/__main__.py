@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--lab", type=Path, required=True)
     parser.add_argument("--data-root", default=None)
     parser.add_argument("--images", type=int, default=2000, help="test images under JPEG and shifts")
-    parser.add_argument("--seeds", type=int, default=5, help="look for so many")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds to look for")
     options = parser.parse_args()
     data: Any = load_data("cifar10", root=options.data_root, download=False)
     lab, sample = Lab(options.lab, data, options.seeds), sample_of(data, options.images)

@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--data-root", default=None)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--float64", type=int, default=10_000, help="so many images in float64 too")
+    parser.add_argument("--float64", type=int, default=10_000, help="number of images also evaluated in float64")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     data = load_data(options.data, root=options.data_root, download=False)

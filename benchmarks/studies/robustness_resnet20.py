@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--data-root", default=None)
-    parser.add_argument("--images", type=int, default=None, help="the first so many test images; all by default")
+    parser.add_argument("--images", type=int, default=None, help="number of test images; all by default")
     parser.add_argument("--profile", default="full", choices=["quick", "full"])
     parser.add_argument("--cifar-c", default=None, help="folder of the published CIFAR-10-C .npy files")
     options = parser.parse_args()

@@ -106,7 +106,7 @@ def bad_option_value_is_refused(case: Case) -> None:
 
 @rule(("block",))
 def bad_place_is_refused(case: Case) -> None:
-    """A channel count or stride that is no whole number of at least 1 must raise a ValueError naming it."""
+    """A channel count or stride that is not a whole number of at least 1 must raise a ValueError that names it."""
     for name in _GEOMETRY_OF_A_BLOCK:
         for value in (0, -1, 1.5, True, "2"):
             geometry = case.homes()[0] | {name: value}

@@ -81,7 +81,7 @@ def double_and_back_is_lossless(case: Case) -> None:
 
 @rule()
 def constants_survive_low_precision(case: Case) -> None:
-    """What is no parameter must come back exact after a visit to low precision; see `constants()`."""
+    """Tensors other than parameters must come back exact from a visit to low precision; see `constants()`."""
     for through in (torch.float16, torch.bfloat16, torch.float32):
         unit = case.home(dtype=torch.float64).eval()
         x = image(unit)
