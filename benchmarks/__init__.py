@@ -1,1 +1,1 @@
-"""Benchmarks: one script a question; run them from the repository as `python -m benchmarks.FOLDER.SCRIPT`."""
+"""Benchmarks, one script per question. Run them from the repository as `python -m benchmarks.FOLDER.SCRIPT`."""

@@ -1,4 +1,4 @@
-"""What every benchmark writes beside its numbers: machine, versions, commit and command line."""
+"""The facts that every benchmark writes beside its numbers: machine, versions, commit and command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RESULTS = HERE / "results"
 
 
 def cpu_model() -> str:
-    """The processor's name as the system tells it."""
+    """The processor's name as the system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -65,12 +65,12 @@ def git_commit() -> str | None:
 
 
 def without_folder(argument: str) -> str:
-    """An absolute path without the folders of this machine, anything else as it is."""
+    """An absolute path without the folders of this machine; anything else as it is."""
     return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def module_name() -> str:
-    """What `python -m` was given: `benchmarks.units.overhead`; the program's file name where it is none of ours."""
+    """The name given to `python -m`, e.g. `benchmarks.units.overhead`; the file name of any other program."""
     script = Path(sys.argv[0]).resolve()
     if not script.is_relative_to(HERE):
         return script.name
@@ -78,7 +78,7 @@ def module_name() -> str:
 
 
 def write_result(name: str, payload: dict[str, Any]) -> Path:
-    """Write `benchmarks/results/FOLDER/NAME.json`, at once or not at all; returns its path and prints it."""
+    """Write `benchmarks/results/FOLDER/NAME.json`, the whole file or none of it. Returns its path and prints it."""
     result = {
         "benchmark": name,
         "command": " ".join(["python", "-m", module_name(), *map(without_folder, sys.argv[1:])]),

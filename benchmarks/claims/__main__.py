@@ -3,10 +3,10 @@
     python -m benchmarks.claims.networks --lab LAB                  # trains what is measured, once
     python -m benchmarks.claims --weights FOLDER --lab LAB [--data-root DATA] [--images 2000]
 
-`--weights` holds 8-bit MobileNets (`mobilenet_v*.npz`) and CIFAR ResNets (`resnet*.th`). Of each network of
-`networks.py` all seeds that are finished in the lab are measured; networks that are compared, at the seeds that
-all of them have. Writes `results/claims/claims.json` and `docs/claims.md`. The claims stand in `stated.py`, the
-rules by which they hold in `rules.py`.
+`--weights` holds 8-bit MobileNets (`mobilenet_v*.npz`) and CIFAR ResNets (`resnet*.th`). The script measures every
+network of `networks.py` at all seeds that are finished in the lab, and compared networks at the seeds that all of
+them have. It writes `results/claims/claims.json` and `docs/claims.md`. The claims stand in `stated.py`, the rules by
+which they hold in `rules.py`.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class Lab:
     def answers(
         self, network: Network, seed: int, images: int, ask: Callable[[nn.Module], dict[str, Any]]
     ) -> dict[str, Any]:
-        """What `ask` finds of the trained network; kept in the lab, and taken from there if this very code found it.
+        """The result of `ask` on the trained network. It is kept in the lab and reused if this very code found it.
 
-        So a run that was stopped goes on where it was, and nothing is taken over from other code.
+        A stopped run therefore goes on where it was, and nothing is taken over from other code.
         """
         code = {
             "commit": git_commit(),
@@ -89,7 +89,7 @@ class Lab:
         return found
 
     def start(self, network: Network, seed: int) -> nn.Module:
-        """The same before its training."""
+        """The network before its training."""
         return build_model(network.trial(self.data, seed), self.data)[0].eval()
 
     def accuracies(self, network: Network, seeds: Sequence[int]) -> list[float]:
@@ -98,7 +98,7 @@ class Lab:
         return [result["test_accuracy"] for result in results if result is not None]
 
     def describe(self, group: str) -> dict[str, Any]:
-        """What was trained for a group."""
+        """A description of the trainings of a group."""
         seeds = self.seeds(group)
         return {
             network.name: {
@@ -116,7 +116,7 @@ class Lab:
 
 
 def kernel_claims(weights: Path, lab: Lab) -> tuple[Numbers, dict[str, Any]]:
-    """The claims on depthwise layers, of the pretrained networks and of ours, at each threshold of the classes."""
+    """The claims on depthwise layers, for the pretrained networks and for ours, at each threshold of the classes."""
     given = pretrained_networks(weights)
     (network,) = GROUPS["depthwise"]
     seeds = lab.seeds("depthwise")
@@ -169,7 +169,7 @@ def answer_claims(
     ask: Callable[[nn.Module], dict[str, Any]],
     judge: Callable[[Any], dict[str, Number]],
 ) -> tuple[Numbers, dict[str, Any]]:
-    """Claims on what networks answer: every network of a group, at the seeds all have."""
+    """Claims on the networks' answers: every network of a group, at the seeds that all have."""
     answers: dict[str, list[dict[str, Any]]] = {network.name: [] for network in GROUPS[group]}
     for seed in lab.seeds(group):
         for network in GROUPS[group]:
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--lab", type=Path, required=True)
     parser.add_argument("--data-root", default=None)
     parser.add_argument("--images", type=int, default=2000, help="test images under JPEG and shifts")
-    parser.add_argument("--seeds", type=int, default=5, help="look for so many")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds to look for")
     options = parser.parse_args()
     data: Any = load_data("cifar10", root=options.data_root, download=False)
     lab, sample = Lab(options.lab, data, options.seeds), sample_of(data, options.images)

@@ -11,11 +11,11 @@ from benchmarks.claims.rules import Number, over_seeds
 from convswap.measure.kernel_mass import KernelMass, niff_kernel_mass
 
 WINDOW = 9
-"""The effective size the NIFF paper marks."""
+"""The effective size that the NIFF paper marks."""
 
 
 def filters_within(model: nn.Module, side: int = 32) -> dict[int, dict[str, float]]:
-    """Of the frequency filters of a model that sees 32 px: by map size, the part within windows."""
+    """Frequency filters of a model that sees 32 px: by map size, the part within windows."""
     found = niff_kernel_mass(model, torch.zeros(1, 3, side, side))
     by_side: dict[int, list[KernelMass]] = {}
     for mass in found.values():

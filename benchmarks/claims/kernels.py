@@ -15,20 +15,20 @@ from convswap.see.kernels import LayerKernels
 from convswap.see.lowpass import low_pass
 
 THRESHOLDS = (0.8, 0.7, 0.9)
-"""Of the classes: the first one decides, the others show how much hangs on it."""
+"""Thresholds of the classes: the first one decides, the others show how much depends on it."""
 CENTRE = 0.9
 """The part of a kernel's energy in its centre that makes it nearly the identity, whatever surrounds it."""
 
 
 @dataclass(frozen=True)
 class Depthwise:
-    """What the claims need of the depthwise layers of one network, in order.
+    """The measurements of one network's depthwise layers, in order, that the claims need.
 
     Attributes:
         layers: the layers.
         aliasing, gain: (kernels,) of each; NaN of a kernel of zeros.
         labels: (kernels,) of each, index into `CLASSES`.
-        centred: (kernels,) of each: does the centre tap alone hold nine tenths of the energy?
+        centred: (kernels,) of each: whether the centre tap alone holds nine tenths of the energy.
     """
 
     layers: list[LayerKernels]
@@ -66,7 +66,7 @@ class Depthwise:
         return parts
 
     def table(self) -> list[dict[str, Any]]:
-        """One row a layer."""
+        """One row per layer."""
         rows = []
         columns = (self.layers, self.aliasing, self.gain, self.labels, self.centred)
         for layer, aliasing, gain, labels, centred in zip(*columns, strict=True):
@@ -78,12 +78,12 @@ class Depthwise:
 
 
 def part(alike: Sequence[Tensor]) -> float:
-    """The part of the kernels of these layers that is alike."""
+    """The share of true values among all kernels of these layers."""
     return float(torch.cat(list(alike)).double().mean())
 
 
 def share(labels: Sequence[Tensor], name: str) -> float:
-    """The part of the kernels of these layers that is of a class."""
+    """The share of one class among the kernels of these layers."""
     return part([layer == CLASSES.index(name) for layer in labels])
 
 
@@ -116,7 +116,7 @@ def statistics(found: Depthwise) -> dict[str, float]:
 
 
 def numbers_of_one(found: Depthwise) -> dict[str, Number]:
-    """The same of one given network, with intervals over its kernels or tests over its layers."""
+    """The numbers of one given network, with intervals over its kernels or tests over its layers."""
 
     def part_of(name: str, layers: Sequence[Tensor]) -> Number:
         return over_kernels(layers, lambda drawn: share(drawn, name))
@@ -143,7 +143,7 @@ def numbers_of_one(found: Depthwise) -> dict[str, Number]:
 
 
 def numbers_of_seeds(trained: Sequence[Depthwise], started: Sequence[Depthwise]) -> dict[str, Number]:
-    """Of networks trained from several seeds, with intervals over the seeds; and what training changed."""
+    """The numbers of networks trained from several seeds, with intervals over the seeds; and the change by training."""
     each = [statistics(found) for found in trained]
     numbers = {name: over_seeds([values[name] for values in each]) for name in each[0]}
     changes = []

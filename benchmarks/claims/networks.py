@@ -1,8 +1,8 @@
-"""The networks `claims.py` trains on CIFAR-10: which, from which seeds, and one command that trains what is missing.
+"""The networks that the claims train on CIFAR-10, with their seeds, and one command that trains the missing ones.
 
     python -m benchmarks.claims.networks --lab LAB [--data-root DATA] [--groups depthwise,niff] [--seeds 3]
 
-Trainings go through `convswap.lab`: the same command again goes on where it stopped. `claims.py` reads the lab.
+Trainings go through `convswap.lab`, so the same command goes on where it stopped. `__main__.py` reads the lab.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Network:
 
 
 SMALL_RESNET = {"layers": [1, 1, 1, 1], "channels": [32, 48, 64, 64]}
-"""timm's resnet18 with one block a stage and few channels; its 7x7 stem and its max-pool are kept."""
+"""timm's resnet18 with one block per stage and few channels. It keeps its 7x7 stem and its max-pool."""
 STEMS: dict[str, dict[str, Any]] = {
     "plain": {"pooling": "max", "wavelet_channels": 0},
     "max": {"pooling": "max"},
@@ -71,7 +71,7 @@ MOBILE_WIDTHS = ((32, 1), (64, 2), (64, 1), (128, 1), (128, 1), (128, 2), (128, 
 def small_mobilenet(num_classes: int, in_channels: int = 3) -> nn.Module:
     """A MobileNetV1 for 32 px: a strided 3x3 stem with 16 maps, then eight separable blocks, two of them strided.
 
-    A block is a 3x3 depthwise and a 1x1 convolution, each with BatchNorm and ReLU. Starts as PyTorch draws it.
+    A block is a 3x3 depthwise and a 1x1 convolution, each with BatchNorm and ReLU. Weights start as PyTorch draws them.
     """
 
     def layer(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -104,7 +104,7 @@ def main() -> None:
     options = parser.parse_args()
     data: Any = load_data("cifar10", root=options.data_root, download=False)
     networks = [network for group in options.groups.split(",") for network in GROUPS[group]]
-    # Seeds vary slowest, so a stopped grid is still a fair one.
+    # Seeds vary slowest, so a stopped grid is still a fair comparison.
     grid = [network.trial(data, seed) for seed in range(options.seeds) for network in networks]
     with suitable_process(data):
         rows = run_grid(grid, options.lab, data_root=options.data_root)

@@ -22,7 +22,7 @@ LONG = {
 
 
 def name_of(network: str, long: bool = False) -> str:
-    """A network's name for people."""
+    """A network's readable name."""
     return (LONG if long else SHORT).get(network, network)
 
 

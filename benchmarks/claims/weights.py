@@ -1,4 +1,4 @@
-"""The pretrained networks whose kernels are looked at: 8-bit MobileNets, and CIFAR ResNets for comparison."""
+"""The pretrained networks whose kernels are examined: 8-bit MobileNets, and CIFAR ResNets for comparison."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def likeness(networks: dict[str, list[LayerKernels]]) -> dict[str, float]:
 
 
 def dense_networks(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """3x3 layers of the pretrained CIFAR ResNets, which have no depthwise ones: low-pass measures by stride."""
+    """3x3 layers of the pretrained CIFAR ResNets, which have no depthwise layers: low-pass measures by stride."""
     tables = {}
     for path in sorted(folder.glob("resnet*.th")):
         name = f"cifar_{path.name.partition('-')[0]}"

@@ -1,14 +1,14 @@
 """How fast is the binary convolution? The four 3x3 layers of ResNet-18, and the whole network, beside their peers.
 
 Peers, in one run and turn by turn: `fp32`, oneDNN with the weight reordered beforehand and channels last (the strongest
-fp32 there is in torch), `bf16`, the same in bfloat16, and `int8`, torch's quantised convolution on oneDNN. Our paths
-are forced in turn and start from bits, or `with packing` from float32; `expanded once` keeps int8 weights instead of
-expanding the bits at every call (paths that multiply). All are called as a user calls them, by torch's operators.
+fp32 in torch); `bf16`, the same in bfloat16; and `int8`, torch's quantised convolution on oneDNN. Our paths are forced
+in turn. They start from bits, or `with packing` from float32. `expanded once` keeps int8 weights instead of expanding
+the bits at every call (paths that multiply). All are called as a user calls them, by torch's operators.
 
-Correctness first: a path must equal the reference bit for bit at the size that is timed, and oneDNN be close to it; of
-one that does not no time is shown, and the script ends with status 1. Repetitions are interleaved; the least and the
-median are given, ratios are of the least. Beside each rate stands its part of what one core of this machine can do with
-those instructions (`benchmarks.kernels.probes`, measured in the same run), times the threads.
+Correctness first: a path must equal the reference bit for bit at the size that is timed, and oneDNN must be close to
+it. A path that does not gets no time, and the script ends with status 1. Repetitions are interleaved. The least and the
+median are given; ratios are of the least. Each rate is also given as a part of the peak of one core of this machine
+with those instructions (`benchmarks.kernels.probes`, measured in the same run), times the threads.
 
     python -m benchmarks.kernels.binary_conv [--threads 1 2] [--batches 1 16] [--repetitions 100]
         [--sections layers network]
@@ -63,7 +63,7 @@ class Layer:
 
     @functools.cached_property
     def reference(self) -> Tensor:
-        """What every path must give."""
+        """The result that every path must give."""
         return binary_conv2d_reference(self.x, self.latent, self.scale, self.bias, None, *WHERE)
 
     def onednn(self, dtype: torch.dtype) -> Step:
@@ -86,7 +86,7 @@ class Layer:
         return lambda: torch.ops.quantized.conv2d(x, packed, 4.0, 128)
 
     def ours(self, path: str, packing: bool, once: bool) -> Step:
-        """A path of the binary convolution; the variable must name it when it is called."""
+        """A path of the binary convolution. The environment variable must name it when it is called."""
         words = binary_pack(self.x, None, None, 1)
         with forced(path):
             panels = expand(self.plan(words), self.packed) if once else None
@@ -97,7 +97,7 @@ class Layer:
         return (lambda: call(binary_pack(self.x, None, None, 1))) if packing else (lambda: call(words))
 
     def plan(self, words: Tensor) -> Any:
-        """How the operator would compute this layer now."""
+        """The operator's present plan for this layer."""
         return plan(words.shape, self.packed.shape, self.channels, self.channels, *WHERE)
 
 
@@ -123,7 +123,7 @@ def expands(path: str) -> bool:
 
 
 def steps_of(layer: Layer, paths: Iterable[str]) -> tuple[dict[str, tuple[str | None, Step]], dict[str, str]]:
-    """Name -> (path to force, step), and what cannot be measured here with the reason."""
+    """Name -> (path to force, step), and the peers that cannot be measured here, with the reason."""
     steps: dict[str, tuple[str | None, Step]] = {"fp32": (None, layer.onednn(torch.float32))}
     missing = {}
     for name, make in (("bf16", lambda: layer.onednn(torch.bfloat16)), ("int8", layer.int8)):
@@ -131,7 +131,7 @@ def steps_of(layer: Layer, paths: Iterable[str]) -> tuple[dict[str, tuple[str | 
             step = make()
             step()
             steps[name] = (None, step)
-        except (RuntimeError, AttributeError, NotImplementedError) as error:  # this torch or processor has it not
+        except (RuntimeError, AttributeError, NotImplementedError) as error:  # this torch or processor lacks it
             missing[name] = str(error).splitlines()[0]
     for path in paths:
         for once in (False, True) if expands(path) else (False,):
@@ -154,8 +154,8 @@ def wrong(layer: Layer, name: str, path: str | None, step: Step) -> str | None:
 
 
 def interleaved(steps: dict[str, tuple[str | None, Step]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every repetition: in every round each step in turn, once to warm up what its neighbours pushed out of
-    the caches and gave back to the system, then `BURST` times."""
+    """Seconds of every repetition. In every round each step runs once to warm up the caches and memory that its
+    neighbours took, and is then timed `BURST` times."""
     found: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, (path, step) in steps.items():

@@ -1,14 +1,14 @@
 """How fast is the packed binary convolution on a GPU, and does `triton_kernel.choose` choose the fastest form?
 
 The four ResNet stage shapes, 3x3, at several batches: every form of the Triton kernel, packing, and the same
-convolution by cuDNN in float32 (with and without TF32), float16 and bfloat16, channels last. Correctness
-first: every form must equal the float convolution of the signs exactly; one that does not gets no time. Times are
-medians of `triton.testing.do_bench`, in microseconds; beside each stands its rate in 10^12 binary products a second and
-how far the chooser's estimate is off. Not yet run on a GPU.
+convolution by cuDNN in float32 (with and without TF32), float16 and bfloat16, channels last. Correctness first: every
+form must equal the float convolution of the signs exactly. A form that does not gets no time. Times are medians of
+`triton.testing.do_bench`, in microseconds. Each is given with its rate in 10^12 binary products a second and the error
+of the chooser's estimate. Not yet run on a GPU.
 
     python -m benchmarks.kernels.binary_conv_gpu [--batches 1 16 128] [--device cuda]
 
-`--device cpu` interprets the kernels on tiny shapes, times nothing and writes nothing: for a look whether all works.
+`--device cpu` interprets the kernels on tiny shapes, times nothing and writes nothing. It shows whether all works.
 """
 
 from __future__ import annotations

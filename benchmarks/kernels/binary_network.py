@@ -55,7 +55,7 @@ def weight_bytes(model: nn.Module, *, binary: bool | None = None) -> int:
 
 
 def kind_of(name: str, module: nn.Module) -> str:
-    """The row of the profile that a module's time goes to."""
+    """The row of the profile to which a module's time belongs."""
     if isinstance(module, PackedBinaryConv2d):
         return "binary convolutions"
     if name.startswith(("conv1", "bn1", "relu", "maxpool")):
@@ -101,7 +101,7 @@ def profile(model: nn.Module, x: Tensor, rounds: int) -> dict[str, float]:
 
 
 def measure_network(threads: int, rounds: int) -> dict[str, Any]:
-    """Times, profile and weight memory at batch 1; prints them."""
+    """Times, profile and weight memory at batch 1. Prints them."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     x = torch.randn(1, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
@@ -110,7 +110,7 @@ def measure_network(threads: int, rounds: int) -> dict[str, Any]:
     runs: dict[str, Run] = {}
     with torch.inference_mode():
         expected = latent(x)
-        # A sign may turn where two roundings of one sum lie on both sides of a threshold: classes must agree.
+        # A sign may turn if two roundings of one sum lie on both sides of a threshold, but classes must agree.
         red = [] if torch.equal(packed(x).argmax(1), expected.argmax(1)) else ["packed network predicts another class"]
         error = float((packed(x) - expected).norm() / expected.norm())
         if not error < 1e-2:

@@ -3,9 +3,9 @@
 Peers, in one run and turn by turn: `reference`, the formula as a grouped convolution that materialises (batch, out, in,
 H, W); `torch`, the chunked form in plain torch; `plain`, an ordinary convolution of that shape, which computes less.
 Correctness first: every path must agree with the reference in float64, in value and gradients, at the size that is
-timed; of a path that does not, no time is shown and the script ends with status 1. Times are the least of all rounds,
-a training step is forward and backward with the input's gradient. Memory is the peak of a fresh process
-(`convswap.measure.memory`), beyond parameters and input. Beside each rate stands its part of the machine's
+timed. A path that does not gets no time, and the script ends with status 1. Times are the least of all rounds. A
+training step is forward and backward with the input's gradient. Memory is the peak of a fresh process
+(`convswap.measure.memory`), beyond parameters and input. Each rate is also given as a part of the machine's
 multiply-add peak, which is measured in the same run.
 
     python -m benchmarks.kernels.dendritic_conv [--threads 1 2] [--rounds 10]
@@ -65,7 +65,7 @@ def choose(kind: str) -> None:
 
 
 def build(kind: str, name: str) -> tuple[nn.Module, Tensor]:
-    """A module and its input; the operator's path is chosen too, as memory is measured in a process of its own."""
+    """A module and its input. It also chooses the operator's path, because memory is measured in another process."""
     choose(kind)
     batch, inputs, out, size, kernel, stride, layout = SHAPES[name]
     geometry = (inputs, out, kernel, stride, kernel // 2)
@@ -79,7 +79,7 @@ def build(kind: str, name: str) -> tuple[nn.Module, Tensor]:
 
 
 def check(kind: str, name: str) -> str | None:
-    """Compare a path with the reference in float64, two images at the full size; what is wrong, or None."""
+    """Compare a path with the reference in float64, two images at the full size. Returns what is wrong, or None."""
     module, x = build(kind, name)
     assert isinstance(module, DendriticConv2d)
     _, after = module._margins()
@@ -120,7 +120,7 @@ def step_of(kind: str, name: str) -> dict[Mode, Callable[[], None]]:
 
 
 def times(kinds: list[str], name: str, mode: Mode, rounds: int) -> dict[str, float]:
-    """Seconds of each kind, the least of the rounds, turn by turn; a slow kind has fewer of them."""
+    """Seconds of each kind, the least of the rounds, turn by turn. A slow kind has fewer rounds."""
     steps = {kind: step_of(kind, name)[mode] for kind in kinds}
     found = dict.fromkeys(kinds, float("inf"))
     for number in range(rounds + 1):  # the first is not counted
@@ -135,7 +135,7 @@ def times(kinds: list[str], name: str, mode: Mode, rounds: int) -> dict[str, flo
 
 
 def measure(name: str, paths: list[str], mode: Mode, threads: int, rounds: int, peak: float | None) -> dict[str, Any]:
-    """Seconds and bytes of every kind, and what follows for each path."""
+    """Seconds and bytes of every kind, and the ratios of each path."""
     batch, inputs, out, size, kernel, stride, _ = SHAPES[name]
     materialised = 4 * batch * inputs * out * size * size
     kinds = [*paths, *(kind for kind in PEERS if kind != "reference" or materialised <= REFERENCE_MOST)]

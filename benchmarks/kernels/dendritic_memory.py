@@ -2,8 +2,8 @@
 
 Each measurement runs in a fresh process (`convswap.measure.memory`): a plain convolution of the same shape, the chunked
 operator behind `dendritic`, and the naive formulation that materialises (batch, out, in, H, W). Correctness first:
-chunked and naive must agree in value and gradients before anything is measured. Memory is what a pass needs beyond the
-parameters and the input, so a plain convolution's is its output, and in training the gradients beside it.
+chunked and naive must agree in value and gradients before anything is measured. Memory is the need of a pass beyond
+the parameters and the input. For a plain convolution that is its output, and in training also the gradients.
 
     python -m benchmarks.kernels.dendritic_memory [--threads 1]
 """
@@ -59,7 +59,7 @@ def build(kind: str, name: str) -> tuple[nn.Module, Tensor]:
 
 
 def check(name: str) -> None:
-    """Chunked and naive agree in value and gradients on one example."""
+    """Check that chunked and naive agree in value and gradients on one example."""
     torch.manual_seed(0)
     module, x = build("chunked", name)
     one = x[:1, :, :24, :24].double().contiguous().requires_grad_()

@@ -1,9 +1,9 @@
-"""What docs/gpu-status.md lists as not yet run on a GPU, in one command (all but trainings on two GPUs).
+"""One command for all that docs/gpu-status.md lists as not yet run on a GPU (except trainings on two GPUs).
 
-Parts, each on its own, so that one that fails or hangs leaves the others' results:
+Each part runs on its own, so that one that fails or hangs leaves the others' results:
 
-- `kernels`: the Triton kernels against the references on the GPU: drawn geometries, integers bit for bit, sums twice;
-  and packed modules and the dendritic unit, eager and compiled, against the same modules on the CPU;
+- `kernels`: the Triton kernels against the references on the GPU: drawn geometries, integers bit for bit, sums twice.
+  Also packed modules and the dendritic unit, eager and compiled, against the same modules on the CPU;
 - `binary`: benchmarks/kernels/binary_conv_gpu.py;
 - `dendritic`: the Triton kernels beside the chunked form and the grouped convolution: time and peak memory of a step;
 - `fused`: latency on the GPU before and after `fuse`;
@@ -14,9 +14,9 @@ Parts, each on its own, so that one that fails or hangs leaves the others' resul
     python -m benchmarks.kernels.gpu_checks [--parts kernels,binary,...] [--device cuda] [--minutes 9]
         [--out results.json]
 
-Parts are begun in that order until `--minutes` are over; the rest are named as not run. What is found is written after
-every part (benchmarks/results/gpu_checks.json, or `--out`). `--device cpu` is a dry run of what needs no GPU: kernels
-interpreted on a few tiny shapes, no times, and nothing written without `--out`. Not yet run on a GPU.
+Parts start in that order until `--minutes` are over. The rest are named as not run. Results are written after every
+part (benchmarks/results/gpu_checks.json, or `--out`). `--device cpu` is a dry run of everything that needs no GPU:
+kernels interpreted on a few tiny shapes, no times, and nothing written without `--out`. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from benchmarks.common import ROOT, machine, write_result
 
 
 class Settings:
-    """Device and how long there is."""
+    """The device and the time limit."""
 
     def __init__(self, device: str, minutes: float) -> None:
         self.device, self.dry = device, device == "cpu"
@@ -50,7 +50,7 @@ class Settings:
 
 
 def command(settings: Settings, *words: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """Run Python with these words; the end of what it printed, its status and seconds."""
+    """Run Python with these words. Returns the end of its output, its status and seconds."""
     start = time.monotonic()
     try:
         done = subprocess.run(
@@ -95,7 +95,7 @@ def tests(settings: Settings) -> dict[str, Any]:
 
 
 def resume(settings: Settings) -> dict[str, Any]:
-    """The accuracies and losses of a run that was killed beside those of one that was not."""
+    """The accuracies and losses of a killed run beside those of an undisturbed one."""
     epochs = 2 if settings.dry else 6
     words = ["train", "--model", "cifar_resnet8", "--data", "digits", "--quiet"]
     words += ["--device", settings.device, "--epochs", str(epochs)]
@@ -126,7 +126,7 @@ def _lines(folder: Path) -> list[str]:
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
-    """What every epoch reports, without times."""
+    """The report of every epoch, without times."""
     rows = [json.loads(line) for line in _lines(folder)]
     return [{k: v for k, v in row.items() if "second" not in k and "time" not in k} for row in rows]
 
@@ -164,7 +164,7 @@ def main() -> None:
     settings = Settings(arguments.device, arguments.minutes)
     if settings.dry:
         os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, by the first kernel
-    torch.backends.cudnn.allow_tf32 = False  # references shall be as exact as what they judge
+    torch.backends.cudnn.allow_tf32 = False  # references must be as exact as the kernels they judge
     found: dict[str, Any] = {}
     for name in asked:
         if settings.left() <= 1:
@@ -173,7 +173,7 @@ def main() -> None:
         start = time.monotonic()
         try:
             found[name] = PARTS[name](settings)
-        except Exception as error:  # one part must not take the others' results along
+        except Exception as error:  # one part must not lose the others' results
             found[name] = {"ok": False, "error": f"{type(error).__name__}: {error}"[:2000]}
         found[name]["seconds"] = time.monotonic() - start
         text = found[name].get("error") or found[name].get("skipped") or found[name].get("printed", "")[-300:]

@@ -1,4 +1,4 @@
-"""What gpu_checks.py measures in its own process: the Triton kernels against references, their time, fused networks."""
+"""Measurements of gpu_checks.py in its own process: Triton kernels against references, their time, fused networks."""
 
 from __future__ import annotations
 

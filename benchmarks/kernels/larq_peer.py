@@ -3,9 +3,9 @@
     pip install larq-compute-engine tensorflow-cpu tf_keras larq      (in an environment of its own; Python 3.11)
     TF_USE_LEGACY_KERAS=1 python -m benchmarks.kernels.larq_peer [--threads 1] [--shape 256@14] [--repetitions 200]
 
-Caveat, which belongs beside every figure: Larq is made for ARM. On x86 it runs its reference kernels, which its manual
-calls "not optimized for speed in any way"; a fair comparison needs a 64-bit ARM machine. The layer is a 3x3 convolution
-of signs (pad value +1, as Larq's fast kernels want; ours pads with exact zeros), without an epilogue, from bits.
+A caveat belongs beside every figure: Larq is made for ARM. On x86 it runs its reference kernels, which its manual
+calls "not optimized for speed in any way". A fair comparison needs a 64-bit ARM machine. The layer is a 3x3 convolution
+of signs (pad value +1, as Larq's fast kernels require; ours pads with exact zeros), without an epilogue, from bits.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def larq_step(channels: int, size: int, threads: int, indirect: bool) -> Callabl
 
 
 def main() -> int:
-    """Measure, print, write; status 2 where Larq is not installed."""
+    """Measure, print, write; status 2 if Larq is not installed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shape", choices=SHAPES, default="256@14")
     parser.add_argument("--threads", type=int, default=1)

@@ -1,11 +1,11 @@
-"""Does a packed binary network answer as the trained one, and how much faster? All test images of its data set.
+"""Does a packed binary network give the trained one's answers, and how much faster? All test images of its data set.
 
-Takes finished trials of a lab (`convswap compare`), fuses each network that has binary layers to its packed form and
-evaluates both on every test image, in float32 with the native kernels. Reported: accuracies, seconds for all images,
-the sizes of the two files, and how many predictions of the packed network differ
+The script takes finished trials of a lab (`convswap compare`) and fuses each network that has binary layers to its
+packed form. It evaluates both on every test image, in float32 with the native kernels. It reports accuracies, seconds
+for all images, the sizes of the two files, and how many predictions of the packed network differ
 
-- from its own with the plain torch form of the binary convolutions: kernels that are right make none differ;
-- from the trained network's in float64 (the first `--float64` images): packing that is right makes none differ;
+- from its own with the plain torch form of the binary convolutions: with right kernels none differ;
+- from the trained network's in float64 (the first `--float64` images): with right packing none differ;
 - from the trained network's in float32, where BatchNorms folded into float layers are rounded in another order, so that
   a number next to a threshold may pass it and turn a sign.
 
@@ -40,7 +40,7 @@ from convswap.train import evaluate
 
 
 def timed(model: nn.Module, images: ArrayImages, data: Data) -> tuple[Any, float]:
-    """What `evaluate` finds in float32 on this processor, and the seconds it took."""
+    """The result of `evaluate` in float32 on this processor, and the seconds it took."""
     start = perf_counter()
     found = evaluate(model, data, images, batch_size=100, device="cpu")
     return found, perf_counter() - start
@@ -48,7 +48,7 @@ def timed(model: nn.Module, images: ArrayImages, data: Data) -> tuple[Any, float
 
 @contextmanager
 def forced(path: str) -> Iterator[None]:
-    """Binary convolutions take this path."""
+    """Make binary convolutions take this path."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = path
     try:
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--data-root", default=None)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--float64", type=int, default=10_000, help="so many images in float64 too")
+    parser.add_argument("--float64", type=int, default=10_000, help="number of images also evaluated in float64")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     data = load_data(options.data, root=options.data_root, download=False)

@@ -1,6 +1,6 @@
-"""The limits of one core of this machine, measured: what a kernel can be compared with.
+"""The measured limits of one core of this machine, with which a kernel can be compared.
 
-The probes (`csrc/probes.cpp`) are compiled at the first question, by the builder of the kernels, into `_build/` here.
+The builder of the kernels compiles the probes (`csrc/probes.cpp`) at their first use, into `_build/` here.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _FUNCTIONS: dict[str, tuple[tuple[str, str], ...]] = {
 def peaks(milliseconds: int = 30) -> dict[str, float]:
     """Multiply-accumulates per second of one core, for every probe this processor can run; empty without kernels.
 
-    Each probe keeps one core busy for about `milliseconds`. On a machine that does other work the figures come out
-    low: measure on a quiet one.
+    Each probe keeps one core busy for about `milliseconds`. On a machine that does other work the figures are too
+    low, so measure on a quiet one.
 
     Raises:
-        BuildError: the kernels are there, but no compiler for the probes.
+        BuildError: the kernels exist, but there is no compiler for the probes.
     """
     features = native.cpu_features()
     if not features:

@@ -1,4 +1,4 @@
-"""What can one core of this machine do with nothing in the way? Peaks for the kernels of ops, each beside float32.
+"""What can one core of this machine do at best? Peaks for the kernels of ops, each beside float32.
 
     python -m benchmarks.kernels.roofline [--milliseconds 300] [--rounds 5]
 
@@ -22,7 +22,7 @@ def peaks() -> dict[str, float]:
 
 
 def line() -> str:
-    """The peaks in one line for a person."""
+    """The peaks in one readable line."""
     return describe(peaks())
 
 

@@ -1,4 +1,4 @@
-"""The complex-wavelet stem as its authors compute it: four trees stage by stage, all packets, then every second."""
+"""The complex-wavelet stem as its authors compute it: four trees stage by stage, all packets, every second pixel."""
 
 from __future__ import annotations
 

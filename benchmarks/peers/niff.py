@@ -12,7 +12,7 @@ from torch.nn import functional as F
 class Frequency(nn.Module):
     """`Re ifft2(ifftshift(M (R * fftshift(fft2 x)))) + b`, R from two MLPs of 1x1 convolutions on the whole grid.
 
-    Two things are not theirs: the shifts leave batch and channels alone, and maps need not be square.
+    Two things differ from their code: the shifts leave batch and channels alone, and maps need not be square.
     """
 
     def __init__(self, unit: Any) -> None:

@@ -17,7 +17,7 @@ class Quantized(nn.Module):
     def __init__(self, unit: Any) -> None:
         super().__init__()
         if (unit.weight_bits, unit.activation_bits) != (1, 1):
-            raise ValueError("written down for one bit only")
+            raise ValueError("this peer is written for one bit only")
         self.geometry, self.weight, self.bias = Geometry.of(unit), unit.weight, unit.bias
 
     def sign(self, x: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class Quantized(nn.Module):
 
 
 class StochasticQuantized(Quantized):
-    """The same; while training, a sign of the input is +1 with the probability of a hard sigmoid."""
+    """BinaryNet's convolution; in training, a sign of the input is +1 with the probability of a hard sigmoid."""
 
     def sign(self, x: Tensor) -> Tensor:
         """+1 with probability (x + 1)/2 in training."""

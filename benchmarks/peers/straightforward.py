@@ -1,7 +1,7 @@
-"""Each unit as one would write it down from its paper's formula, and the same block of timm where there is one.
+"""Each unit as one would write it down from its paper's formula, and the same block of timm if there is one.
 
-`straightforward(unit)` and `library_peer(unit)` take the parameters of a unit of ours, so that both compute the same
-function; `unit_overhead.py` checks that before it compares any time.
+`straightforward(unit)` and `library_peer(unit)` take the parameters of one of our units, so that both compute the same
+function. `benchmarks/units/layers.py` checks that before it compares any time.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def has_peer(name: str) -> bool:
 
 
 def straightforward(name: str, unit: nn.Module) -> nn.Module | None:
-    """The straightforward form of a unit, with copies of its parameters and in its mode; None where there is none."""
+    """The straightforward form of a unit, with copies of its parameters and in its mode; None if there is none."""
     cls = _CLASSES.get(name)
     return None if cls is None else cls(copy.deepcopy(unit)).train(unit.training)
 
 
 def library_peer(name: str, unit: nn.Module) -> tuple[str, nn.Module] | None:
-    """The same block of another library with the unit's parameters, and its name; None where there is none."""
+    """The same block of another library with the unit's parameters, and its name; None if there is none."""
     if name not in _LIBRARY:
         return None
     label, build = _LIBRARY[name]

@@ -1,1 +1,1 @@
-"""What units and networks do on real data."""
+"""How units and networks behave on real data."""

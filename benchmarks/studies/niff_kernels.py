@@ -1,13 +1,13 @@
 """How large do trained frequency filters become on CIFAR-10? Their energy within windows, by layer.
 
-A small residual network is trained on real images as it is and with `niff` in its stride-1 spatial convolutions. Stated
-are both test accuracies, the mean energy and magnitude of the filters within windows before and after training, and the
-accuracy and the retained energy once every filter is cropped to k x k.
+A small residual network is trained on real images as it is and with `niff` in its stride-1 spatial convolutions. The
+script reports both test accuracies, the mean energy and magnitude of the filters within windows before and after
+training, and the accuracy and the retained energy after every filter is cropped to k x k.
 
     python -m benchmarks.studies.niff_kernels [--images 4000] [--epochs 4] [--boundary circular] [--threads 1]
 
-The images are the first of `cifar10.npz` in the folder CONVSWAP_DATA, and a quarter as many of its test images. A short
-recipe, for the kernels rather than the accuracy.
+The images are the first of `cifar10.npz` in the folder CONVSWAP_DATA, and a quarter as many of its test images. The
+recipe is short: it serves the kernels, not the accuracy.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int) -> None:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """The part that is right, in evaluation."""
+    """The accuracy in evaluation."""
     right = sum(int((model.eval()(a).argmax(1) == b).sum()) for a, b in zip(x.split(250), y.split(250), strict=True))
     return right / len(x)
 

@@ -1,7 +1,8 @@
-"""Does a swap keep a trained network's answers? The pretrained CIFAR-10 ResNets, all 10,000 test images.
+"""Does a swap keep a trained network's answers? The pretrained CIFAR-10 ResNets on all 10,000 test images.
 
-Accuracy of the published weights as they are, right after the swap to every unit, and after fusing each; and how many
-predictions changed. The weights are those of github.com/akamaster/pytorch_resnet_cifar10 (resnet20-12fca82f.th).
+The script reports the accuracy of the published weights as they are, right after the swap to every unit, and after
+fusing each, and how many predictions changed. The weights are those of github.com/akamaster/pytorch_resnet_cifar10
+(resnet20-12fca82f.th).
 
     python -m benchmarks.studies.pretrained_accuracy --weights resnet20-12fca82f.th --data-root DATA
         [--model cifar_resnet20]

@@ -3,9 +3,9 @@
 Chains of 64 blocks with random weights, each drawn as its paper draws it, on real images that a random stem lifts to 16
 channels at half resolution. `convswap.measure.propagation` reports the growth of the norm and of a small perturbation.
 Every chain is measured twice: as drawn (BatchNorm without effect) and with BatchNorm's statistics taken from the
-images, which is how a training step sees it. A `unit` repeats what the paper's networks have: two Hamiltonian blocks, a
-nonlocal one, four Hamiltonian blocks. The ResNet block with a step is `x + h F(x)`, `F` = conv, BN, ReLU, conv, BN;
-rectified behind the sum it is He's block, at h = 1. Reported is the median of the seeds.
+images, as in a training step. A `unit` repeats the sequence of the paper's networks: two Hamiltonian blocks, a
+nonlocal one, four Hamiltonian blocks. The ResNet block with a step is `x + h F(x)`, `F` = conv, BN, ReLU, conv, BN.
+With h = 1 and a rectifier behind the sum it is He's block. The median of the seeds is reported.
 
     python -m benchmarks.studies.propagation [--data cifar10] [--data-root DIR] [--images 8] [--depth 64] [--seeds 3]
 """
@@ -84,7 +84,7 @@ def lifted(x: Tensor, seed: int) -> Tensor:
 
 
 def calibrated(chain: nn.Sequential, x: Tensor) -> nn.Sequential:
-    """Every BatchNorm's statistics from this batch, as it comes through the blocks before."""
+    """Set every BatchNorm's statistics from this batch, as it arrives through the blocks before."""
     for module in chain.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the mean over batches, of which there is one

@@ -1,10 +1,10 @@
-"""Two claims on real images, each with a plain convolution beside it: exact frequency filters, far-reaching blocks.
+"""Two claims on real images, each beside a plain convolution: exact frequency filters, far-reaching blocks.
 
 - `niff`: the largest difference between a frequency filter and the circular convolution with its effective kernel, in
   space, as a part of the largest output, in float64; the same for a plain 3x3 convolution and its kernel's spectrum.
-- `pide`: how much a pixel moves an output in the middle of a map, by the pixel's distance (the larger of rows and
-  columns): the mean over channels and pixels of |d output / d input|, as a part of its value at distance 0. Freshly
-  drawn networks: a pointwise lift to 16 channels, then the block, or two 3x3 convolutions.
+- `pide`: the effect of a pixel on an output in the middle of a map, by the pixel's distance (the larger of rows and
+  columns). It is the mean over channels and pixels of |d output / d input|, as a part of its value at distance 0. The
+  networks are freshly drawn: a pointwise lift to 16 channels, then the block, or two 3x3 convolutions.
 
     python -m benchmarks.studies.properties [--images 8] [--data-root DATA]
 

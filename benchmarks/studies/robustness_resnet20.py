@@ -1,9 +1,10 @@
 """How robust is a plain trained network? The pretrained CIFAR-10 ResNet-20 under everything `robustness` measures.
 
-Accuracies under the 19 corruptions at 5 severities, JPEG levels (also with the channels as the Min-Nets authors' test
-gives them to the codec), all 81 shifts by up to 4 pixels, shifts of the enlarged image, rotations, shears, quarter
-turns and flips, and the calibration. The weights are those of github.com/akamaster/pytorch_resnet_cifar10
-(resnet20-12fca82f.th). A test compares the predictions on the first 160 images with the reference's.
+The script measures accuracies under the 19 corruptions at 5 severities, JPEG levels (also with the channels in the
+order of the Min-Nets authors' test), all 81 shifts by up to 4 pixels, shifts of the enlarged image, rotations, shears,
+quarter turns and flips. It also measures the calibration. The weights are those of
+github.com/akamaster/pytorch_resnet_cifar10 (resnet20-12fca82f.th). A test compares the predictions on the first 160
+images with the reference's.
 
     python -m benchmarks.studies.robustness_resnet20 --weights resnet20-12fca82f.th --data-root DATA [--images 1000]
         [--cifar-c FOLDER]  with the published CIFAR-10-C files: the same accuracies on them
@@ -69,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--data-root", default=None)
-    parser.add_argument("--images", type=int, default=None, help="the first so many test images; all by default")
+    parser.add_argument("--images", type=int, default=None, help="number of test images; all by default")
     parser.add_argument("--profile", default="full", choices=["quick", "full"])
     parser.add_argument("--cifar-c", default=None, help="folder of the published CIFAR-10-C .npy files")
     options = parser.parse_args()

@@ -1,18 +1,19 @@
-"""Does a harmonic network read rotated digits better than a plain one of its size, and do its logits turn with nothing?
+"""Does a harmonic network read rotated digits better than a plain one of its size, and are its logits invariant?
 
 12,000 real MNIST digits, each turned once by a random angle (seeded; bilinear, zeros outside), train `harmonic_mnist`
 and `plain_mnist`, which have the same number of parameters, by one recipe: Adam, one cycle of the learning rate, no
-augmentation. The test digits are turned by random angles too. Data are the same for all; a seed draws the weights and
-the order. Reported: the mean test error with its 95% interval (Student's t over seeds), the difference with Welch's,
-and, for the trained networks, how far the logits move when the upright test digits are turned by multiples of 15
-degrees, as a part of how far they lie apart from digit to digit: `|f(turned x) - f(x)| / |f(x) - mean f|`; and in
-float64 for quarter turns by exact permutation of the pixels. `plain_mnist_long` is trained for four times the epochs.
+augmentation. The test digits are also turned by random angles. All networks get the same data; a seed draws the weights
+and the order. The script reports the mean test error with its 95% interval (Student's t over seeds) and the difference
+with Welch's interval. For the trained networks it reports how far the logits move when the upright test digits are
+turned by multiples of 15 degrees, relative to their distance from digit to digit: `|f(turned x) - f(x)| / |f(x) - mean
+f|`. For quarter turns it does so in float64, by exact permutation of the pixels. `plain_mnist_long` is trained for four
+times the epochs.
 
     python -m benchmarks.studies.rotated_digits --folder FOLDER [--seeds 5] [--epochs 5] [--threads 1]
         [--data-root PATH]
 
-Every finished training is one line of `FOLDER/runs.jsonl`; a run that was broken off goes on behind the last one. A
-line of other settings is not taken. The result is written when all runs are there.
+Every finished training is one line of `FOLDER/runs.jsonl`; an interrupted run goes on behind the last one. Lines of
+other settings are ignored. The result is written when all runs are finished.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def turned(images: Tensor, degrees: Tensor | float) -> Tensor:
 
 
 def rotated_sets(train: int, test: int, root: str | None) -> dict[str, Tensor]:
-    """The turned training and test images and the upright test images, normalised alike, and the labels."""
+    """The turned training and test images and the upright test images, all normalised equally, and the labels."""
     data: Any = load_data("mnist", root=root, download=False)
     generator = torch.Generator().manual_seed(_DATA_SEED)
     sets: dict[str, Tensor] = {}
@@ -124,7 +125,7 @@ def invariance_error(model: nn.Module, images: Tensor, degrees: float) -> float:
     """`|f(turned x) - f(x)| / |f(x) - mean f|` over all images; quarter turns by permuting pixels, others `turned`."""
     quarters, rest = divmod(degrees, 90)
     moved = torch.rot90(images, int(quarters), (2, 3)) if rest == 0 else turned(images - images.min(), degrees)
-    moved = moved if rest == 0 else moved + images.min()  # what is outside of the image is its background
+    moved = moved if rest == 0 else moved + images.min()  # outside the image is its background
     before, after = logits_of(model, images), logits_of(model, moved)
     return float(torch.linalg.vector_norm(after - before) / torch.linalg.vector_norm(before - before.mean(0)))
 
@@ -141,12 +142,12 @@ def measure(model: nn.Module, sets: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What a line must agree in to be taken."""
+    """The settings in which a line must agree to be used."""
     return {name: getattr(options, name) for name in ("epochs", "batch", "lr", "precision", "train", "test")}
 
 
 def finished(path: Path, wanted: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
-    """The lines of these settings, by model and seed; a last line that was cut off is passed over."""
+    """The lines of these settings, by model and seed. A last line that was cut off is skipped."""
     found: dict[tuple[str, int], dict[str, Any]] = {}
     lines = path.read_text(encoding="utf-8") if path.exists() else ""
     if lines and not lines.endswith("\n"):

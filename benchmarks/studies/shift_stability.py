@@ -1,8 +1,8 @@
-"""How much do a stem's features, and a network's answers, change when the image moves? Max-pool, blur-pool, modulus.
+"""How much do a stem's features and a network's answers change when the image moves? Max-pool, blur-pool, modulus.
 
-CIFAR-10 test images, moved by 0.5 to 8 px. Moved images have no border of their own: each is enlarged (bilinear) to
-2 (32 + 8) px, windows of 64 px are cut out along a row (17 of them, one pixel of the enlarged image apart) and halved
-by the mean of 2x2 pixels. So a window is 32 px, a step half a pixel, and nothing is padded. Inputs are normalised.
+CIFAR-10 test images are moved by 0.5 to 8 px. Moving adds no border: each image is enlarged (bilinear) to 2 (32 + 8)
+px, windows of 64 px are cut out along a row (17 of them, one pixel of the enlarged image apart) and halved by the mean
+of 2x2 pixels. So a window is 32 px, a step half a pixel, and nothing is padded. Inputs are normalised.
 
 Stems (all `cmod` options in the place of a ResNet's stem, 64 channels): `plain`, the convolution with BatchNorm, ReLU
 and max-pool; `max`, 24 of its channels wavelets; `blur`, that twin blur-pooled; `modulus`; `modulus_blur`.
@@ -111,7 +111,7 @@ def untrained(test: Tensor, train: Tensor, seeds: int) -> dict[str, Any]:
 
 
 def network(stem: str, seed: int) -> nn.Module:
-    """A ResNet of four basic blocks with this stem; all else is drawn alike."""
+    """A ResNet of four basic blocks with this stem. All other weights are the same for every stem."""
     torch.manual_seed(seed)
     model = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=10, channels=(32, 48, 64, 64))
     return convswap.swap(model, "cmod", start="fresh", example_input=torch.zeros(1, 3, SIDE, SIDE), **STEMS[stem])

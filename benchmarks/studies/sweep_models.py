@@ -1,8 +1,9 @@
 """Does surgery keep the function of real networks? Every timm family and every torchvision classifier.
 
-For each model, with random weights and random batch-norm statistics, in float64: the largest relative difference of
-the output after `swap` to circle, after `swap` to ic, and after `fuse` of the plain and of the circle model; how many
-batch norms were folded, and how many an independent scan of the exported graph calls foldable.
+For each model, with random weights and random batch-norm statistics, the script reports in float64 the largest relative
+difference of the output after `swap` to circle, after `swap` to ic, and after `fuse` of the plain and of the circle
+model. It also reports how many batch norms were folded, and how many an independent scan of the exported graph calls
+foldable.
 
     python -m benchmarks.studies.sweep_models [NAME ...]
 """
@@ -32,7 +33,7 @@ alexnet vgg11 vgg11_bn resnet18 resnet50 resnext50_32x4d wide_resnet50_2 squeeze
 googlenet inception_v3 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large mnasnet0_5 shufflenet_v2_x0_5
 regnet_y_400mf efficientnet_b0 convnext_tiny
 """.split()  # noqa: SIM905 - a list of one name a line would hide the program
-# From 9x9 on a circle starts by least squares, not exactly: those few kernels stay (edgenext, mixnet).
+# From 9x9 on a circle starts by least squares, not exactly, so those few kernels stay (edgenext, mixnet).
 WHERE = {"circle": "spatial & !first & !9x9 & !11x11", "ic": "spatial & !first"}
 FAMILIES = TIMM + [f"torchvision:{name}" for name in TORCHVISION]
 
@@ -103,7 +104,7 @@ def norms(model: nn.Module) -> int:
 
 
 def examine(name: str) -> dict[str, Any]:
-    """All figures of one model; a step that is refused gives its reason instead."""
+    """All figures of one model. A refused step gives its reason instead."""
     start = time.perf_counter()
     model, x = build(name)
     row: dict[str, Any] = {"model": name, "input": x.shape[-1], "norms": norms(model)}

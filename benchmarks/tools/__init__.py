@@ -1,1 +1,1 @@
-"""What convswap itself costs."""
+"""The cost of convswap itself."""

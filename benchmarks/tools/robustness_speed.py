@@ -1,7 +1,7 @@
 """How long does it take to corrupt the 10,000 test images of CIFAR-10, one corruption at one severity?
 
-Wanted: less than 10 s on two cores for all but the slowest two. Real images, in batches of 500; for each corruption the
-severity that takes longest counts. A first batch of each is not timed.
+Goal: less than 10 s on two cores for all corruptions except the slowest two. Real images come in batches of 500. For
+each corruption the slowest severity counts. A first batch of each is not timed.
 
     python -m benchmarks.tools.robustness_speed --data-root DATA [--images 10000] [--severities 1 3 5]
 """

@@ -1,8 +1,8 @@
 """How long does `convswap see` take, from the command to the page, and how large is the page?
 
-Wanted: less than 60 s on two cores for each of three networks: a trained ResNet-20 on CIFAR-10, and MobileNetV3-small
-and EfficientNet-B0 of timm at 224 x 224 with random weights. Each in a fresh process, imports and drawing included, the
-files of the libraries read once before.
+Goal: less than 60 s on two cores for each of three networks: a trained ResNet-20 on CIFAR-10, and MobileNetV3-small
+and EfficientNet-B0 of timm at 224 x 224 with random weights. Each runs in a fresh process, imports and drawing
+included. The files of the libraries are read once before.
 
     python -m benchmarks.tools.see_speed --weights resnet20.th --data-root DATA [--repeats 3]
 """

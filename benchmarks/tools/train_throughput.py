@@ -1,8 +1,8 @@
 """Does the training loop cost anything? `fit` against a bare PyTorch loop, images per second.
 
 Both train cifar_resnet20 on the same synthetic uint8 images of CIFAR's shape, with the same batch, precision, memory
-format, crops and flips (the same function, so only the loop differs), taking turns in one process. A second figure is
-the augmentation's share of a bare step. The goal is a median ratio of at least 0.95.
+format, crops and flips (the same function, so only the loop differs). They take turns in one process. A second figure
+is the augmentation's share of a bare step. The goal is a median ratio of at least 0.95.
 
     python -m benchmarks.tools.train_throughput [--steps 12] [--repeats 8] [--batch-size 128] [--device auto]
 """
@@ -46,7 +46,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def bare(data: Data, recipe: Recipe, device: torch.device) -> tuple[float, float]:
-    """Images per second of a plain loop, and the part of its time that augmentation takes."""
+    """Images per second of a plain loop, and the share of its time that augmentation takes."""
     precision = resolve_precision(recipe.precision, device)
     net = model().to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(net.parameters(), 0.1, 0.9, weight_decay=5e-4, nesterov=True, fused=True)

@@ -1,1 +1,1 @@
-"""What units cost."""
+"""The cost of units."""

@@ -1,13 +1,13 @@
-"""The units that leave the spatial grid, each against the straightforward way: one run over all sections.
+"""The units that leave the spatial grid, each against its straightforward form: one run over all sections.
 
-A section is a module `frequency_<system>.py` beside this one, with `run(options) -> dict`; its documentation says what
+A section is a module `frequency_<system>.py` beside this one, with `run(options) -> dict`. Its documentation says what
 it measures and what its goals are.
 
     python -m benchmarks.units.frequency [--sections niff,harmonic,pide] [--threads 1] [--seconds 1] [--device cpu]
         [--quick]
 
-One run over all sections writes `results/units/frequency_units.json`, one over some of them
-`frequency_<sections>.json`. `--quick` takes small shapes and writes nothing: for a look whether all works.
+A run over all sections writes `results/units/frequency_units.json`, and a run over some of them
+`frequency_<sections>.json`. `--quick` takes small shapes and writes nothing. It shows whether all works.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def sections(text: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """The command line; returns what it found, by section."""
+    """The command line. Returns the results by section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", type=sections, default=",".join(SECTIONS))
     parser.add_argument("--threads", type=int, default=1)

@@ -2,11 +2,12 @@
 
 - `inference`: a fused harmonic block and the fused `harmonic_mnist` against the same convolutions with a plain ReLU
   behind each (the same channel counts, BatchNorms folded in both), eager and compiled by torch. Goal: at most 1.1 of
-  their time. The rest is what magnitudes cost: a square, a root and a product for every number, several passes over
+  their time. The rest is the cost of magnitudes: a square, a root and a product for every number, several passes over
   memory in eager mode, one when compiled.
-- `training` and `unfused`: our layers, which form one kernel a pass, against the straightforward way: complex
-  filters formed for every pass and four real convolutions for every pair of orders (`straightforward_harmonic.py`), in
-  a training step and in evaluation before fusing. Correctness first, in float64; without it there is no figure.
+- `training` and `unfused`: our layers, which form one kernel per pass, against the straightforward form
+  (`benchmarks/peers/harmonic.py`), which forms complex filters in every pass and runs four real convolutions for every
+  pair of orders. They are timed in a training step and in evaluation before fusing. Correctness first, in float64;
+  without it there is no figure.
 
     python -m benchmarks.units.frequency --sections harmonic
 """
@@ -73,7 +74,7 @@ def with_relu(fused: nn.Module) -> nn.Module:
 
 
 def block_of(channels: int) -> HarmonicBlock:
-    """A block with lived-in statistics, orders 0 and 1, 5x5."""
+    """A block with trained-like statistics, orders 0 and 1, 5x5."""
     torch.manual_seed(0)
     block = HarmonicBlock(channels, channels)
     norm = block.norm.norm

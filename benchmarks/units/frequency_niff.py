@@ -1,8 +1,8 @@
-"""Is the frequency filter quicker than its authors' way, and from which kernel size on than a depthwise convolution?
+"""Is the frequency filter quicker than its authors' form, and from which kernel size than a depthwise convolution?
 
-1. `niff` beside its straightforward form (`straightforward_niff.py`: full complex transforms, the spectrum rebuilt in
-   each call) with the same parameters, taking turns, at 32, 56 and 224 px: a training step, and inference, where the
-   unit finds its spectrum stored. Correctness first: outputs and gradients agree in float64, else there is no figure.
+1. `niff` beside its straightforward form (`benchmarks/peers/niff.py`: full complex transforms, the spectrum rebuilt in
+   each call) with the same parameters, taking turns, at 32, 56 and 224 px: a training step, and inference with the
+   unit's stored spectrum. Correctness first: outputs and gradients agree in float64, else there is no figure.
 2. The crossover: the smallest odd kernel whose depthwise convolution takes longer than the depthwise frequency filter,
    whose own time does not depend on a kernel size; channels last and contiguous, the convolution in its quicker one.
 
@@ -35,14 +35,14 @@ GOALS = {"training": 1.5, "inference": 2.0}
 
 
 def build(form: str, channels: int) -> NIFFConv2d:
-    """The unit in the place of a depthwise or a dense 3x3 convolution."""
+    """The unit that replaces a depthwise or a dense 3x3 convolution."""
     torch.manual_seed(0)
     groups = channels if form == "depthwise" else 1
     return NIFFConv2d(channels, channels, 3, padding=1, groups=groups, bias=False)
 
 
 def largest_difference(unit: nn.Module, peer: nn.Module, x: Tensor) -> float:
-    """Of outputs and of gradients to the map and every parameter, in float64, each relative to its largest value."""
+    """The largest difference of outputs and gradients (map, parameters) in float64, each relative to its largest."""
     found = []
     for module in (unit, peer):
         exact = copy.deepcopy(module).double().train()
@@ -89,7 +89,7 @@ def compare(form: str, shape: tuple[int, int, int], settings: Settings) -> dict[
 
 
 def crossover(shape: tuple[int, int, int], kernels: tuple[int, ...], settings: Settings) -> dict[str, Any]:
-    """The depthwise convolutions around the frequency filter's time; kernels are tried upwards until all are slower."""
+    """The depthwise convolutions around the frequency filter's time. Kernels grow until all are slower."""
     side, channels, batch = shape
     maps = torch.randn(batch, channels, side, side)
     layouts = {"contiguous": maps, "channels last": maps.to(memory_format=torch.channels_last)}

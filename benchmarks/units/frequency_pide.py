@@ -1,10 +1,10 @@
 """Is the nonlocal block's dot-product kernel linear in the pixels? Time and memory over 16 to 128 px.
 
-The factorised form (`pide`) beside the dense pairwise form, the matrix of all pairs of pixels as in the official code
-(`straightforward_pide.py`), with the same parameters. Correctness first: both give the same outputs and gradients in
-float64. The exponent is the slope of log time over log pixels, 1 for linear, between neighbouring sizes and over the
-upper half, from the processor time of the least disturbed turn; memory is what a pass allocates at its peak. At small
-sizes fixed costs flatten the slope.
+The factorised form (`pide`) runs beside the dense pairwise form, the matrix of all pairs of pixels as in the official
+code (`benchmarks/peers/pide.py`), with the same parameters. Correctness first: both give the same outputs and gradients
+in float64. The exponent is the slope of log time over log pixels, 1 for linear, between neighbouring sizes and over
+the upper half. It comes from the processor time of the least disturbed turn. Memory is the peak that a pass allocates.
+At small sizes fixed costs flatten the slope.
 
     python -m benchmarks.units.frequency --sections pide
 """
@@ -44,7 +44,7 @@ def build(side: int) -> tuple[nn.Module, nn.Module, Tensor]:
 
 
 def largest_difference(block: nn.Module, peer: nn.Module, x: Tensor) -> float:
-    """Of outputs and of the input's gradients in float64, relative to the largest."""
+    """The largest difference of outputs and input gradients in float64, each relative to its largest value."""
     found = []
     for module in (block, peer):
         exact = copy.deepcopy(module).double().eval()
@@ -56,9 +56,9 @@ def largest_difference(block: nn.Module, peer: nn.Module, x: Tensor) -> float:
 
 
 def busy(step: Callable[[], None], settings: Settings) -> float:
-    """The least processor seconds of a step, in turns of its own: other processes' turns are not in it.
+    """The least processor seconds of a step, over several turns. The time of other processes is not included.
 
-    On a GPU, which this does not see, the least seconds that pass.
+    On a GPU, whose work processor time does not show, the least elapsed seconds.
     """
     if settings.device.type != "cpu":
         return min(times({"step": step}, settings)["step"])

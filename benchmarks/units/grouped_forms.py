@@ -1,7 +1,7 @@
-"""Is one grouped convolution faster than the several it merges? The papers' forms against ours, on this machine.
+"""Is one grouped convolution faster than the convolutions it merges? The papers' forms against ours, on this machine.
 
-- `minimum`: the two depthwise filters as one convolution with two outputs a group, then a minimum over the pair;
-- `ghost`: the identity and the ghosts as one depthwise convolution with `ratio` outputs a group and a permutation.
+- `minimum`: the two depthwise filters as one convolution with two outputs per group, then a minimum over the pair;
+- `ghost`: the identity and the ghosts as one depthwise convolution with `ratio` outputs per group and a permutation.
 
 Both give the same values (checked first, in float64). Ratios are the merged form's time over ours, in turns.
 
@@ -32,18 +32,18 @@ def minimum_two(u: Tensor, weights: Tensor) -> Tensor:
 
 
 def minimum_grouped(u: Tensor, weights: Tensor) -> Tensor:
-    """One convolution with two outputs a group: channel c makes the maps 2c and 2c + 1."""
+    """One convolution with two outputs per group: channel c makes the maps 2c and 2c + 1."""
     both = F.conv2d(u, weights.transpose(0, 1).reshape(-1, 1, 3, 3), padding=1, groups=u.shape[1])
     return both.unflatten(1, (-1, 2)).amin(2)
 
 
 def ghost_two(u: Tensor, weights: Tensor) -> Tensor:
-    """The maps and their ghosts, one each; weights (2, C, 1, 3, 3), of which the second is used."""
+    """The maps and their ghosts, one each; of the weights (2, C, 1, 3, 3) only the second is used."""
     return torch.cat([u, F.conv2d(u, weights[1], padding=1, groups=u.shape[1])], 1)
 
 
 def ghost_grouped(u: Tensor, weights: Tensor) -> Tensor:
-    """Identity and ghost as one convolution with two outputs a group, then the order of the concatenation."""
+    """Identity and ghost as one convolution with two outputs per group, then the order of the concatenation."""
     identity = torch.zeros_like(weights[0])
     identity[:, :, 1, 1] = 1
     merged = torch.stack([identity, weights[1]], 1).reshape(-1, 1, 3, 3)
@@ -55,7 +55,7 @@ PAIRS = {"minimum": (minimum_two, minimum_grouped), "ghost": (ghost_two, ghost_g
 
 
 def seconds_of(form: Callable[[Tensor, Tensor], Tensor], u: Tensor, weights: Tensor) -> float:
-    """One forward pass and, where gradients are on, one backward pass."""
+    """One forward pass and, if gradients are on, one backward pass."""
     start = perf_counter()
     result = form(u, weights)
     if result.requires_grad:

@@ -1,4 +1,4 @@
-"""Units as single layers and blocks, each beside what it replaces and beside its straightforward form."""
+"""Units as single layers and blocks, each beside the module it replaces and beside its straightforward form."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from convswap.train.precision import autocast
 from convswap.units import Geometry, Place, UnitSpec
 
 TOLERANCE = 1e-9  # of outputs in float64, relative to the largest
-_LEAST_ROUND = 2e-3  # seconds that one timed turn lasts at least
-_FEWEST, _FEWEST_SLOW = 5, 3  # turns, also past the time that is given; the second for what takes far longer
+_LEAST_ROUND = 2e-3  # least seconds of one timed turn
+_FEWEST, _FEWEST_SLOW = 5, 3  # least turns, even past the given time; the second for modules that take far longer
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Case:
     batch: int
 
     def reference(self) -> nn.Module:
-        """What stands there without a unit: a convolution, residual blocks of `cifar_resnet`, or a ResNet's stem."""
+        """The module without a unit: a convolution, residual blocks of `cifar_resnet`, or a ResNet's stem."""
         if isinstance(self.shape, Geometry):
             return nn.Conv2d(**self.shape.arguments())
         s = self.shape
@@ -100,7 +100,7 @@ QUICK_STEMS = (_block(3, 64, 24, 2, stride=4, kind="stem"),)
 
 
 def cases_for(spec: UnitSpec, quick: bool) -> tuple[Case, ...]:
-    """The places a unit is measured in, whether it supports them or not."""
+    """The places in which a unit is measured, whether it supports them or not."""
     if spec.replaces == "convolution":
         return QUICK_LAYERS if quick else LAYERS
     if spec.replaces == "block":
@@ -131,14 +131,14 @@ def difference(one: nn.Module, other: nn.Module, x: Tensor) -> float:
 
 
 def peers_of(spec: UnitSpec, unit: nn.Module) -> dict[str, nn.Module]:
-    """The straightforward form, and the same block of a library where there is one."""
+    """The straightforward form, and the same block of a library if there is one."""
     library = library_peer(spec.name, unit)
     both = {"straightforward": straightforward(spec.name, unit), "library": None if library is None else library[1]}
     return {name: peer for name, peer in both.items() if peer is not None}
 
 
 def checks(spec: UnitSpec, unit: nn.Module, x: Tensor) -> dict[str, float]:
-    """What every figure rests on, in float64: the fused unit and every peer compute what the unit computes."""
+    """The check behind every figure, in float64: the fused unit and every peer compute the unit's function."""
     x = x.double()
     exact = copy.deepcopy(unit).double().eval()
     found = {"fused": difference(exact, exact.fuse(), x)}  # type: ignore[operator]
@@ -179,7 +179,7 @@ def inference(module: nn.Module, x: Tensor, settings: Settings) -> Callable[[], 
 
 
 def folded(module: nn.Module, x: Tensor) -> nn.Module:
-    """A peer as one would deploy it: its BatchNorms folded where they follow a convolution."""
+    """A peer as one would deploy it: BatchNorms that follow a convolution are folded."""
     return convswap.fuse(nn.Sequential(copy.deepcopy(module)).eval(), x)
 
 
@@ -200,8 +200,8 @@ def _wait(device: torch.device) -> None:
 def times(steps: Mapping[str, Callable[[], None]], settings: Settings) -> dict[str, list[float]]:
     """Seconds of each step, all taking turns in one loop.
 
-    The order is drawn anew in every turn: in a rotation each would always follow the same one, and find the caches as
-    that one left them.
+    The order is drawn anew in every turn. In a rotation each step would always follow the same one, and find the
+    caches as that one left them.
     """
     calls = {}
     for name, step in steps.items():
@@ -221,14 +221,14 @@ def times(steps: Mapping[str, Callable[[], None]], settings: Settings) -> dict[s
 
 
 def ratio(upper: list[float], lower: list[float]) -> dict[str, float]:
-    """The median and quartiles of what one took of the other's time in the same turn."""
+    """The median and quartiles of the ratio of one time to the other in the same turn."""
     values = [u / v for u, v in zip(upper, lower, strict=True)]
     q1, _, q3 = quantiles(values, n=4, method="inclusive")
     return {"ratio": median(values), "q1": q1, "q3": q3}
 
 
 def measure(spec: UnitSpec, case: Case, settings: Settings) -> dict[str, Any]:
-    """One row: the unit in this place against what it replaces and against its peers; nothing that is not checked."""
+    """One row: the unit in this place against the module it replaces and against its peers. All are checked first."""
     unit, x = case.unit(spec), case.images()
     peers, library = peers_of(spec, unit), library_peer(spec.name, unit)
     differences = checks(spec, unit, x[:4])
@@ -237,7 +237,7 @@ def measure(spec: UnitSpec, case: Case, settings: Settings) -> dict[str, Any]:
     if library is not None:
         row["library"] = library[0]
     plain = case.reference()
-    together = {"plain": plain, "unit": unit, "again": unit}  # the unit against itself tells how noisy the machine is
+    together = {"plain": plain, "unit": unit, "again": unit}  # the unit against itself shows the machine's noise
     together |= {name: peer for name, peer in peers.items() if name not in red}
     made = unit.eval().fuse()  # type: ignore[operator]
     fused = {"plain": folded(plain, x[:1]), "unit": made, "again": made}
@@ -261,7 +261,7 @@ def measure(spec: UnitSpec, case: Case, settings: Settings) -> dict[str, Any]:
 
 
 def peak_bytes(step: Callable[[], None], device: torch.device) -> int:
-    """How far allocated memory rises above its level before, while the step runs."""
+    """How far allocated memory rises during the step above its level before."""
     step()
     if device.type == "cuda":
         _wait(device)

@@ -5,16 +5,17 @@ Tables:
 - `blocks`: every unit that stands for a block or a stage, against the residual blocks of cifar_resnet it replaces;
 - `networks`: circle and ic (or `--units`) in their default places in cifar_resnet20 (32 px) and resnet18 (224 px).
 
-In layers and blocks, for each: a training step (forward and backward), inference, inference after fusing, and the peak
-of memory, as ratios to the replaced module, to the straightforward form of the unit (`straightforward.py`) and to the
-same block of timm where there is one, all taking turns in one process, with the unit itself once more to show the
-noise. Goal: at most 1.0 of either peer. Correctness first, in float64: what is not proven equal gets no figure. In
-networks: goals circle 1.05 in training and the plain network once fused, ic 1.25 and 1.10.
+Layers and blocks give for each unit a training step (forward and backward), inference, inference after fusing, and the
+peak of memory. These are ratios to the replaced module, to the straightforward form of the unit
+(`benchmarks/peers/straightforward.py`) and to the same block of timm if there is one. All take turns in one process,
+with the unit itself once more to show the noise. Goal: at most 1.0 of either peer. Correctness first, in float64: a
+module that is not proven equal gets no figure. In networks the goals are, for circle, 1.05 in training and the plain
+network's time once fused, and for ic 1.25 and 1.10.
 
     python -m benchmarks.units.overhead [--tables layers,blocks,networks] [--units circle,ic] [--device auto]
         [--precision auto] [--threads 1] [--seconds 0.7] [--repeats 15] [--compile] [--quick]
 
-`--quick` runs tiny shapes and writes nothing: for a look whether all works. `--compile` is for networks only.
+`--quick` runs tiny shapes and writes nothing. It shows whether all works. `--compile` is for networks only.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ from convswap.train.precision import resolve_device, resolve_precision
 from convswap.units import UnitSpec
 
 TABLES = ("layers", "blocks", "networks")
-NOISE = 1.03  # a unit is called slower beyond this, and beyond what it differs from itself in the same turns
+NOISE = 1.03  # a unit is called slower beyond this and beyond its difference from itself in the same turns
 
 
 def specs(table: str, asked: list[str] | None) -> list[UnitSpec]:
-    """The units of a table, without the plain convolution; all of them where none are asked for."""
+    """The units of a table, without the plain convolution; all of them if none are asked for."""
     names = [name for name in convswap.list_units() if name != "conv" and (asked is None or name in asked)]
     found = [convswap.get_unit(name) for name in names]
     return [spec for spec in found if (spec.replaces == "convolution") == (table == "layers")]
 
 
 def verdict(row: dict[str, Any], kind: str) -> str:
-    """One line's figures: the ratio to what is replaced, then to each peer; `SLOWER` where the quartiles say so."""
+    """One line's figures: the ratio to the replaced module, then to each peer; `SLOWER` if the quartiles say so."""
     if kind not in row:
         return "no figure: the fused form is not equal"
     cells = [f"{row[kind]['to_plain']['ratio']:7.3f} of plain"]
@@ -58,7 +59,7 @@ def verdict(row: dict[str, Any], kind: str) -> str:
 
 
 def measure_table(table: str, asked: list[str] | None, settings: Settings, quick: bool) -> list[dict[str, Any]]:
-    """Every unit in every place it supports, printed as it comes; a unit without a place is a row that says so."""
+    """Every unit in every place it supports, printed as it comes. A unit without a place is a row that says so."""
     rows: list[dict[str, Any]] = []
     for spec in specs(table, asked):
         reasons = []

@@ -352,7 +352,7 @@ LIES = [
     Lie(WrongBlockShape, "shape_is_that_of_the_place", "must be ("),
     Lie(MixesImages, "images_of_a_batch_do_not_mix_in_evaluation", "one image alone differs"),
     Lie(DropsPlace, "takes_device_dtype_and_mode_of_the_place", "where float64 stood"),
-    Lie(Honest, "constructor_is_channels_stride_and_keywords", "is no BlockUnit", (("kind", "block"),)),
+    Lie(Honest, "constructor_is_channels_stride_and_keywords", "is not a BlockUnit", (("kind", "block"),)),
     Lie(DeadParameter, "gradients_reach_every_parameter", "without effect on the output in"),
     Lie(DeadParameter, "gradients_reach_every_parameter_from_a_warm_start", "['unused']"),
     Lie(WrongGradient, "gradients_are_the_derivative", "GradcheckError"),

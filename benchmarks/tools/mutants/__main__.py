@@ -3,22 +3,22 @@
     python -m benchmarks.tools.mutants [--rooms train,lab] [--only NAME] [--jobs 1] [--nice 10] [--record FILE]
         [--fresh]
 
-The bugs are of the kind a person writes: a dropped argument, two values in the wrong order, an epsilon gone, a state
-not saved. They are listed under `rooms/`, with the tests that should notice each. One at a time is written into a
-temporary copy of the working tree, never into the tree itself. A bug is noticed when a test fails, or when the tests
-take more than a quarter of an hour. In the end the tests that failed are run without a bug, and must pass. A mutant
-whose old text is not found exactly once is an error. A mutant called equivalent runs too; it is an error if a test
-tells it from the original.
+The bugs are of the kind a person writes: a dropped argument, two values in the wrong order, a missing epsilon, a state
+not saved. They are listed under `rooms/`, with the tests that should notice each. The script writes one bug at a time
+into a temporary copy of the working tree, never into the tree itself. A bug is noticed when a test fails, or when the
+tests take more than a quarter of an hour. In the end the tests that failed run without a bug, and must pass. A mutant
+whose old text is not found exactly once is an error. A mutant called equivalent also runs; it is an error if a test
+distinguishes it from the original.
 
-`--record` keeps outcomes by the content of edit, file and tests. A run that was broken off goes on there, and a run
-after an edit repeats only what the edit concerns. It does not see a change elsewhere: `--fresh` repeats everything. A
-whole run writes `benchmarks/results/tools/mutants.json`.
+`--record` keeps outcomes by the content of edit, file and tests. An interrupted run goes on there, and a run after an
+edit repeats only the mutants that the edit concerns. The record does not see a change elsewhere: `--fresh` repeats
+everything. A whole run writes `benchmarks/results/tools/mutants.json`.
 
-Why not a ready-made tool. mutmut 3.8 passes over decorated functions (our operators and properties) and sends every
-call through a wrapper: `torch.compile(fullgraph=True)`, `torch.export` and `inspect` see the wrapper in the place of
-the code under test. cosmic-ray 8.7 edits the checkout itself and knows one test command for all mutants: here the
-whole suite, 20 minutes on two cores each. Both draw thousands of mutants from the syntax (`<` for `<=`), know Python
-only, and have no word for "the other padding axis". Here a mutant costs the seconds of the tests it names.
+Why not a ready-made tool? mutmut 3.8 skips decorated functions (our operators and properties) and sends every call
+through a wrapper: `torch.compile(fullgraph=True)`, `torch.export` and `inspect` see the wrapper instead of the code
+under test. cosmic-ray 8.7 edits the checkout itself and has one test command for all mutants: here the whole suite, 20
+minutes on two cores each. Both draw thousands of mutants from the syntax (`<` for `<=`), know only Python, and cannot
+express "the other padding axis". Here a mutant costs the seconds of the tests it names.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ GOAL = 0.95
 
 
 def chosen(mutants: list[Mutant], rooms: str | None, only: str | None) -> list[Mutant]:
-    """Those of the rooms, and with the words, asked for; SystemExit where there are none."""
+    """The mutants of these rooms whose names hold these words; SystemExit if there are none."""
     wanted = rooms.split(",") if rooms else sorted({mutant.room for mutant in mutants})
     if unknown := set(wanted) - {mutant.room for mutant in mutants}:
         raise SystemExit(f"no mutants in the room {sorted(unknown)[0]!r}; there are some in {_rooms(mutants)}")
@@ -63,13 +63,13 @@ def _rooms(mutants: list[Mutant]) -> str:
 
 
 def in_turns(mutants: list[Mutant]) -> list[Mutant]:
-    """One of each room, then the next of each: a run that is broken off tells something of every room."""
+    """One of each room, then the next of each, so that an interrupted run says something about every room."""
     rooms = [[mutant for mutant in mutants if mutant.room == room] for room in sorted({m.room for m in mutants})]
     return [mutant for turn in zip_longest(*rooms) for mutant in turn if mutant is not None]
 
 
 def try_all(mutants: list[Mutant], record: Record, jobs: int) -> list[dict[str, Any]]:
-    """The outcome of each, in order; what the record holds already is not run."""
+    """The outcome of each, in order. Mutants with a recorded outcome are not run."""
     free, runners = queue.SimpleQueue[Runner](), list[Runner]()
 
     def one(mutant: Mutant) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def try_all(mutants: list[Mutant], record: Record, jobs: int) -> list[dict[str, 
         temporary = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="convswap-mutants-", ignore_cleanup_errors=True))
         )
-        first = temporary / "0" / "tree"  # all is read from here: the tree may be edited meanwhile
+        first = temporary / "0" / "tree"  # everything is read from here, as the tree may be edited meanwhile
         copy_tree(ROOT, first)
         keys = {mutant.title: mutant.key(first) for mutant in mutants}
         todo = in_turns([mutant for mutant in mutants if record.get(keys[mutant.title]) is None])
@@ -111,7 +111,7 @@ def try_all(mutants: list[Mutant], record: Record, jobs: int) -> list[dict[str, 
 
 
 def score(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts, and the part noticed of those that are not equivalent."""
+    """Counts, and the noticed part of the mutants that are not equivalent."""
     outcomes = Counter(row["outcome"] for row in rows if row["equivalent"] is None)
     noticed, all_of_them = outcomes["killed"] + outcomes["timeout"], outcomes.total()
     return {
@@ -141,9 +141,9 @@ def main() -> None:
         parser.error(f"--jobs {options.jobs} is not allowed; it must be at least 1")
     mutants = chosen(read_mutants(), options.rooms, options.only)
     for mutant in mutants:
-        mutant.mutated(ROOT)  # a stale one is told before hours are spent
+        mutant.mutated(ROOT)  # a stale mutant is reported before hours are spent
     os.nice(options.nice)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # the copies are removed then, too
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # this also removes the copies
     start = time.perf_counter()
     rows = try_all(mutants, Record(options.record, fresh=options.fresh), options.jobs)
     scores = table(rows)
@@ -151,7 +151,7 @@ def main() -> None:
         print(f"{room:10}", "  ".join(f"{name} {value}" for name, value in counts.items()))
     liars = [f"{row['room']}/{row['name']}" for row in rows if row["equivalent"] and row["outcome"] != "survived"]
     if liars:
-        raise SystemExit(f"called equivalent, but a test tells them from the original: {', '.join(liars)}")
+        raise SystemExit(f"called equivalent, but a test distinguishes them from the original: {', '.join(liars)}")
     if options.rooms is None and options.only is None:
         write_result(
             "tools/mutants",

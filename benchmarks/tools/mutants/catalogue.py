@@ -1,4 +1,4 @@
-"""The list of mutants as data: one TOML file a room under `rooms/`.
+"""The list of mutants as data: one TOML file per room under `rooms/`.
 
     [[mutant]]
     name = "nesterov dropped"
@@ -8,8 +8,8 @@
     tests = ["tests/train/test_optimizers.py", "tests/train"]
     equivalent = "why no test can notice"  # only where so
 
-`file` and `tests` are relative to the repository. `tests` are pytest's arguments, one selection an entry: first the
-file's own tests, then wider ones, which run only if the first let the mutant live.
+`file` and `tests` are relative to the repository. `tests` are pytest's arguments, one selection per entry: first the
+file's own tests, then wider ones, which run only if the mutant survives the first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOMS = Path(__file__).resolve().parent / "rooms"
 
 
 class StaleMutant(Exception):
-    """A mutant that no longer fits the code, named with what is wrong."""
+    """A mutant no longer fits the code. The message names the mutant and the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Mutant:
         return f"{self.room}/{self.name}"
 
     def mutated(self, root: Path) -> str:
-        """The file's text with the edit; `StaleMutant` unless the old text is there exactly once."""
+        """The file's text with the edit; `StaleMutant` unless the old text occurs exactly once."""
         path = root / self.file
         if not path.is_file():
             raise StaleMutant(f"{self.title}: there is no {self.file}")
@@ -59,7 +59,7 @@ class Mutant:
         return text.replace(self.old, self.new)
 
     def test_files(self, root: Path) -> list[Path]:
-        """The files that `tests` name; `StaleMutant` for a path that is not there."""
+        """The files that `tests` name; `StaleMutant` for a path that does not exist."""
         found: set[Path] = set()
         for selection in self.tests:
             words = [word.partition("::")[0] for word in shlex.split(selection) if word.startswith("tests/")]
@@ -73,7 +73,7 @@ class Mutant:
         return sorted(found)
 
     def key(self, root: Path) -> str:
-        """Hash of all that the outcome is kept for: the edit, the file it is made in, and the tests that are run."""
+        """Hash of everything that decides the outcome: the edit, the edited file, and the tests."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
         for path in [root / self.file, *self.test_files(root)]:
             digest.update(path.read_bytes())

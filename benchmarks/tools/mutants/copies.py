@@ -1,4 +1,4 @@
-"""A copy of the working tree to write bugs into, and tests run in there."""
+"""A copy of the working tree, into which bugs are written and in which tests run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def check_copy(folder: Path) -> None:
-    """Raise unless `import convswap` in the copy finds the copy: else every mutant would survive."""
+    """Raise unless `import convswap` in the copy finds the copy. Otherwise every mutant would survive."""
     command = [sys.executable, "-c", "import convswap; print(convswap.__file__)"]
     done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=True)
     if not Path(done.stdout.strip()).resolve().is_relative_to(folder.resolve()):
@@ -51,18 +51,18 @@ _LATER = itertools.count(10)
 
 @contextmanager
 def applied(mutant: Mutant, folder: Path) -> Iterator[None]:
-    """The bug stands in the copy inside the `with`."""
+    """Put the bug into the copy inside the `with`."""
     path = folder / mutant.file
     right, wrong, times = path.read_text(encoding="utf-8"), mutant.mutated(folder), path.stat()
     path.write_text(wrong, encoding="utf-8")
-    # Python takes byte code for that of a file by size and second: every version of the file has a second of its own.
+    # Python matches byte code to a file by size and second, so every version of the file gets a second of its own.
     os.utime(path, (times.st_atime, times.st_mtime + next(_LATER)))
     try:
         yield
     finally:
         path.write_text(right, encoding="utf-8")
         os.utime(path, (times.st_atime, times.st_mtime))
-        shutil.rmtree(folder / ".hypothesis", ignore_errors=True)  # examples that failed would be tried on the next bug
+        shutil.rmtree(folder / ".hypothesis", ignore_errors=True)  # else failed examples would be tried on the next bug
 
 
 class Runner:
@@ -81,7 +81,7 @@ class Runner:
         self._answer()
 
     def run(self, selection: str, limit_s: float) -> tuple[int | None, float, str]:
-        """pytest's exit status (None past the limit), its seconds, and the end of what it printed."""
+        """pytest's exit status (None past the limit), its seconds, and the end of its output."""
         assert self._server.stdin is not None
         request = {"selection": shlex.split(selection), "limit_s": limit_s, "output": str(self._output)}
         self._server.stdin.write(json.dumps(request) + "\n")
@@ -103,6 +103,6 @@ class Runner:
         self.close()
 
     def close(self) -> None:
-        """End the process and what it runs."""
+        """End the process and its children."""
         self._server.terminate()
         self._server.wait()

@@ -1,4 +1,4 @@
-"""Runs pytest in forks of a process that holds the slow libraries already: a run costs its tests, not `import torch`.
+"""Runs pytest in forks of a process that has loaded the slow libraries: a run costs its tests, not `import torch`.
 
 Started by `copies.Runner` in a copy of the tree. A line on stdin is a run, `{"selection": [...], "limit_s": 60,
 "output": "file"}`; the answer on stdout is `{"status": 0, "seconds": 1.5}`, status None past the limit.
@@ -23,7 +23,7 @@ SLOW = (
 
 
 def run(selection: list[str], limit_s: float, output: str) -> dict[str, Any]:
-    """One run of pytest in a fork, which with all it has started is ended at the limit."""
+    """One run of pytest in a fork. At the limit the fork and everything it started are ended."""
     start = time.perf_counter()
     child = os.fork()
     if child == 0:
@@ -48,7 +48,7 @@ def _end_both(child: int) -> NoReturn:
 
 
 def _be_pytest(selection: list[str], output: str) -> None:
-    status = 70  # should pytest itself break
+    status = 70  # if pytest itself breaks
     try:
         os.setsid()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -70,7 +70,7 @@ def main() -> None:
         try:
             importlib.import_module(name)
         except ImportError:
-            continue  # not everybody has all of them; the tests say what they need
+            continue  # not every environment has all of them; the tests say what they need
     if "convswap" in sys.modules:
         raise SystemExit("a library has imported convswap: its forks would not see the bugs")
     print(json.dumps({"ready": True}), flush=True)

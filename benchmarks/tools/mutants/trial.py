@@ -1,4 +1,4 @@
-"""The trial of one mutant, and the record that lets a run go on where it ended."""
+"""The trial of one mutant, and the record with which a run goes on where it ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMIT_S = 900.0
 
 
 class Record:
-    """Outcomes by key, in a file of JSON lines that grows; safe to use from several threads."""
+    """Outcomes by key, in a growing file of JSON lines; safe to use from several threads."""
 
     def __init__(self, path: Path, *, fresh: bool = False) -> None:
         self._path, self._lock = path, threading.Lock()
@@ -45,10 +45,10 @@ class Record:
 
 
 def check_right(selections: Iterable[str], tests: Runner, record: Record) -> None:
-    """RuntimeError unless these tests pass without a bug, within the limit: else their failure tells nothing."""
+    """RuntimeError unless these tests pass without a bug, within the limit. Otherwise their failure means nothing."""
     keys = {one: hashlib.sha256(one.encode() + _content(tests.folder)).hexdigest() for one in sorted(set(selections))}
     new = [one for one, key in keys.items() if record.get(key) is None]
-    for start in range(0, len(new), 50):  # together, which spares the start of pytest for each
+    for start in range(0, len(new), 50):  # together, which saves one start of pytest for each
         part = new[start : start + 50]
         status, _, output = tests.run(" ".join(part), LIMIT_S)
         if status != 0:
@@ -59,7 +59,7 @@ def check_right(selections: Iterable[str], tests: Runner, record: Record) -> Non
 
 @cache
 def _content(folder: Path) -> bytes:
-    """A hash of the copy's code and tests; asked for while no bug stands in it."""
+    """A hash of the copy's code and tests, taken while it holds no bug."""
     digest = hashlib.sha256()
     for path in sorted([*(folder / "src").rglob("*.py"), *(folder / "tests").rglob("*.py")]):
         digest.update(path.read_bytes())
@@ -67,9 +67,9 @@ def _content(folder: Path) -> bytes:
 
 
 def judge(mutant: Mutant, tests: Runner) -> dict[str, Any]:
-    """Run the mutant's tests, selection by selection, until one notices.
+    """Run the mutant's tests, selection by selection, until one notices the bug.
 
-    `by` in the outcome is the test that failed, or the selection where none could be named; see `check_right`.
+    `by` in the outcome is the test that failed, or the selection if no test could be named; see `check_right`.
     """
     total = 0.0
     for selection in mutant.tests:
@@ -95,7 +95,7 @@ def _row(mutant: Mutant, outcome: str, seconds: float, by: str | None) -> dict[s
 
 
 def _first_failure(output: str) -> str:
-    """The test that pytest's summary names; nothing where the process died before a summary."""
+    """The test that pytest's summary names; nothing if the process died before a summary."""
     for line in output.splitlines():
         if line.startswith(("FAILED ", "ERROR ")):
             return line.split(" - ")[0].partition(" ")[2].strip()

@@ -24,7 +24,7 @@ DEPTHS = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class Propagation:
-    """What happened up to one depth with one step size.
+    """The growth up to one depth with one step size.
 
     Attributes:
         step: h, or None where the steps were left as they are.

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SideBySide:
-    """What `compare_models` found; a model is missing where something could not be measured.
+    """What `compare_models` found. A model is missing from a measure that failed on it.
 
     Attributes:
         images: how many were passed.

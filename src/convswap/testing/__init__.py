@@ -1,7 +1,7 @@
 """The unit contract as tests that anyone can run.
 
 `parametrize_with_contract` is for pytest, `check_unit` for plain Python. Both run the rules of `RULES` on a registered
-unit, of this package or of any other. Needs the extra `testing`.
+unit of this package or of any other. They need the extra `testing`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the rules share: inputs, training steps, comparisons and snapshots."""
+"""Helpers that the rules share: inputs, training steps, comparisons and snapshots."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def image(module: Any, batch: int = 2, size: tuple[int, int] = (7, 6)) -> Tensor
 
 
 def train_steps(module: Any, steps: int = 3) -> None:
-    """A few random training steps; the mode is left as it was."""
+    """Take a few random training steps. The mode is left as it was."""
     mode = module.training
     module.train()
     trained = [p for p in module.parameters() if p.requires_grad]
@@ -30,14 +30,14 @@ def train_steps(module: Any, steps: int = 3) -> None:
         output = module(image(module))
         optimizer.zero_grad()
         (output * torch.randn_like(output)).sum().backward()
-        nn.utils.clip_grad_norm_(trained, 10.0)  # else a deep block explodes, and proves nothing
+        nn.utils.clip_grad_norm_(trained, 10.0)  # else a deep block diverges and proves nothing
         optimizer.step()
     module.train(mode)
 
 
 @torch.no_grad()
 def randomize_batch_norms(module: nn.Module) -> None:
-    """Random statistics and affine parameters, a negative scale among them, in every BatchNorm inside."""
+    """Set random statistics and affine parameters, with a negative scale among them, in every BatchNorm inside."""
     for norm in module.modules():
         if isinstance(norm, _BatchNorm):
             if norm.running_mean is not None and norm.running_var is not None:
@@ -50,7 +50,7 @@ def randomize_batch_norms(module: nn.Module) -> None:
 
 
 def lived_in(case: Case, geometry: Mapping[str, Any] | None = None, dtype: torch.dtype | None = None) -> Any:
-    """A unit in eval mode after training steps, with random BatchNorm statistics; in its home where none is given."""
+    """A unit in eval mode after training steps, with random BatchNorm statistics; by default in its home."""
     unit = case.build(case.homes()[0] if geometry is None else geometry, dtype=dtype)
     train_steps(unit)
     randomize_batch_norms(unit)
@@ -67,7 +67,7 @@ def difference(value: Tensor, expected: Tensor) -> float:
 
 
 def demand_close(value: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
-    """Raise unless two tensors of one shape agree; NaN agrees with nothing."""
+    """Raise unless two tensors of one shape agree. NaN agrees with nothing."""
     found = difference(value, expected)
     demand(found <= tolerance, f"{what} differs by {found:.2g} (relative), more than {tolerance:g}")
 
@@ -82,7 +82,7 @@ def gradients(module: nn.Module, run: Callable[[], Tensor], seed: int = 1) -> di
 
 
 def demand_same_gradients(got: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float, what: str) -> None:
-    """Raise unless the same parameters have gradients, and equal ones."""
+    """Raise unless the same parameters have gradients and the gradients are equal."""
     demand(got.keys() == expected.keys(), f"{what}: gradients of {sorted(got)} in place of {sorted(expected)}")
     for name, gradient in expected.items():
         demand((got[name] is None) == (gradient is None), f"{what}: only one of two gradients of {name} exists")
@@ -91,14 +91,14 @@ def demand_same_gradients(got: Mapping[str, Any], expected: Mapping[str, Any], t
 
 
 def flops(module: nn.Module, x: Tensor) -> int:
-    """What torch's own counter counts in a forward pass."""
+    """The operations that torch's own counter finds in a forward pass."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(x)
     return counter.get_total_flops()
 
 
 def snapshot(module: nn.Module) -> dict[str, Any]:
-    """Everything a visitor must leave alone: values, gradients' flags and modes."""
+    """Everything that a caller must leave unchanged: values, `requires_grad` flags and modes."""
     return {
         "state": {name: value.clone() for name, value in module.state_dict().items()},
         "buffers": {name: value.clone() for name, value in module.named_buffers()},
@@ -109,7 +109,7 @@ def snapshot(module: nn.Module) -> dict[str, Any]:
 
 
 def demand_untouched(module: nn.Module, before: dict[str, Any], what: str) -> None:
-    """Raise unless a module is as its snapshot says."""
+    """Raise unless a module equals its snapshot."""
     after = snapshot(module)
     for part in ("trainable", "modes", "types"):
         demand(after[part] == before[part], f"{what} changed the {part} of the unit")

@@ -1,7 +1,7 @@
-"""The cases of the contract: a unit with one set of options, and the geometries it is tried in.
+"""The cases of the contract: a unit with one set of options, and the geometries in which it is tried.
 
-A unit enters by registration alone. A unit of kind `"block"` replaces more than one convolution: its geometry is
-channels and stride, and what the contract says of `nn.Conv2d` does not concern it.
+Registration alone makes a unit a case. A unit of kind `"block"` replaces more than one convolution. Its geometry is
+channels and stride, and the rules about `nn.Conv2d` do not concern it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Case:
         return self.spec.train_eval == "stochastic"
 
     def build(self, geometry: Mapping[str, Any], **place: Any) -> Any:
-        """A unit by its constructor."""
+        """A unit built by its constructor."""
         return self.cls(**(dict(geometry) | dict(self.options)), **place)
 
     def from_conv(self, conv: nn.Conv2d) -> Any:
@@ -57,7 +57,7 @@ class Case:
         return self.cls.supports(conv, **self.options)
 
     def warm_start(self, conv: nn.Conv2d) -> str:
-        """What `from_conv` promises here: the unit's own word on this geometry, else the registry's."""
+        """What `from_conv` promises here: the unit's own answer for this geometry, else the registry's."""
         refine = getattr(self.cls, "warm_start_for", None)
         return (refine(conv, **self.options) if refine else None) or self.spec.warm_start
 
@@ -106,7 +106,7 @@ _BLOCKS: tuple[dict[str, Any], ...] = (
 
 
 def _block_homes(spec: UnitSpec) -> list[dict[str, Any]]:
-    """Places of a CIFAR ResNet, of those kinds the unit stands in by default."""
+    """Places of a CIFAR ResNet, of the kinds that the unit replaces by default."""
     words = set(re.split(r"[\s&,!]+", spec.default_where))
     if spec.replaces == "stem":
         return [{"in_channels": 3, "out_channels": 64, "stride": 4}]
@@ -119,10 +119,10 @@ def _block_homes(spec: UnitSpec) -> list[dict[str, Any]]:
 
 
 def cases_of(*names: str) -> list[Case]:
-    """The cases of these units, of all registered ones when none is named: the defaults and every variant.
+    """The cases of these units, or of all registered ones if none is named: the defaults and every variant.
 
     Raises:
-        UsageError: no such unit; the nearest names are given.
+        UsageError: no such unit. The message gives the nearest names.
     """
     return [case for name in names or list_units() for case in _cases_of(get_unit(name))]
 

@@ -16,7 +16,7 @@ Outcome = Literal["passed", "failed", "not applicable"]
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one rule on one case; `message` is empty where it passed."""
+    """The outcome of one rule on one case; `message` is empty if it passed."""
 
     rule: str
     case: str
@@ -29,7 +29,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of all rules on one unit. Print it for the failures, one a line, and the counts."""
+    """The outcomes of all rules on one unit. Print it for the failures, one per line, and the counts."""
 
     unit: str
     results: tuple[Result, ...]
@@ -67,15 +67,15 @@ def check_unit(
         rules: names or wildcards of the rules to run.
         skip: names or wildcards of rules to leave out.
         raise_first: stop at the first broken rule, with the unit's own traceback behind the error.
-        raise_failures: raise at the end when a rule is broken; False returns the report all the same.
-        progress: called after every rule with how many are done, how many there are, and the result.
+        raise_failures: raise at the end when a rule is broken. False returns the report instead.
+        progress: called after every rule with the number done, the total number, and the result.
 
     Returns:
         The report: every rule that concerns the unit with its outcome.
 
     Raises:
-        ContractError: rules are broken; the message lists them.
-        UsageError: an unknown unit, or a pattern that no rule matches; the nearest names are given.
+        ContractError: rules are broken. The message lists them.
+        UsageError: an unknown unit, or a pattern that no rule matches. The message gives the nearest names.
     """
     get_unit(name)
     work = [(rule, case) for case in cases_of(name) for rule in select(rules, skip) if rule.concerns(case)]

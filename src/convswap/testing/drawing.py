@@ -1,4 +1,4 @@
-"""Hypothesis strategies: the convolutions, places and inputs that the rules draw, tiny."""
+"""Hypothesis strategies: tiny convolutions, places and inputs for the rules to draw."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Drawn:
 
 
 def for_drawn(check: Callable[..., None], examples: int, **strategies: Any) -> None:
-    """Call `check` with drawn arguments; a failure carries the smallest example as a note. Writes no files."""
+    """Call `check` with drawn arguments. A failure carries the smallest example as a note. This writes no files."""
     chosen = settings(
         max_examples=examples,
         deadline=None,
@@ -90,6 +90,6 @@ def convolutions(
 
 @st.composite
 def places(draw: st.DrawFn) -> Place:
-    """Where a block unit might be asked to stand."""
+    """A place where a block unit might be asked to stand."""
     channels = st.sampled_from([1, 3, 8, 12, 16, 24, 32])
     return Place(draw(channels), draw(channels), draw(st.integers(1, 3)), draw(st.integers(1, 5)))

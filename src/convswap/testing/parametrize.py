@@ -14,21 +14,21 @@ from .rules import select
 def parametrize_with_contract(
     *names: str, rules: str | Iterable[str] = "*", skip: str | Iterable[str] = ()
 ) -> Callable[[Any], Any]:
-    """A pytest decorator: the test gets `case` and `rule`, once for every rule that concerns the case.
+    """A pytest decorator: the test runs with `case` and `rule`, once for every rule that concerns the case.
 
         @parametrize_with_contract("gain")
         def test_contract(case, rule):
             rule(case)
 
-    Needs no plugin, fixture or setting. Every test seeds itself, so tests may run in any order and side by side.
+    It needs no plugin, fixture or setting. Every test seeds itself, so tests may run in any order and in parallel.
 
     Args:
-        names: registered units; all registered ones when none is named.
+        names: registered units; by default all of them.
         rules: names or wildcards of the rules to run.
         skip: names or wildcards of rules to leave out.
 
     Raises:
-        UsageError: an unknown unit, or a pattern that no rule matches; the nearest names are given.
+        UsageError: an unknown unit, or a pattern that no rule matches. The message gives the nearest names.
     """
     chosen = select(rules, skip)
     parameters = [

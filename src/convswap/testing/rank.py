@@ -1,4 +1,4 @@
-"""One of two ranks: wraps units in DDP and answers what went wrong. Started by `ranks`."""
+"""One of two ranks: it wraps units in DDP and answers what went wrong. Started by `ranks`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .aids import image
 def main(rank: int, folder: str) -> None:
     """Answer jobs until stdin ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a unit prints must not come between the answers
+    os.dup2(2, 1)  # a unit's prints must not come between the answers
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -38,7 +38,7 @@ def main(rank: int, folder: str) -> None:
             failure = _check(cls(**arguments))
         except Exception:
             failure = traceback.format_exc()
-        # The ranks stay in step: a unit one of them failed is over for both.
+        # The ranks stay in step: when one of them fails, the unit is over for both.
         if any(_gathered(torch.tensor(failure is not None).float())):
             failure = failure or "failed on the other rank"
         pickle.dump(failure, answers)
@@ -47,7 +47,7 @@ def main(rank: int, folder: str) -> None:
 
 
 def _import(name: str, file: str | None) -> None:
-    """Make the unit's module known under its name, from its file where its folder is not on the path."""
+    """Import the unit's module under its name, from its file if its folder is not on the path."""
     with contextlib.suppress(ModuleNotFoundError):
         importlib.import_module(name)
         return
@@ -69,7 +69,7 @@ def _gathered(value: Tensor) -> list[Tensor]:
 
 def _check(unit: Any) -> str | None:
     if not any(p.requires_grad for p in unit.parameters()):
-        return None  # DDP takes no module without parameters to train
+        return None  # DDP refuses a module without parameters to train
     model = DistributedDataParallel(nn.Sequential(unit), find_unused_parameters=False)
     problems = []
     for _ in range(3):

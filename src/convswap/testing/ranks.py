@@ -1,4 +1,4 @@
-"""A pair of processes that check units under DDP, started once for all units because starting costs the most."""
+"""A pair of processes that check units under DDP. It is started once for all units, because starting costs most."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Pair:
         return Path(self.folder.name, f"{rank}.log")
 
     def ask(self, job: tuple[str, str | None, bytes]) -> str | None:
-        """What is wrong with a unit, or None. A pair that dies or hangs is given up."""
+        """What is wrong with a unit, or None. A pair that dies or hangs is abandoned."""
         answers: list[Any] = [_Silent(), _Silent()]
 
         def talk(rank: int) -> None:
@@ -69,7 +69,7 @@ class _Pair:
 
     @property
     def alive(self) -> bool:
-        """Can the pair be asked, by this process?"""
+        """Can this process use the pair?"""
         return self.owner == os.getpid() and all(process.poll() is None for process in self.ranks)
 
     def close(self) -> None:

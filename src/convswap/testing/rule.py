@@ -1,4 +1,4 @@
-"""What a rule of the contract is: a function of a case with a name, one sentence and a message when it is broken."""
+"""A rule of the contract: a function of a case, with a name, one sentence, and a message when it is broken."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ ALL = (*CONVOLUTIONS, "block")
 
 
 class ContractError(ConvswapError, AssertionError):
-    """A unit breaks rules of the contract; the message says which, and what the unit must do."""
+    """A unit breaks rules of the contract. The message says which, and what the unit must do."""
 
 
 class NotApplicable(pytest.skip.Exception):  # type: ignore[name-defined]
-    """The rule says nothing about this case, or this machine cannot check it. pytest shows a skipped test."""
+    """The rule does not apply to this case, or this machine cannot check it. pytest shows a skipped test."""
 
 
 def demand(holds: bool, found: str) -> None:
-    """Raise a `ContractError` saying what was found unless the condition holds (`assert` vanishes under `-O`)."""
+    """Raise a `ContractError` with the finding unless the condition holds (`assert` vanishes under `-O`)."""
     if not holds:
         raise ContractError(found)
 
@@ -36,9 +36,9 @@ class Rule:
     """One rule of the contract. Call it with a case: it returns, or raises `ContractError` or `NotApplicable`.
 
     Attributes:
-        name: of the function.
+        name: the function's name.
         sentence: what the unit must do, the first line of the function's docstring.
-        kinds: the kinds of unit it concerns.
+        kinds: the kinds of unit that it concerns.
         check: the function itself.
         only: a further condition on the case, or None.
     """
@@ -55,15 +55,15 @@ class Rule:
     __repr__ = __str__
 
     def concerns(self, case: Case) -> bool:
-        """Does the rule say anything about this case?"""
+        """Does the rule apply to this case?"""
         return case.spec.kind in self.kinds and (self.only is None or self.only(case))
 
     def __call__(self, case: Case) -> None:
-        """Check the rule from the same random numbers, and leave the caller's random state and warnings alone.
+        """Check the rule, always from the same random numbers. The caller's random state and warnings stay unchanged.
 
         Raises:
             ContractError: the unit breaks the rule.
-            NotApplicable: the rule says nothing about this case, or cannot be checked here.
+            NotApplicable: the rule does not apply to this case, or cannot be checked here.
         """
         if not self.concerns(case):
             raise NotApplicable(f"{self.name} does not concern {case}")
@@ -81,7 +81,7 @@ class Rule:
 
 
 def _told(error: Exception) -> str:
-    """What went wrong in one paragraph, with the example Hypothesis found."""
+    """The failure in one paragraph, with the example that Hypothesis found."""
     text = str(error) if isinstance(error, ContractError) else f"{type(error).__name__}: {error}"
     return " ".join("; ".join([text, *getattr(error, "__notes__", [])]).split())
 
@@ -89,7 +89,7 @@ def _told(error: Exception) -> str:
 def rule(
     kinds: Iterable[str] = ALL, *, only: Callable[[Case], bool] | None = None
 ) -> Callable[[Callable[[Case], None]], Rule]:
-    """Decorator that makes a `Rule` of a function; the first line of its docstring is the sentence."""
+    """Decorator that makes a `Rule` of a function. The first line of the function's docstring is the sentence."""
 
     def make(function: Callable[[Case], None]) -> Rule:
         sentence = (inspect.getdoc(function) or "").partition("\n")[0]

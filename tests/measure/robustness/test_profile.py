@@ -166,13 +166,13 @@ def test_differences_are_paired(tmp_path: Path) -> None:
     path = tmp_path / "robustness.json"
     first.save(path)
     assert Robustness.load(path).compare(second)["clean"] == found["clean"]
-    with pytest.raises(UsageError, match="other perturbations"):
+    with pytest.raises(UsageError, match="different perturbations"):
         first.compare(robustness(Brighter(), halves(), seed=1, device="cpu"))
     path.write_text("{}")
     with pytest.raises(StoreError, match="format 1"):
         Robustness.load(path)
     path.write_text("{")
-    with pytest.raises(StoreError, match="no robustness result"):
+    with pytest.raises(StoreError, match="not a robustness result"):
         Robustness.load(path)
 
 

@@ -111,7 +111,7 @@ class Cost:
     fuse_problem: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the tables by module and operator, for JSON."""
+        """Everything except the tables by module and operator, for JSON."""
         return {
             "mode": self.mode,
             "input_shape": list(self.input_shape),

@@ -172,7 +172,7 @@ def _checked(output: Any, labels: Tensor, variant: str, start: int) -> Tensor:
 
 @contextmanager
 def _bar(show: bool, total: int) -> Iterator[Any]:
-    """A function that moves a bar on stderr by so many images, where somebody is watching."""
+    """A function that moves a bar on stderr by a number of images, if stderr is a terminal."""
     if not show or not sys.stderr.isatty() or find_spec("rich") is None:
         yield lambda count, name: None
         return

@@ -46,7 +46,7 @@ class Phase:
 
     @property
     def pixels(self) -> tuple[slice, slice]:
-        """What to slice the rows and columns of the input with."""
+        """The slices of the input's rows and columns."""
         return slice(self.start[0], None, self.step[0]), slice(self.start[1], None, self.step[1])
 
 

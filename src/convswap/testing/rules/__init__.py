@@ -47,7 +47,7 @@ def select(rules: str | Iterable[str], skip: str | Iterable[str] = ()) -> list[R
     """The rules that match any of the patterns and none of those to skip.
 
     Raises:
-        UsageError: a pattern matches nothing; the nearest names are given.
+        UsageError: a pattern matches nothing. The message gives the nearest names.
     """
     wanted, left_out = (_matching(patterns) for patterns in (rules, skip))
     return [rule for name, rule in RULES.items() if name in wanted - left_out]

@@ -1,4 +1,4 @@
-"""What a block unit must be besides the rest of the contract: exact shapes, honest refusals, real networks."""
+"""The rules for block units alone: exact shapes, honest refusals, real networks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def shape_is_that_of_the_place(case: Case) -> None:
     """A block must map (N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride)), or `supports` must refuse."""
 
     def check(place: Place, batch: int, height: int, width: int) -> None:
-        if case.spec.replaces == "stem":  # its channels and strides are few, its size is the host's own
+        if case.spec.replaces == "stem":  # a stem has few channels and strides, and the host's own output size
             place = Place(3, 64, 4, kind="stem")
         reason = case.cls.supports(place, **case.options)
         if reason is not None:

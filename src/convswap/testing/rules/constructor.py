@@ -1,4 +1,4 @@
-"""How a unit is made: the signature, its options, and what it answers to a wrong one."""
+"""The construction of a unit: the signature, its options, and the refusal of a wrong option."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GEOMETRY_OF_A_BLOCK = ("in_channels", "out_channels", "stride")
 
 
 def own_options(case: Case) -> dict[str, inspect.Parameter]:
-    """The constructor's own options: all that `nn.Conv2d`, or the base of blocks, does not have."""
+    """The constructor's own options: the arguments that `nn.Conv2d`, or the base of blocks, does not have."""
     known = {*_GEOMETRY_OF_A_BLOCK, "device", "dtype"} if case.block else set(inspect.signature(nn.Conv2d).parameters)
     parameters = inspect.signature(case.cls).parameters
     return {name: p for name, p in parameters.items() if name not in known and p.kind is not p.VAR_KEYWORD}
@@ -56,7 +56,7 @@ def constructor_is_that_of_conv2d(case: Case) -> None:
 @rule(("block",))
 def constructor_is_channels_stride_and_keywords(case: Case) -> None:
     """A block's constructor must take `in_channels, out_channels, stride=1`, then every option by keyword."""
-    demand(issubclass(case.cls, BlockUnit), f"{case.cls.__name__} is no BlockUnit")
+    demand(issubclass(case.cls, BlockUnit), f"{case.cls.__name__} is not a BlockUnit")
     parameters = inspect.signature(case.cls).parameters
     first = list(parameters)[:3]
     demand(first == list(_GEOMETRY_OF_A_BLOCK), f"the arguments begin with {first}")
@@ -66,7 +66,7 @@ def constructor_is_channels_stride_and_keywords(case: Case) -> None:
     geometry = {name: value for name, value in case.homes()[0].items() if name != "depth"}
     unit = case.home()
     kept = {name: getattr(unit, name, None) for name in geometry}
-    demand(kept == geometry, f"the unit says {kept} of itself where {geometry} was given")
+    demand(kept == geometry, f"the unit's attributes say {kept}, but {geometry} was given")
 
 
 def _by_keyword_with_defaults(case: Case) -> None:
@@ -106,7 +106,7 @@ def bad_option_value_is_refused(case: Case) -> None:
 
 @rule(("block",))
 def bad_place_is_refused(case: Case) -> None:
-    """A channel count or stride that is no whole number of at least 1 must raise a ValueError naming it."""
+    """A channel count or stride that is not a whole number of at least 1 must raise a ValueError that names it."""
     for name in _GEOMETRY_OF_A_BLOCK:
         for value in (0, -1, 1.5, True, "2"):
             geometry = case.homes()[0] | {name: value}
@@ -119,9 +119,9 @@ def has_the_attributes_of_conv2d(case: Case) -> None:
     for geometry in case.geometries():
         conv, unit = nn.Conv2d(**geometry), case.build(geometry)
         demand(isinstance(unit, Unit), "an attribute or method of convswap.units.Unit is missing")
-        demand(isinstance(unit.weight, torch.Tensor), f"weight is a {type(unit.weight).__name__}, no tensor")
+        demand(isinstance(unit.weight, torch.Tensor), f"weight is a {type(unit.weight).__name__}, not a tensor")
         if case.spec.kind == "weight":
-            demand(isinstance(unit, WeightUnit), f"kind='weight', but {case.cls.__name__} is no WeightUnit")
+            demand(isinstance(unit, WeightUnit), f"kind='weight', but {case.cls.__name__} is not a WeightUnit")
             demand(Geometry.of(unit) == Geometry.of(conv), f"the geometry is {Geometry.of(unit)}")
             shape = unit.effective_weight().shape
             demand(shape == conv.weight.shape, f"effective_weight() has shape {tuple(shape)}")
@@ -155,7 +155,7 @@ def stands_in_its_default_places(case: Case) -> None:
             conv = nn.Conv2d(**geometry)
             reason, build = case.refuses(conv), partial(case.from_conv, conv)
         demand(reason is None, f"{geometry} is refused ({reason}), where default_where={case.spec.default_where!r}")
-        demand(isinstance(build(), case.cls), f"the unit built there is no {case.cls.__name__}")
+        demand(isinstance(build(), case.cls), f"the unit built there is not a {case.cls.__name__}")
 
 
 @rule()

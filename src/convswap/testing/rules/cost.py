@@ -1,4 +1,4 @@
-"""Every unit has a cost, in a forward pass and in a training step, and no operator without a formula."""
+"""Every unit has a cost, in a forward pass and in a training step, and every operator has a formula."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def fused_form_has_a_cost(case: Case) -> None:
     demand(after.counts.macs <= before.counts.macs, f"{after.counts.macs} MACs fused, {before.counts.macs} before")
     if case.spec.fusion == "conv":
         plain = cost(nn.Conv2d(**case.homes()[0]), x, fused=False)
-        demand(after.counts == plain.counts, "the fused convolution costs other than the plain one")
-        demand(after.parameters.bits == plain.parameters.bits, "the fused convolution stores other than the plain one")
+        demand(after.counts == plain.counts, "the fused convolution's cost differs from the plain one's")
+        demand(after.parameters.bits == plain.parameters.bits, "the fused convolution's bits differ from a plain one's")
 
 
 @rule()

@@ -1,4 +1,4 @@
-"""ONNX: what `torch.onnx.export` writes must compute the same in ONNX Runtime."""
+"""ONNX: the file that `torch.onnx.export` writes must compute the same in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def onnx_computes_the_same(case: Case) -> None:
     both = _Both(lived_in(case))
     with _quiet(), torch.no_grad():
         session = _session(both, image(both))
-        x = image(both, batch=3)  # another batch size than the one exported with
+        x = image(both, batch=3)  # another batch size than in the export
         found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         for name, value, expected in zip(("unit", "fused form"), found, both(x), strict=True):
             demand_close(torch.from_numpy(value), expected, 1e-4, f"the {name}'s output in ONNX Runtime")
@@ -71,7 +71,7 @@ def _session(module: nn.Module, x: Tensor) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's remarks about its own versions are no news about a unit."""
+    """Silence the exporter's remarks about its own versions, which say nothing about a unit."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""`fuse()` gives the declared form, the same function, and touches nothing."""
+"""`fuse()` gives the declared form and the same function, and changes nothing."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def fused_keeps_mode_and_trainability(case: Case) -> None:
         unit = case.home().train(train)
         fused = unit.fuse()
         demand(all(module.training == train for module in fused.modules()), "fuse() changes the mode")
-        demand(all(p.is_leaf for p in fused.parameters()), "a parameter of the fused form is no leaf")
+        demand(all(p.is_leaf for p in fused.parameters()), "a parameter of the fused form is not a leaf")
         if case.spec.fusion == "conv" and not case.spec.constant_weight:  # other forms need not be trainable
             demand(all(p.requires_grad for p in fused.parameters()), "the fused convolution cannot be trained")
         frozen = unit.requires_grad_(False).fuse()

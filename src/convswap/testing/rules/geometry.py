@@ -1,4 +1,4 @@
-"""A unit has the shapes of `nn.Conv2d` wherever `supports` lets it stand, and keeps the memory format."""
+"""A unit has the shapes of `nn.Conv2d` wherever `supports` allows it, and keeps the memory format."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def shape_and_dtype_are_those_of_conv2d(case: Case) -> None:
 
 
 def _demand_refused(case: Case, conv: nn.Conv2d, reason: str) -> None:
-    """A place `supports` refuses is refused with that reason by both ways to stand there."""
-    demand(isinstance(reason, str) and bool(reason.strip()), f"supports() gives {reason!r}, which is no reason")
+    """`from_conv` and `fresh_like` must refuse a refused place with the reason of `supports`; the constructor, too."""
+    demand(isinstance(reason, str) and bool(reason.strip()), f"supports() gives {reason!r}, which is not a reason")
     for start in ("from_conv", "fresh_like"):
         build = getattr(case.cls, start)
         raised(f"{start} of a refused place", ValueError, partial(build, conv, **case.options), reason)

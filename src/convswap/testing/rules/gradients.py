@@ -17,7 +17,7 @@ from ..rule import CONVOLUTIONS, NotApplicable, demand, rule
 
 
 def _reached(unit: nn.Module, steps: int) -> set[str]:
-    """Names of the parameters with a gradient that is more than rounding, over so many SGD steps."""
+    """Names of the parameters whose gradient is more than rounding, over this many SGD steps."""
     optimizer = torch.optim.SGD(unit.parameters(), lr=0.1)
     reached: set[str] = set()
     for step in range(steps):
@@ -45,7 +45,7 @@ def gradients_reach_every_parameter(case: Case) -> None:
     """Every parameter of a newly constructed unit must get a gradient at once."""
     for geometry in case.geometries():
         unit = case.build(geometry, dtype=torch.float64).train()
-        # One draw need not use every parameter, a handful must.
+        # One draw need not use every parameter, but a handful of draws must.
         _demand_alive(unit, 20 if case.stochastic else 1, geometry)
 
 
@@ -69,14 +69,14 @@ def gradients_are_the_derivative(case: Case) -> None:
     unit = case.build(home, dtype=torch.float64)
     unit.train(not case.stochastic)
     names = [name for name, _ in unit.named_parameters()]
-    # Off the initial values, where a unit may sit on a kink (a gate at zero).
+    # Away from the initial values, where a unit may sit on a kink (a gate at zero).
     values = [(p.detach() + 0.05 * torch.randn_like(p)).requires_grad_() for p in unit.parameters()]
     x = image(unit, size=(4, 3)).requires_grad_()
 
     def run(x: Tensor, *values: Tensor) -> Tensor:
         return torch.func.functional_call(unit, dict(zip(names, values, strict=True)), (x,))
 
-    # A block has thousands of parameters: checked along random directions.
+    # A block has thousands of parameters, so it is checked along random directions.
     torch.autograd.gradcheck(run, (x, *values), atol=1e-6, fast_mode=case.block)
 
 

@@ -1,4 +1,4 @@
-"""What comes right behind a unit may overwrite its output, as networks with in-place activations do."""
+"""An operation right behind a unit may overwrite its output, as in networks with in-place activations."""
 
 from __future__ import annotations
 

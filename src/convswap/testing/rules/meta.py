@@ -1,4 +1,4 @@
-"""Modules born on the meta device: no memory, known shapes, and three ways to come to life."""
+"""Modules made on the meta device: no memory, known shapes, and three ways to get values."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def autocast_stays_close_and_trains(case: Case) -> None:
     for dtype in _TOLERANCES:
         for geometry in case.geometries():
             unit = case.build(geometry).train(not case.stochastic)
-            x = image(unit, batch=8)  # of 2 values a BatchNorm of pooled vectors keeps the sign, which rounding flips
+            x = image(unit, batch=8)  # with 2 values a BatchNorm of pooled vectors is a sign, which rounding flips
             expected = unit(x)
             with torch.autocast("cpu", dtype=dtype):
                 output = unit(x)
@@ -76,12 +76,12 @@ def double_and_back_is_lossless(case: Case) -> None:
     unit.double()
     demand_close(unit(x.double()), expected, 1e-5, "the output in float64")
     unit.float()
-    demand(torch.equal(unit(x), expected), "the output after .double().float() is another one")
+    demand(torch.equal(unit(x), expected), "the output after .double().float() differs")
 
 
 @rule()
 def constants_survive_low_precision(case: Case) -> None:
-    """What is no parameter must come back exact after a visit to low precision; see `constants()`."""
+    """Tensors other than parameters must come back exact from a visit to low precision; see `constants()`."""
     for through in (torch.float16, torch.bfloat16, torch.float32):
         unit = case.home(dtype=torch.float64).eval()
         x = image(unit)

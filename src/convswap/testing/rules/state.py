@@ -42,7 +42,7 @@ def training_goes_on_alike_from_a_state_dict(case: Case) -> None:
         torch.manual_seed(step)
         expected = unit(x)
         torch.manual_seed(step)
-        demand(torch.equal(other(x), expected), f"training pass {step} after loading is another one")
+        demand(torch.equal(other(x), expected), f"training pass {step} after loading differs")
 
 
 @rule(("weight",))
@@ -50,12 +50,12 @@ def plain_checkpoint_loads_strictly(case: Case) -> None:
     """An `nn.Conv2d`'s state dict must load strictly into a weight unit, or be refused where kernels are constant."""
     for geometry in case.geometries():
         conv, unit = nn.Conv2d(**geometry), case.build(geometry)
-        if case.spec.constant_weight:  # trained kernels would be dropped: said, not done in silence
+        if case.spec.constant_weight:  # trained kernels would be dropped, which must not happen silently
             load = partial(unit.load_state_dict, conv.state_dict(), strict=True)
             raised("loading trained kernels", RuntimeError, load, "weight holds other kernels")
             continue
         unit.load_state_dict(conv.state_dict(), strict=True)
-        demand(torch.equal(unit.weight, conv.weight), "the loaded weight is another one")
+        demand(torch.equal(unit.weight, conv.weight), "the loaded weight differs")
 
 
 @rule()

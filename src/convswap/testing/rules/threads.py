@@ -47,7 +47,7 @@ def _pass(module: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor | None
 
 
 def _in_threads(calls: list[Callable[[], Any]]) -> list[Any]:
-    """The results of calls made at once, one thread each."""
+    """The results of simultaneous calls, one thread each."""
     results: list[Any] = [None] * len(calls)
     failures: list[BaseException] = []
     start = threading.Barrier(len(calls))

@@ -1,4 +1,4 @@
-"""`from_conv` keeps of a convolution what the row declares; `fresh_like` keeps the values its host drew."""
+"""`from_conv` keeps what the row declares; `fresh_like` keeps the values that the host drew."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _demand_warm_start(case: Case, conv: nn.Conv2d, x: torch.Tensor) -> None:
     kind = case.warm_start(conv)
     demand(kind in ("exact", "approximate", "none"), f"warm_start is {kind!r}")
     if kind == "approximate":
-        # The promise is one for white noise: on an image smaller than the kernel the padding repeats a few numbers.
+        # The promise holds for white noise. On an image smaller than the kernel the padding repeats a few numbers.
         extents = [d * (k - 1) + 1 for k, d in zip(conv.kernel_size, conv.dilation, strict=True)]
         x = image(conv, batch=4, size=(2 * extents[0] + 9, 2 * extents[1] + 9))
     with torch.no_grad():
@@ -54,7 +54,7 @@ def _demand_warm_start(case: Case, conv: nn.Conv2d, x: torch.Tensor) -> None:
         demand_close(output, expected, 1e-10, "the output after an 'exact' start")
     elif kind == "approximate":
         correlation = float(torch.corrcoef(torch.stack([output.flatten(), expected.flatten()]))[0, 1])
-        demand(correlation > 0.5, f"after an 'approximate' start the outputs correlate by {correlation:.2f} only")
+        demand(correlation > 0.5, f"after an 'approximate' start the outputs correlate by only {correlation:.2f}")
 
 
 @rule(CONVOLUTIONS, only=lambda case: case.spec.warm_start == "exact" and not case.options)
@@ -73,7 +73,7 @@ def fresh_like_keeps_the_drawn_values(case: Case) -> None:
         nn.init.normal_(conv.weight, std=0.3)
         unit = case.cls.fresh_like(conv, **case.options)
         if case.spec.constant_weight:
-            demand(torch.equal(unit.weight, case.build(geometry).weight), "the constant weight is another one")
+            demand(torch.equal(unit.weight, case.build(geometry).weight), "the constant weight differs")
         elif unit.weight.shape[1:] == conv.weight.shape[1:]:  # a unit may have fewer filters
             demand(torch.equal(unit.weight, conv.weight[: len(unit.weight)]), "weight is not the host's")
         if conv.bias is not None and isinstance(getattr(unit, "bias", None), torch.Tensor):

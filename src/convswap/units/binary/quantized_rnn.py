@@ -18,7 +18,7 @@ State = tuple[Tensor, ...]
 
 
 class _QuantizedRecurrence(Hooks, nn.RNNBase):
-    """What both layers share: options, the quantised weights, and the loop over layers, directions and time."""
+    """The shared part of both layers: options, quantised weights, and the loop over layers, directions and time."""
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ _STRIDES = {4: "resnet", 8: "alexnet"}
 
 
 class _Stem(nn.Module):
-    """What a stem and its inference form share: free channels beside wavelet channels, in this order."""
+    """The shared part of a stem and its inference form: free channels, then wavelet channels."""
 
     arch: str
     pooling: str

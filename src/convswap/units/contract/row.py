@@ -1,4 +1,4 @@
-"""What the author of a unit declares about it: the fields of a registry row, and the values they may have."""
+"""The author's declarations about a unit: the fields of a registry row and their allowed values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LITERALS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class UnitRow:
-    """What the author of a unit declares about it.
+    """The author's declarations about a unit.
 
     Attributes:
         name: registry name, snake case.

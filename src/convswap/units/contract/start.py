@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Unit(Protocol):
-    """What surgery, training and fusion rely on. `WeightUnit` and `FeatureUnit` provide it."""
+    """The interface that surgery, training and fusion rely on. `WeightUnit` and `FeatureUnit` provide it."""
 
     in_channels: int
     out_channels: int

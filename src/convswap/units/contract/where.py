@@ -23,14 +23,14 @@ CONVOLUTIONS: Keywords = {
     "dense": lambda conv: conv.groups == 1,
     "strided": lambda conv: max(conv.stride) > 1,
 }
-"""Of a convolution module."""
+"""Keywords for a convolution module."""
 BLOCKS: Keywords = {
     "all": lambda place: True,
     "strided": lambda place: place.stride > 1,
     "stage_start": lambda place: place.stride > 1,  # and the first block, wherever it stands
     "same": lambda place: place.stride == 1 and place.in_channels == place.out_channels,
 }
-"""Of a `Place`."""
+"""Keywords for a `Place`."""
 KERNEL = re.compile(r"(\d+)x(\d+)")
 CONVOLUTION_ENDS = ("first", "last", "output")
 BLOCK_ENDS = ("first", "last")

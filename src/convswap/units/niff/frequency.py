@@ -93,7 +93,7 @@ def stacked_filters(unit: FrequencyConvolution, size: Size, dtype: torch.dtype) 
 
 
 def combined_kernel(unit: FrequencyConvolution, size: Size, dtype: torch.dtype) -> Tensor:
-    """(out, in/groups, H, W), the 1x1 convolution multiplied in; index (0, 0) is no displacement."""
+    """(out, in/groups, H, W), with the 1x1 convolution multiplied in; index (0, 0) is displacement 0."""
     kernels = stacked_filters(unit, size, dtype)
     if unit.pointwise is None:
         return kernels

@@ -165,7 +165,7 @@ class Spectrum(Hooks, nn.Module):
         return torch.complex(even, odd).unflatten(1, half[1:])
 
     def kernels(self, size: Size, dtype: torch.dtype) -> Tensor:
-        """The filters in space, (maps, H, W), real; index (0, 0) is no displacement."""
+        """The filters in space, (maps, H, W), real; index (0, 0) is displacement 0."""
         return torch.fft.irfft2(self(size, dtype), s=size)
 
     def stored(self, key: Hashable, x: Tensor, evaluate: Callable[[], Tensor]) -> Tensor:
