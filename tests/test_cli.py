@@ -198,7 +198,7 @@ def without(package: str) -> str:
         ("typer", ["--version"], 0, ""),
         ("typer", ["doctor"], 0, ""),
         ("hypothesis", ["check-unit", "conv"], 1, "hypothesis is not installed; checking units needs it"),
-        ("timm", ["plan", "cifar_resnet8", "circle"], 1, "timm is not installed; models by name"),
+        ("timm", ["plan", "cifar_resnet8", "circle"], 1, "timm is not installed; every model by name needs it"),
     ],
 )
 def test_without_the_lab_extra(package: str, argv: list[str], code: int, fragment: str, folder: Path) -> None:

@@ -127,18 +127,27 @@ def test_a_block_called_in_two_ways_is_no_place() -> None:
     assert [site.path for site in sites] == ["block"], "the same shapes each time: one place"
 
 
-def test_swap_keeps_mode_dtype_format_and_freezing() -> None:
+def test_swap_keeps_mode_dtype_and_format() -> None:
     model = nn.Sequential(Residual(4), Residual(4)).double().to(memory_format=torch.channels_last).eval()
-    model[0].requires_grad_(False)
     swapped = convswap.swap(model, "halving", example_input=image(1, 4, 6, 6).double())
     for block in swapped:
         assert isinstance(block, Halving)
         assert not block.training
         assert block.conv.weight.dtype == torch.float64
         assert block.conv.weight.is_contiguous(memory_format=torch.channels_last)
-    assert not swapped[0].conv.weight.requires_grad
-    assert swapped[1].conv.weight.requires_grad
+        assert block.conv.weight.requires_grad
     assert isinstance(model[0], Residual), "the given model was changed"
+
+
+def test_a_frozen_block_stays_since_its_unit_would_never_train() -> None:
+    model = nn.Sequential(Residual(4), Residual(4)).eval()
+    model[0].requires_grad_(False)
+    plan = convswap.plan_swap(model, "halving", example_input=image(1, 4, 6, 6))
+    assert [row.path for row in plan.replacements] == ["1"]
+    assert [(skip.path, "it is frozen" in skip.reason) for skip in plan.skipped] == [("0", True)]
+    swapped = plan.apply()
+    assert isinstance(swapped[0], Residual)
+    assert isinstance(swapped[1], Halving)
 
 
 def test_one_block_at_two_paths_is_one_new_block() -> None:
