@@ -11,6 +11,7 @@ from ...errors import UsageError, check_choice
 from ..contract.bases import FeatureUnit, Geometry
 from ..contract.registry import register_unit
 from ..support.folding import fold_conv_norm
+from ..support.rectifier import FreeReLU
 
 
 @register_unit(
@@ -113,7 +114,7 @@ class GhostConv2d(FeatureUnit):
 
     def _with_norm(self, conv: nn.Conv2d, place: dict[str, Any]) -> nn.Sequential:
         norm = nn.BatchNorm2d(conv.out_channels, **place)
-        return nn.Sequential(conv, norm, nn.ReLU(inplace=True)) if self.relu else nn.Sequential(conv, norm)
+        return nn.Sequential(conv, norm, *_rectifier(self.relu, last=self.intrinsic == self.out_channels))
 
     @classmethod
     def supports(cls, conv: nn.Conv2d, **options: Any) -> str | None:
@@ -174,7 +175,8 @@ class FusedGhost(nn.Module):
         self.kernel_size, self.stride, self.padding = geometry.kernel_size, geometry.stride, geometry.padding
         self.dilation, self.groups, self.padding_mode = geometry.dilation, geometry.groups, geometry.padding_mode
         self.bias = None
-        self.primary_conv: nn.Module = nn.Sequential(primary, nn.ReLU(inplace=True)) if relu else primary
+        rectifier = _rectifier(relu, last=cheap is None)
+        self.primary_conv: nn.Module = nn.Sequential(primary, *rectifier) if relu else primary
         self.parents, self.cheap_operation = 0, None
         if cheap is not None:
             self.parents = cheap.in_channels
@@ -196,6 +198,11 @@ def _join(y: Tensor, cheap: nn.Module, parents: int, out_channels: int) -> Tenso
     ghosts = cheap(y if parents == y.shape[1] else y[:, :parents])
     wanted = out_channels - y.shape[1]
     return torch.cat([y, ghosts if ghosts.shape[1] == wanted else ghosts[:, :wanted]], 1)
+
+
+def _rectifier(relu: bool, *, last: bool) -> list[nn.Module]:
+    """The rectifier if there is one; `last`: the unit ends with it, so that its output may be overwritten."""
+    return [FreeReLU(inplace=True) if last else nn.ReLU(inplace=True)] if relu else []
 
 
 def _fold(part: nn.Sequential) -> nn.Conv2d:

@@ -14,6 +14,8 @@ from ..contract.registry import register_unit
 from .spatial import SpatialForm, combined_kernel, spatial_form
 from .spectrum import HIDDEN, Size, Spectrum, check_size, linear_size, linear_spectrum, real_fft
 
+_MIX = "bihw,iohw->bohw"
+
 
 class _FrequencyConvolution:
     """The forward pass that the unit and its inference form share."""
@@ -56,7 +58,8 @@ class _FrequencyConvolution:
 
     def _filter(self, x: Tensor) -> Tensor:
         """The convolution with the spectrum, in at least float32."""
-        if not len(x):  # torch 2.14's FFT refuses empty batches; one map of zeros keeps shapes and gradients
+        # torch 2.14's FFT refuses empty batches; one map of zeros keeps shapes and gradients.
+        if x.shape[0] == 0:  # len() would fix the batch size in an export
             return self._filter(torch.cat([x, x.new_zeros(1, *x.shape[1:])]))[:0]
         dtype = compute_dtype(self.spectrum.real.last.weight.dtype)
         x = x.to(dtype)
@@ -78,7 +81,11 @@ class _FrequencyConvolution:
         if self.form != "full":
             return x * response
         maps = response.unflatten(0, (self.in_channels, self.out_channels))
-        return torch.einsum("bihw,iohw->bohw", x, maps)
+        if torch.onnx.is_in_onnx_export():  # ONNX has no product of complex matrices
+            real, imaginary = ((x.real, maps.real), (x.imag, maps.imag)), ((x.real, maps.imag), (x.imag, maps.real))
+            (rr, ii), (ri, ir) = ([torch.einsum(_MIX, *pair) for pair in pairs] for pairs in (real, imaginary))
+            return torch.complex(rr - ii, ri + ir)
+        return torch.einsum(_MIX, x, maps)
 
 
 @register_unit(
