@@ -296,7 +296,7 @@ def quantized_weight(latent: Tensor, bits: int, scheme: str, weight_range: str, 
 
 def _weight_scale(weight: Tensor, scheme: str) -> Tensor:
     """The range s of a weight tensor: max |W|, for logarithmic levels as the nearest power of two; 1 for all zeros."""
-    scale = weight.abs().amax()
+    scale = weight.abs().flatten().amax(0)  # with a dimension: ONNX has no amax over all
     if scheme == "log":
         scale = nearest_power_of_two(scale)
     return torch.where(scale > 0, scale, torch.ones_like(scale))

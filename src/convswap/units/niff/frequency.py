@@ -12,6 +12,8 @@ from ...hooks import Hooks
 from ..contract.precision import compute_dtype
 from .spectrum import Size, Spectrum, linear_size, linear_spectrum, real_fft
 
+_MIX = "bihw,iohw->bohw"
+
 
 class FrequencyConvolution(Hooks):
     """The forward pass that the unit and its inference form share."""
@@ -55,7 +57,8 @@ class FrequencyConvolution(Hooks):
 
     def _filter(self, x: Tensor) -> Tensor:
         """The convolution with the spectrum, in at least float32."""
-        if not len(x):  # torch 2.14's FFT refuses empty batches; one map of zeros keeps shapes and gradients
+        # torch 2.14's FFT refuses empty batches; one map of zeros keeps shapes and gradients.
+        if x.shape[0] == 0:  # len() would fix the batch size in an export
             return self._filter(torch.cat([x, x.new_zeros(1, *x.shape[1:])]))[:0]
         dtype = compute_dtype(self.spectrum.real.last.weight.dtype)
         x = x.to(dtype)
@@ -81,7 +84,11 @@ class FrequencyConvolution(Hooks):
         if self.form != "full":
             return x * response
         maps = response.unflatten(0, (self.in_channels, self.out_channels))
-        return torch.einsum("bihw,iohw->bohw", x, maps)
+        if torch.onnx.is_in_onnx_export():  # ONNX has no product of complex matrices
+            real, imaginary = ((x.real, maps.real), (x.imag, maps.imag)), ((x.real, maps.imag), (x.imag, maps.real))
+            (rr, ii), (ri, ir) = ([torch.einsum(_MIX, *pair) for pair in pairs] for pairs in (real, imaginary))
+            return torch.complex(rr - ii, ri + ir)
+        return torch.einsum(_MIX, x, maps)
 
 
 def stacked_filters(unit: FrequencyConvolution, size: Size, dtype: torch.dtype) -> Tensor:

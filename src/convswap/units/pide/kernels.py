@@ -120,5 +120,5 @@ def _pairs(kernel: str, theta_NEn: Tensor, phi_NEm: Tensor, s: float) -> Tensor:
 
 
 def _away_from_zero(mean: Tensor) -> Tensor:
-    least = torch.full_like(mean, _SMALLEST_MEAN)
-    return torch.where(mean.abs() < _SMALLEST_MEAN, torch.copysign(least, mean), mean)
+    least = torch.full_like(mean, _SMALLEST_MEAN)  # with the sign of the mean; ONNX has no copysign
+    return torch.where(mean.abs() < _SMALLEST_MEAN, torch.where(mean < 0, -least, least), mean)
