@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from convswap.data.arrays import data_from_arrays
-from convswap.data.folder import _fingerprint
+from convswap.data.image_folder import _fingerprint
 from convswap.data.scan import Entry
 
 Arrays = dict[str, np.ndarray]

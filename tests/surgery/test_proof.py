@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -30,14 +29,8 @@ def relative(a: Tensor, b: Tensor) -> float:
 class Liar(FeatureUnit):
     """Declares an exact start and doubles its output; `only_below` lets the truth pass where the map is that large."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0,
-        dilation: Any = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros", *,
-        truth_from: int = 1000, device: Any = None, dtype: Any = None,
-    ) -> None:  # fmt: skip
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-                              padding_mode, device=device, dtype=dtype)  # fmt: skip
+    def setup(self, *, truth_from: int = 1000) -> None:
+        self.conv = nn.Conv2d(**self.geometry.arguments(), **self.place)
         self.truth_from = truth_from
 
     weight = property(lambda self: self.conv.weight)
@@ -50,7 +43,7 @@ class Liar(FeatureUnit):
 @pytest.fixture
 def liar() -> Iterator[str]:
     register_unit(
-        "liar", kind="feature", paper="none", year=2026, summary="lies", warm_start="exact", fusion="none",
+        "liar", paper="none", year=2026, summary="lies", warm_start="exact", fusion="none",
         default_where="all",
     )(Liar)  # fmt: skip
     yield "liar"

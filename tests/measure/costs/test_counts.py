@@ -93,7 +93,7 @@ def test_a_formula_of_ones_own(known: None) -> None:
     assert found.counts.special == 36
     assert found.modules["1"].special == 36
     assert found.operators["convswap_test::mystery"].special == 36
-    with pytest.raises(UsageError, match="'convswap_test::mystery' has a cost formula already"):
+    with pytest.raises(UsageError, match="'convswap_test::mystery' already has a cost formula"):
         register_cost("convswap_test::mystery")
     with pytest.raises(UsageError, match="operator 'mystery' is not allowed"):
         register_cost("mystery")
