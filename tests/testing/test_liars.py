@@ -87,7 +87,7 @@ def test_check_unit_lists_what_a_liar_breaks(registered: Any, cls: Any, row: Any
     assert all(result.message in str(report) for result in report.failed)
     with pytest.raises(ContractError, match=f"unit 'liar' breaks {len(report.failed)} of") as caught:
         check_unit(name, rules=chosen)
-    assert all(result.message in str(caught.value) for result in report.failed)
+    assert all(result.rule in str(caught.value) for result in report.failed)  # the drawn geometry may differ
     with pytest.raises(ContractError, match="breaks the rule"):
         check_unit(name, rules=chosen, raise_first=True)
     assert not check_unit(name, rules=chosen, skip="*").results
