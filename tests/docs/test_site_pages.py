@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from convswap_site import pages
-from convswap_site.docstrings import to_rest
+from convswap_site.docstrings import process, to_rest
 from convswap_site.links import relink
 
 REPOSITORY = Path(__file__).parents[2]
@@ -94,3 +94,10 @@ def test_generated_pages_come_and_go(tmp_path: Path) -> None:
 )
 def test_docstrings_become_restructured_text(written: str, rest: str) -> None:
     assert to_rest(written.split("\n")) == rest.split("\n")
+
+
+def test_a_constant_is_not_described_by_the_words_of_its_type() -> None:
+    inherited, own = str(dict.__doc__).split("\n"), ["The `rules` by name."]
+    process(None, "data", "RULES", {}, None, inherited)
+    process(None, "data", "RULES", {}, None, own)
+    assert (inherited, own) == ([], ["The ``rules`` by name."])

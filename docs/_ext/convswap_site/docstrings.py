@@ -32,5 +32,9 @@ def to_rest(lines: list[str]) -> list[str]:
 
 
 def process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Sphinx's hook `autodoc-process-docstring`, to run before napoleon reads the sections."""
-    lines[:] = to_rest(lines)
+    """Sphinx's hook `autodoc-process-docstring`, to run before napoleon reads the sections.
+
+    A constant without words of its own has those of its type, which say nothing about it. They are left out.
+    """
+    own = (type(obj).__doc__ or "").strip().split("\n")[0]
+    lines[:] = [] if what == "data" and own and lines and lines[0].strip() == own else to_rest(lines)

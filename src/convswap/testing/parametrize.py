@@ -14,7 +14,7 @@ from .rules import select
 def parametrize_with_contract(
     *names: str, rules: str | Iterable[str] = "*", skip: str | Iterable[str] = ()
 ) -> Callable[[Any], Any]:
-    """A pytest decorator: the test runs with `case` and `rule`, once for every rule that concerns the case.
+    """A pytest decorator: the test runs with `case` and `rule`, once for every rule that concerns the case::
 
         @parametrize_with_contract("gain")
         def test_contract(case, rule):
