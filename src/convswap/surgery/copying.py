@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ..errors import ConvswapError, SurgeryError
+from ..errors import ConvswapError, SurgeryError, first_line
 from .compare import outputs_of, precision_of, relative_difference, rounding
 
 
@@ -29,7 +29,7 @@ def copy_model(model: nn.Module, error: type[ConvswapError] = SurgeryError, hint
     try:
         twin = copy.deepcopy(model, _computed_tensors(model))
     except Exception as problem:
-        raise error(f"the model cannot be copied ({_line(problem)}){hint}") from problem
+        raise error(f"the model cannot be copied ({first_line(problem)}){hint}") from problem
     modules = dict(twin.named_modules(remove_duplicate=False))
     for path, module in model.named_modules(remove_duplicate=False):
         twins = modules.get(path)
@@ -89,8 +89,3 @@ def check_copy(
         f"a copy of the model computes another function (its output differs by {difference:.1e}, relative), so nothing "
         f"can be proven on it: state that {type(model).__name__}.__deepcopy__ does not carry over is at fault"
     )
-
-
-def _line(problem: Exception) -> str:
-    lines = str(problem).strip().splitlines()
-    return lines[0] if lines else repr(problem)
