@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..errors import first_line
 from .compare import tensors_of
 from .macs import meta_copy
 from .observe import ReaderWatch, follow_calls
@@ -62,8 +63,7 @@ class FlowReader:
             try:
                 return _read(self.model, image)
             except Exception as error:  # whatever a host raises: the plan says that nothing is known
-                lines = str(error).strip().splitlines()
-                self.problem = self.problem or (lines[0] if lines else type(error).__name__)
+                self.problem = self.problem or first_line(error)
         return None
 
     def _images(self) -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import FusionError
+from ..errors import FusionError, first_line
 from .chain import find_chains, find_thresholds
 from .compare import outputs_of, precision_of, relative_difference, rounding
 from .copying import check_copy, copy_model
@@ -205,10 +205,9 @@ def _given_outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
 
 
 def _not_accepted(example: Tensor, problem: Exception) -> FusionError:
-    message = str(problem).strip().splitlines()
     return FusionError(
         f"the model does not accept the example input of shape {tuple(example.shape)}, {example.dtype} on "
-        f"{example.device}: {message[0] if message else repr(problem)}"
+        f"{example.device}: {first_line(problem)}"
     )
 
 

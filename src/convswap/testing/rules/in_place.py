@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...errors import first_line
 from ..aids import demand_close, image, lived_in
 from ..case import Case
 from ..rule import demand, rule
@@ -39,7 +40,7 @@ def output_may_be_overwritten(case: Case) -> None:
                 try:
                     found = _run(module, x, in_place)
                 except RuntimeError as error:
-                    demand(False, f"{what} fails: {str(error).splitlines()[0]}")
+                    demand(False, f"{what} fails: {first_line(error)}")
                 for part, (value, wanted) in enumerate(zip(found, expected, strict=True)):
                     demand_close(value, wanted, 1e-12, f"{what}: {'a gradient' if part else 'the output'}")
 
