@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..errors import DataError, first_line
+
 _SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the crops; the usual ImageNet recipe
 _TEST_RESIZE = 256 / 224  # the shorter side before the centre crop, relative to the crop
 
@@ -54,16 +56,32 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         index %= len(self)
-        image = open_image(self.paths[index])
+        path = self.paths[index]
+        try:
+            image = open_image(path)
+        except Exception as error:  # damaged bytes make decoders raise almost any type
+            raise DataError(
+                f"{path} can no longer be read ({first_line(error, 100)}); it could be when the data were checked: "
+                "restore the file, or start again"
+            ) from error
         size = [self.image_size, self.image_size]
         if self.train:
             seed, epoch = self._seed_and_epoch.tolist()
             top, left, height, width = random_crop(image.height, image.width, seed, epoch, index)
             image = tv.resized_crop(image, top, left, height, width, size)
         else:
-            image = tv.resize(image, [max(self.image_size, round(self.image_size * _TEST_RESIZE))])
+            image = tv.resize(image, [resized_side(self.image_size)])
             image = tv.center_crop(image, size)
         return tv.pil_to_tensor(image), self.labels[index]
+
+
+def resized_side(image_size: int) -> int:
+    """The shorter side of a test image in pixels before the centre crop of `image_size`.
+
+    >>> resized_side(224), resized_side(1)
+    (256, 1)
+    """
+    return max(image_size, round(image_size * _TEST_RESIZE))
 
 
 def random_crop(height: int, width: int, seed: int, epoch: int, index: int) -> tuple[int, int, int, int]:

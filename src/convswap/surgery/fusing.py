@@ -20,7 +20,7 @@ from .chain import find_chains, find_thresholds
 from .compare import outputs_of, precision_of, relative_difference, rounding
 from .copying import check_copy, copy_model
 from .graph import read_graph
-from .history import append_history
+from .history import append_history, carry_history
 from .observe import check_example, example_input_of
 from .recalibrate import recalibrate_batch_norm
 from .sites import held_elsewhere, is_unit, outside_the_tree, refuse_lazy, refuse_wrappers, sites
@@ -163,6 +163,7 @@ def plan_fuse(
         )
     _restore_dtypes(fused, dtypes)
     if steps:
+        carry_history(model, fused)  # a model that is itself a unit is another object now
         append_history(fused, {"kind": "fuse", "steps": steps})
     before, after = (sum(p.numel() for p in m.parameters()) for m in (model, fused))
     return FusePlan(tuple(steps), tuple(skipped), difference, before, after, name, fused, model)

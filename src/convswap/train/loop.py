@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Data
-from ..errors import StoreError, TrainingError, UsageError
+from ..errors import StoreError, TrainingError, UsageError, check_whole
 from ..files import remove_unfinished
 from .augment import Normalize
-from .batches import Augmentation, Share, TrainBatches, evaluation_batches
+from .batches import MOST_SEED, Augmentation, Share, TrainBatches, evaluation_batches
 from .checkpoint import Identity, describe_model, load_checkpoint, restore_random_state, save_checkpoint
 from .evaluation import check_logits, evaluation_batch_size, sum_up
+from .faults import divergence, explained
 from .interrupts import deferred_interrupt
 from .losses import training_loss
 from .metrics import append_metrics, rewrite_metrics
@@ -48,6 +49,7 @@ class FitResult:
         precision: `"bf16"` or `"fp32"`, also where the recipe says `"auto"`.
         device: where the last epoch ran.
         processes: number of processes.
+        warnings: what a reader of the result must know, such as a loss that diverged without becoming infinite.
     """
 
     history: list[dict[str, Any]]
@@ -59,6 +61,7 @@ class FitResult:
     precision: str
     device: str
     processes: int
+    warnings: tuple[str, ...] = ()
 
 
 def fit(
@@ -96,9 +99,11 @@ def fit(
         on_epoch: called with each epoch's metrics after they are saved.
 
     Raises:
-        TrainingError: the loss is not finite, or the checkpoint belongs to another training.
+        TrainingError: the loss is not finite, the model's own code raises an error, or the checkpoint belongs to
+            another training.
         StoreError: the checkpoint is damaged, or the disk cannot be written.
     """
+    check_whole("seed", seed, 0, MOST_SEED)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError("the model has no parameter to train; unfreeze some, or use evaluate()")
     place = resolve_device(device)
@@ -129,6 +134,7 @@ def fit(
         precision=precision,
         device=str(fabric.device),
         processes=fabric.world_size,
+        warnings=divergence(history[-1], data.num_classes),
     )
 
 
@@ -218,7 +224,7 @@ class _Training:
         if not math.isfinite(test_loss):
             raise TrainingError(
                 f"the test loss is {test_loss} after epoch {epoch} of {self.recipe.epochs}, at learning rate "
-                f"{learning_rate:.4g}; try a lower learning_rate or precision='fp32'"
+                f"{learning_rate:.4g}; try a lower learning_rate (--learning-rate) or precision='fp32'"
             )
         row = {
             "epoch": epoch,
@@ -256,7 +262,8 @@ class _Training:
         for step, (images, labels) in enumerate(self.batches.epoch(epoch)):
             rate = recipe.learning_rate_at(before + step, total)
             set_learning_rate(self.optimizer, rate)
-            logits = check_logits(self.forward(images))
+            with explained(self.model, images):
+                logits = check_logits(self.forward(images))
             if step == 0:
                 self._check_classes(logits)
             loss = self.loss(logits, labels)
@@ -288,7 +295,8 @@ class _Training:
                 rate = self.recipe.learning_rate_at((epoch - 1) * steps + step, total)
                 raise TrainingError(
                     f"the loss is {loss} in epoch {epoch} of {self.recipe.epochs}, step {step + 1} of {steps}, at "
-                    f"learning rate {rate:.4g}; try a lower learning_rate, a longer warmup or precision='fp32'"
+                    f"learning rate {rate:.4g}; try a lower learning_rate (--learning-rate), a longer warmup or "
+                    "precision='fp32'"
                 )
 
     def _test(self) -> tuple[float, float]:
