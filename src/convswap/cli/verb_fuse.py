@@ -63,7 +63,7 @@ def run(
 
     found = find_saved(source)
     network = load_saved(found.weights, model)
-    data = data_of(found.trial, data_root) if evaluate or recalibrate or image_size is None else None
+    data = data_of(found, data_root) if evaluate or recalibrate or image_size is None else None
     if recalibrate and data is None:
         raise UsageError(f"--recalibrate needs a run, whose data are known; {source} is a file")
     example = _example(network, data, image_size)
@@ -115,7 +115,8 @@ def _some_images(data: Data, count: int = 2048) -> Iterator[Tensor]:
     if isinstance(train, ArrayImages):
         some = ArrayImages(train.images[::every], train.labels[::every])
     else:
-        some = FolderImages(train.paths[::every], train.labels[::every], max(data.image_size), train=False)
+        size = max(data.image_size)
+        some = FolderImages(train.paths[::every], train.labels[::every], size, train=False, decoding=train.decoding)
     device = torch.device("cpu")
     normalize = Normalize(data.mean, data.std, device=device, dtype=torch.float32, channels_last=False)
     for images, _ in evaluation_batches(some, batch_size=128, normalize=normalize, device=device):

@@ -118,7 +118,7 @@ def _source(
     path = Path(text)
     if path.exists():
         run_ = find_saved(path)
-        own = None if data is not None else data_of(run_.trial, root)
+        own = None if data is not None else data_of(run_, root)
         name = path.name if run_.trial is None else f"{run_.trial.model}, {run_.trial.unit}"
         return Source(name, load_saved(run_.weights, None), own, run_.weights.with_name("see.html"), True, run_.trial)
     if "/" in text or text.endswith(".safetensors"):

@@ -9,11 +9,14 @@ import typer
 
 from ..errors import UsageError
 from .arguments import (
+    Background,
     BatchSize,
+    Channels,
     DataName,
     DataRoot,
     Device,
     Epochs,
+    EvalSplit,
     ImageSize,
     LearningRate,
     Normalization,
@@ -27,6 +30,7 @@ from .arguments import (
 )
 from .grid import check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, parse_options, parse_units
+from .output import tell_data
 
 if TYPE_CHECKING:
     from ..lab import Trial
@@ -57,6 +61,9 @@ def run(
     image_size: ImageSize = None,
     data_root: DataRoot = None,
     skip_unreadable: SkipUnreadable = False,
+    channels: Channels = "auto",
+    background: Background = "white",
+    eval_split: EvalSplit = "auto",
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -78,7 +85,16 @@ def run(
         raise UsageError(f"--unit {unit!r}: name one unit; several are compared by convswap compare")
     options = parse_options(option or [], names)
     existing_file("--weights", weights)
-    loaded = load_data(data, root=data_root, image_size=image_size, skip_unreadable=skip_unreadable)
+    loaded = load_data(
+        data,
+        root=data_root,
+        image_size=image_size,
+        skip_unreadable=skip_unreadable,
+        channels=channels,
+        background=background,
+        eval_split=eval_split,
+        cache=out or Path("runs"),
+    )
     trained = pretrained or weights is not None
     chosen = chosen_recipe(
         loaded, name=recipe, trained=trained, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
@@ -97,6 +113,7 @@ def run(
         normalization=normalization,
     )
     check([trial], loaded, device)
+    tell_data(loaded, quiet)
     folder = out or Path("runs") / _name(trial)
     try:
         with suitable_process(loaded):

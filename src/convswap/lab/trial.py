@@ -32,6 +32,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "weights": (dict, type(None)),
     "pretrained": (bool,),
     "normalization": (dict, type(None)),
+    "data_options": (dict,),
     "version": (str,),
 }
 
@@ -59,6 +60,7 @@ class Trial:
         pretrained: start from the model's published weights.
         normalization: None for the data's own, or `{"mean": [...], "std": [...]}` of pixels in 0..1. Trained weights
             need the constants they were trained with.
+        data_options: the options of `load_data` that decide what the data are, off their defaults (`Data.options`).
         version: the version of convswap.
     """
 
@@ -76,6 +78,7 @@ class Trial:
     weights: dict[str, str] | None = None
     pretrained: bool = False
     normalization: dict[str, list[float]] | None = None
+    data_options: dict[str, str] = field(default_factory=dict)
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -109,7 +112,7 @@ class Trial:
 
     def identity(self) -> dict[str, Any]:
         """The input of the id's hash: the description with file contents in place of paths."""
-        identity = asdict(self)
+        identity = self._described()
         # "imagefolder:/some/where" may be the same data at another path. The fingerprint identifies the data.
         identity["data"] = self.data.partition(":")[0]
         if self.weights is not None:
@@ -118,7 +121,14 @@ class Trial:
 
     def to_json(self) -> str:
         """The description as canonical JSON."""
-        return canonical_json(asdict(self))
+        return canonical_json(self._described())
+
+    def _described(self) -> dict[str, Any]:
+        """The fields. Data options off no default are left out, so that older descriptions and ids stay valid."""
+        described = asdict(self)
+        if not self.data_options:
+            del described["data_options"]
+        return described
 
     @classmethod
     def from_json(cls, text: str) -> Trial:
@@ -135,7 +145,8 @@ class Trial:
             raise StoreError(f"a trial's description must be a JSON object, got {text[:80]!r}")
         known = {f.name for f in fields(cls)}
         wrong = [f"unknown {sorted(values.keys() - known)}"] if values.keys() - known else []
-        wrong += [f"missing {sorted(known - values.keys())}"] if known - values.keys() else []
+        missing = known - values.keys() - {"data_options"}
+        wrong += [f"missing {sorted(missing)}"] if missing else []
         if wrong:
             raise StoreError(
                 f"a trial's description has other keys than convswap {__version__} writes: {', '.join(wrong)}; it is "
