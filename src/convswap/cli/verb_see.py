@@ -11,7 +11,7 @@ import typer
 
 from ..errors import DataError, UsageError
 from .arguments import DataRoot, OwnModel, Pretrained, Weights
-from .saved import data_of, find_saved, near, open_saved
+from .saved import Saved, data_of, find_saved, near, open_saved
 from .streams import console
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _source(
     path = Path(text)
     if path.exists() and path.suffix != ".py":
         run_ = find_saved(path)
-        own, missing = (None, "") if data is not None else _data_of(run_.trial, root)
+        own, missing = (None, "") if data is not None else _data_of(run_, root)
         name = path.name if run_.trial is None else f"{run_.trial.model}, {run_.trial.unit}"
         page = run_.weights.with_name("see.html")
         return Source(name, open_saved(run_, own_model), own, page, True, run_.trial, missing)
@@ -157,10 +157,10 @@ def _refuse_unless_model(text: str, beside: str) -> None:
         raise UsageError(f"RUN {text}: does not exist and is no model{beside}; {ask}")
 
 
-def _data_of(trial: Trial | None, root: Path | None) -> tuple[Data | None, str]:
+def _data_of(run_: Saved, root: Path | None) -> tuple[Data | None, str]:
     """The run's data, or the reason why they are not there. They may have moved since: that is no error."""
     try:
-        return data_of(trial, root), ""
+        return data_of(run_, root), ""
     except DataError as error:
         return None, str(error)
 
