@@ -174,7 +174,7 @@ def test_an_existing_block_unit_can_be_replaced_and_a_convolution_inside_it_is_i
     model = convswap.swap(nn.Sequential(Residual(4)), "halving", example_input=image(1, 4, 6, 6))
     with pytest.raises(SurgeryError, match="already is a halving"):
         convswap.swap(model, "halving", example_input=image(1, 4, 6, 6))
-    with pytest.raises(UsageError, match="matches none of the model's 0 convolutions"):
+    with pytest.raises(UsageError, match="matches nothing: the model has no 2-d convolution"):
         convswap.swap(model, "circle", where="all")
 
 

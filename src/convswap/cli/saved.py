@@ -108,6 +108,11 @@ def near(path: Path) -> str:
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
+def no_lab(path: Path) -> StoreError:
+    """The error for a lab that does not exist."""
+    return StoreError(f"there is no lab at {path}{near(path)}; give the folder of a comparison (its --lab)")
+
+
 def next_command(verb: str, path: Path, model: str) -> str:
     """A command to go on with, ready to be typed: with `--model` where the model is a user's own function."""
     from ..models.own import is_own

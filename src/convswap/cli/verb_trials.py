@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from .saved import near
+from .saved import no_lab
 from .streams import console
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(
     from ..lab.store import STORE_FILE
 
     if not lab.exists():
-        raise UsageError(f"LAB {lab}: does not exist{near(lab)}; give the folder of a comparison (--lab)")
+        raise no_lab(lab)
     if remove_files and not forget:
         raise UsageError("--remove-files goes with --forget ID, which names the trial")
     if not forget:

@@ -16,7 +16,7 @@ from .flow import FlowReader
 from .observe import Observation
 from .plan import Replacement, Skip
 from .reorder import plan_reorder, takes_signs
-from .selection import Where, asks_for_flow, select_blocks, select_sites
+from .selection import Where, asks_for_flow, none_selected, select_blocks, select_sites
 from .sites import Site, held_elsewhere
 from .stems import find_stem
 
@@ -39,9 +39,8 @@ def choose_sites(
     if spec.replaces == "convolution":
         chosen: Sequence[Site] = select_sites(model, where, reader)
         if not chosen:
-            total = len(select_sites(model, "all"))
             default = f", the places {spec.name!r} takes by default," if where is spec.default_where else ""
-            raise UsageError(f"where={described!r}{default} matches none of the model's {total} convolutions")
+            raise none_selected(model, f"where={described!r}{default}")
         return chosen
     if example is None:
         raise UsageError(
