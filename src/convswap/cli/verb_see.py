@@ -146,7 +146,7 @@ def _images(source: Source, data: Data | None, count: int) -> tuple[Tensor, Tens
     declared = getattr(source.model, "pretrained_cfg", None) or {}
     if data is None:
         example = example_input_of(source.model)
-        shape = (3, 224, 224) if example is None else tuple(example.shape[1:])
+        shape = (3, 224, 224) if example is None else tuple(example.first.shape[1:])
         pictures = photographs(count, (shape[1], shape[2]), channels=shape[0])
         mean, std = declared.get("mean", (0.5,)), declared.get("std", (0.25,))
         where = "crops of two photographs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import SurgeryError, UsageError
 from ..units.contract.registry import UnitSpec
@@ -13,6 +13,7 @@ from .absorb import Absorption, plan_absorption
 from .blocks import BlockSite, find_blocks, find_stages
 from .build import is_frozen, replacement_row, tied_parameters, why_not
 from .flow import FlowReader
+from .inputs import Inputs
 from .observe import Observation
 from .plan import Replacement, Skip
 from .reorder import plan_reorder, takes_signs
@@ -20,7 +21,7 @@ from .selection import Where, asks_for_flow, select_blocks, select_sites
 from .sites import Site, held_elsewhere
 from .stems import find_stem
 
-_FINDERS: dict[str, Callable[[nn.Module, Tensor], Sequence[BlockSite]]] = {
+_FINDERS: dict[str, Callable[[nn.Module, Inputs], Sequence[BlockSite]]] = {
     "block": find_blocks,
     "stage": find_stages,
     "stem": find_stem,
@@ -33,7 +34,7 @@ _WHAT = {
 
 
 def choose_sites(
-    spec: UnitSpec, model: nn.Module, where: Where, described: str, example: Tensor | None, reader: FlowReader
+    spec: UnitSpec, model: nn.Module, where: Where, described: str, example: Inputs | None, reader: FlowReader
 ) -> Sequence[Site]:
     """The sites that `where` means: convolutions, or for a block unit residual blocks or stages."""
     if spec.replaces == "convolution":
@@ -68,7 +69,7 @@ def sort_out(
     chosen: Sequence[Site],
     options: dict[str, Any],
     seen: Observation,
-    example: Tensor | None,
+    example: Inputs | None,
 ) -> tuple[list[Site], list[Skip]]:
     """The sites that can take the unit, and the others with the reason.
 
@@ -120,7 +121,7 @@ def plan_rows(
     start: str,
     options: dict[str, Any],
     seen: Observation,
-    example: Tensor | None,
+    example: Inputs | None,
 ) -> tuple[tuple[Replacement, ...], tuple[str, ...]]:
     """The rows of the plan and its notes. Frozen places whose start is not exact join the skipped ones.
 
@@ -128,7 +129,7 @@ def plan_rows(
         SurgeryError: no place is left.
     """
     absorb = plan_reorder if takes_signs(spec) else plan_absorption
-    images = None if example is None else example.shape[0]
+    images = None if example is None else example.images
     while True:
         absorbed, notes = absorb(spec, model, places, options, example)
         rows = tuple(
@@ -146,7 +147,7 @@ def plan_rows(
 
 
 def unproven(
-    spec: UnitSpec, where: Where, rows: Sequence[Replacement], reader: FlowReader, example: Tensor | None
+    spec: UnitSpec, where: Where, rows: Sequence[Replacement], reader: FlowReader, example: Inputs | None
 ) -> tuple[str, ...]:
     """Notes on what a plan assumes."""
     if spec.replaces != "convolution":
