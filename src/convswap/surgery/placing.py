@@ -18,7 +18,7 @@ from .observe import Observation
 from .plan import Replacement, Skip
 from .reorder import plan_reorder, takes_signs
 from .selection import Where, asks_for_flow, select_blocks, select_sites
-from .sites import Site, held_elsewhere
+from .sites import Site, held_elsewhere, other_convolutions
 from .stems import find_stem
 
 _FINDERS: dict[str, Callable[[nn.Module, Inputs], Sequence[BlockSite]]] = {
@@ -42,7 +42,11 @@ def choose_sites(
         if not chosen:
             total = len(select_sites(model, "all"))
             default = f", the places {spec.name!r} takes by default," if where is spec.default_where else ""
-            raise UsageError(f"where={described!r}{default} matches none of the model's {total} convolutions")
+            others = _left_alone(model)
+            raise UsageError(
+                f"where={described!r}{default} matches none of the model's {total} convolutions"
+                + (f"; {others}" if others else "")
+            )
         return chosen
     if example is None:
         raise UsageError(
@@ -146,13 +150,24 @@ def plan_rows(
         _refuse_nothing(spec, places, skipped)
 
 
-def unproven(
-    spec: UnitSpec, where: Where, rows: Sequence[Replacement], reader: FlowReader, example: Inputs | None
+def _left_alone(model: nn.Module) -> str:
+    """Which other convolutions the model holds, or nothing."""
+    kinds = [f"{count} {kind}" for kind, count in other_convolutions(model).items()]
+    return f"left alone: {', '.join(kinds)} (units stand for Conv2d)" if kinds else ""
+
+
+def remarks(
+    spec: UnitSpec,
+    model: nn.Module,
+    where: Where,
+    rows: Sequence[Replacement],
+    reader: FlowReader,
+    example: Inputs | None,
 ) -> tuple[str, ...]:
-    """Notes on what a plan assumes."""
+    """Notes on what a plan assumes and leaves out."""
     if spec.replaces != "convolution":
         return ()
-    notes = []
+    notes = [note] if (note := _left_alone(model)) else []
     if example is None and any(row.start == "exact" for row in rows):
         notes.append("an exact start is what the unit declares; with example_input= apply() proves it")
     if (example is None or asks_for_flow(where)) and reader.flow is None:

@@ -23,6 +23,7 @@ from .copying import copy_model
 from .inputs import Inputs
 from .modes import evaluating
 from .plan import Replacement
+from .sites import padding_before
 
 _WINDOW = 8  # pixels of the map, at least: enough for several outputs, at little cost
 
@@ -44,7 +45,8 @@ def prove_places(
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             given = args[0] if args else kwargs.get("input")
             if isinstance(given, Tensor) and path not in seen and given.numel() and not given.is_meta:
-                seen[path] = _window(module, given)
+                padding = padding_before(module)
+                seen[path] = _window(module, given if padding is None else padding.pad(given))
 
         return hook
 

@@ -16,7 +16,7 @@ from . import algebra
 from .chain import fold_threshold, join_chain
 from .frozen import norm_affine
 from .graph import after_norm
-from .sites import all_paths, carry_hooks, is_plain, is_unit, replace, why_not_plain
+from .sites import all_paths, carry_hooks, is_plain, is_unit, pads_by_hook, replace, why_not_plain
 
 Step = list[Any]
 BLOCK_HOOKS = ("fuse", "reparameterize", "switch_to_deploy")
@@ -179,6 +179,8 @@ def _cannot_merge(convs: dict[str, nn.Conv2d], main: str) -> str | None:
     for path, conv in convs.items():
         if not is_plain(conv) or why_not_plain(conv) is not None:
             return f"{path} is not a plain convolution"
+        if pads_by_hook(conv):
+            return f"{path} pads its map by itself"
         if conv.stride != target.stride or conv.groups != target.groups:
             return f"{path} and {main} differ in stride or groups"
         if conv.out_channels != target.out_channels:

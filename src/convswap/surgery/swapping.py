@@ -22,11 +22,11 @@ from .inputs import ExampleInput, Inputs
 from .modes import evaluating
 from .observe import Observation, example_input_of, observe
 from .optimizer import check_optimizer, update_optimizer
-from .placing import choose_sites, plan_rows, sort_out, unproven
+from .placing import choose_sites, plan_rows, remarks, sort_out
 from .plan import SwapReport
 from .proof import prove_network, prove_places
 from .selection import Where
-from .sites import Site, all_paths, carry_hooks, refuse_lazy, refuse_wrappers, replace
+from .sites import Site, all_paths, carry_hooks, carry_padding, refuse_lazy, refuse_wrappers, replace
 from .stems import StemSite
 
 Start = Literal["warm", "fresh"]
@@ -169,6 +169,8 @@ def perform_swap(model: nn.Module, record: dict[str, Any]) -> tuple[nn.Module, P
         place = None if where is None else _place(old, where)
         new = build_unit(spec, old, record["start"], record["options"] | (extra or {}), place)
         carry_hooks(old, new)
+        if place is None:
+            carry_padding(old, new)
         model = replace(model, tuple(paths), new)
         pairs.append((old, new))
         pairs += [take_out(model, path, new, warm=record["start"] == "warm") for path in absorbed or ()]
@@ -228,7 +230,7 @@ def plan_swap(
     places, skipped = sort_out(spec, model, chosen, options, seen, example)
     replacements, notes = plan_rows(spec, model, places, skipped, start, options, seen, example)
     places = [site for site in places if site.path in {row.path for row in replacements}]
-    notes += unproven(spec, selection, replacements, reader, example)
+    notes += remarks(spec, model, selection, replacements, reader, example)
     return SwapPlan(
         unit,
         dict(options),
