@@ -201,7 +201,7 @@ def _shape(model: nn.Module) -> tuple[int, ...]:
     if card is not None and card.channels is not None and card.image_size is not None:
         return (card.channels, *card.image_size)
     example = example_input_of(model)
-    return (3, 224, 224) if example is None else tuple(example.shape[1:])
+    return (3, 224, 224) if example is None else tuple(example.first.shape[1:])
 
 
 def _constants(model: nn.Module, channels: int, data: Data | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
