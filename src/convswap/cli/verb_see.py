@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from .arguments import DataRoot, Pretrained, Weights
+from .arguments import Background, Channels, DataRoot, EvalSplit, Pretrained, Weights
+from .output import tell_data
 from .saved import data_of, find_saved, load_saved
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ def run(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page. Default: see.html beside a run.")] = None,
     data_root: DataRoot = None,
+    channels: Channels = "auto",
+    background: Background = "white",
+    eval_split: EvalSplit = "auto",
 ) -> None:
     """Show what a network learned: kernels, spectra, receptive fields, feature reuse, attributions, in one HTML page.
 
@@ -79,7 +83,7 @@ def run(
         def tell(text: str) -> None:
             status.update(escape(text))
 
-        given = None if data is None else _load_data(data, data_root)
+        given = None if data is None else _load_data(data, data_root, channels, background, eval_split)
         found = [_source(text, weights, pretrained, classes, given, data_root) for text in sources]
         first = found[0]
         used = given or first.data
@@ -91,10 +95,14 @@ def run(
             parts.insert(0, comparison(beside))
             seen.notes.extend(beside.problems)
         facts: tuple[str, ...] = (f"{seen.images} images: {where}", f"{pictures.shape[-2]}x{pictures.shape[-1]} pixels")
+        if used is not None and used.description is not None:
+            facts = (*facts, str(used.description))
         if not first.trained:
             facts = (*facts, "weights drawn at random, not trained")
         title = f"What {first.name} sees"
         page = write_page(out or first.page, parts, title=title, facts=facts, notes=seen.notes, tell=tell)
+    if used is not None:
+        tell_data(used)
     _print_classes(seen.classes)
     for note in seen.notes:
         print(note)
@@ -106,10 +114,12 @@ def _by_name(found: list[Source]) -> dict[str, nn.Module]:
     return {s.name if names.count(s.name) == 1 else f"{s.name} ({i})": s.model for i, s in enumerate(found, 1)}
 
 
-def _load_data(name: str, root: Path | None) -> Data:
+def _load_data(name: str, root: Path | None, channels: str, background: str, eval_split: str) -> Data:
     from ..data import load_data
 
-    return load_data(name, root=root, skip_unreadable=True)
+    return load_data(
+        name, root=root, skip_unreadable=True, channels=channels, background=background, eval_split=eval_split
+    )
 
 
 def _source(

@@ -161,9 +161,9 @@ def worker_count() -> int:
     return min(8, usable_cores())
 
 
-def _loader(images: Any, rows: list[list[int]], device: torch.device) -> DataLoader[Any]:
+def _loader(images: Any, rows: list[list[int]], device: torch.device) -> Iterator[Any]:
     """Read the given rows of indices in worker processes. They start anew each epoch, so they know `set_epoch`."""
-    return DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         images,
         batch_sampler=rows,
         num_workers=min(worker_count(), len(rows)),
@@ -171,3 +171,8 @@ def _loader(images: Any, rows: list[list[int]], device: torch.device) -> DataLoa
         # Without its own generator the loader would take a number from the global one.
         generator=torch.Generator().manual_seed(0),
     )
+    try:
+        yield from loader
+    except DataError as error:  # a worker's error comes with its traceback in the message, of which the end is ours
+        line = str(error).strip().splitlines()[-1]
+        raise DataError(line.partition(f"{DataError.__name__}: ")[2] or line) from None
