@@ -209,7 +209,7 @@ def test_one_file_twice_counts_once_or_is_refused(tmp_path: Path, make) -> None:
     make(root / "train/ant/0.png", root / "train/ant/twin.png")
     data = load(root)
     assert len(data.train) == 6
-    assert "1 file is a link to an image already there and counts once (train/ant/twin.png)" in str(data.description)
+    assert "1 link to images already there not counted again (train/ant/twin.png)" in str(data.description)
     os.link(root / "train/ant/1.png", root / "val/bee/leak.png")
     refused(root, "val/bee/leak.png and", "train/ant/1.png are one file")
 
@@ -243,7 +243,7 @@ def test_images_without_a_class_are_named(tmp_path: Path) -> None:
     root = split(tmp_path, "train", "val")
     image(root / "val" / "stray.png")
     image(root / "cover.png")
-    assert "2 images lie in no class folder and are not used (cover.png)" in str(load(root).description)
+    assert "2 images in no class folder and not used (cover.png)" in str(load(root).description)
 
 
 def test_a_folder_that_is_called_like_an_image(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .layout import LAYOUT, class_folders, find_parts, refuse_parts_below
-from .names import composed, is_utf8, shown, word
+from .names import composed, counted, is_utf8, shown, word
 from .split import stratified_split
 from .suffixes import UNREAD_SUFFIXES, how_to_read, is_system_file, readable_suffixes, suffix_of
 from .uses import TEST, TRAIN, Uses, uses_of
@@ -131,9 +131,7 @@ class _Collector:
         notes = list(self.absent)
         if self.repeated:
             first = shown(self.repeated[0].relative_to(self.walker.root))
-            one = len(self.repeated) == 1
-            said = "1 file is a link to an image" if one else f"{len(self.repeated)} files are links to images"
-            notes.append(f"{said} already there and count{'s' if one else ''} once ({first})")
+            notes.append(f"{counted(len(self.repeated), 'link')} to images already there not counted again ({first})")
         notes += [f"the folder {shown(f.relative_to(self.walker.root))} holds no image" for f in self.empty]
         return notes
 
@@ -223,7 +221,8 @@ def _beside(walker: Walker, folders: set[Path]) -> list[str]:
     )
     if not lost:
         return []
-    return [f"{len(lost)} images lie in no class folder and are not used ({shown(lost[0].relative_to(walker.root))})"]
+    first = shown(lost[0].relative_to(walker.root))
+    return [f"{counted(len(lost), 'image')} in no class folder and not used ({first})"]
 
 
 def _hidden(walker: Walker) -> list[str]:
