@@ -48,7 +48,7 @@ def load_image_folder(
     """
     from .hash_cache import inspect_entries
     from .inspection import FileFacts
-    from .pixels import decoding_of, describe_folder
+    from .pixels import decoding_of, describe_folder, notes_across
 
     scan = scan_image_folder(path, options.eval_split)
     everything = [entry for entries in scan.parts.values() for entry in entries]
@@ -60,6 +60,7 @@ def load_image_folder(
     scan = _readable(scan, unreadable, skip_unreadable)
     kept = {use: [facts[entry.path] for entry in entries] for use, entries in scan.parts.items()}
     decoding, notes = decoding_of([one for of_use in kept.values() for one in of_use], options, shown(path))
+    notes += notes_across(scan, kept, decoding.scale)
     images = {
         use: FolderImages(
             [e.path for e in entries], [e.label for e in entries], image_size, train=use == TRAIN, decoding=decoding

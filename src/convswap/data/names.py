@@ -17,6 +17,15 @@ def shown(path: str | Path) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "image"), counted(1200, "image")
+    ('1 image', '1,200 images')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def is_utf8(name: str) -> bool:
     """Whether the name can be written into a text file."""
     try:

@@ -11,8 +11,10 @@ from .decode import Decoding
 from .depth import Scale, find_scale
 from .describe import Description
 from .inspection import WIDE_COLOUR, FileFacts
+from .names import counted, shown
 from .options import WHITE, DataOptions
-from .scan import FolderScan
+from .scan import Entry, FolderScan
+from .uses import TRAIN
 
 _KINDS = {
     "RGB": "RGB",
@@ -44,7 +46,7 @@ def decoding_of(facts: Sequence[FileFacts], options: DataOptions, source: str) -
     transparent = sum(one.transparent for one in facts)
     if transparent:
         colour = "white" if options.background == WHITE else options.background
-        notes.append(f"{transparent:,} images with transparent pixels are laid on {colour}")
+        notes.append(f"{counted(transparent, 'image')} with transparent pixels laid on {colour}")
     all_grey = all(_kind(one) in _GREY for one in facts)
     if all_grey and options.channels == "auto":
         notes.append("all images are grey, read as RGB: --channels gray keeps one channel")
@@ -74,6 +76,31 @@ def describe_folder(scan: FolderScan, facts: Mapping[str, Sequence[FileFacts]], 
     )
 
 
+def notes_across(scan: FolderScan, facts: Mapping[str, Sequence[FileFacts]], scale: Scale | None) -> list[str]:
+    """What only a look over parts and classes shows: images that stand twice, and classes of fewer bits."""
+    places: dict[str, dict[str, Entry]] = {}
+    labels: dict[str, set[int]] = {}
+    highest: dict[int, float] = {}
+    for use, entries in scan.parts.items():
+        for entry, one in zip(entries, facts[use], strict=True):
+            places.setdefault(one.digest, {}).setdefault(use, entry)
+            labels.setdefault(one.digest, set()).add(entry.label)
+            if _is_wide(one):
+                highest[entry.label] = max(one.high, highest.get(entry.label, 0))
+    notes = []
+    for use in scan.parts:
+        shared = [uses[use] for uses in places.values() if use != TRAIN and use in uses and TRAIN in uses]
+        if shared:
+            first = shown(shared[0].path.relative_to(scan.path))
+            notes.append(f"{counted(len(shared), f'{use} image')} also among the training images ({first})")
+    if twice := sum(len(of_content) > 1 for of_content in labels.values()):
+        notes.append(f"{counted(twice, 'image')} in more than one class")
+    if scale is not None:
+        low = [label for label, high in highest.items() if high * 16 <= scale.white]
+        notes += [f"class {shown(scan.class_names[label])} reaches {highest[label]:.6g} only" for label in low[:3]]
+    return notes
+
+
 def _scale(facts: Sequence[FileFacts], source: str) -> Scale | None:
     wide = [one for one in facts if _is_wide(one)]
     if not wide:
@@ -81,8 +108,8 @@ def _scale(facts: Sequence[FileFacts], source: str) -> Scale | None:
     floats = sum(one.kind == "F" for one in wide)
     if 0 < floats < len(wide):
         raise DataError(
-            f"{source}: {floats} files hold floats and {len(wide) - floats} whole numbers of more than 8 bits; store "
-            "all alike, e.g. as 16-bit PNG"
+            f"{source}: {counted(floats, 'file')} of floats and {len(wide) - floats} of whole numbers of more than 8 "
+            "bits; store all alike, e.g. as 16-bit PNG"
         )
     low, high = min(one.low for one in wide), max(one.high for one in wide)
     return find_scale(low, high, whole=not floats, source=source)
@@ -93,8 +120,9 @@ def _check_wide_colour(facts: Sequence[FileFacts], source: str) -> None:
     high = max((one.high for one in facts), default=255)
     if high < 64:
         raise DataError(
-            f"{source}: {len(facts)} colour images of 16 bits use only the values up to {int(high + 1) * 256 - 1}, "
-            "which would be read as nearly black; store them as 8-bit PNG, scaled over the whole data set"
+            f"{source}: {counted(len(facts), 'colour image')} of 16 bits with values only up to "
+            f"{int(high + 1) * 256 - 1}, which would be read as nearly black; store them as 8-bit PNG, scaled over the "
+            "whole data set"
         )
 
 

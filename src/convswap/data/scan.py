@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from ..errors import DataError
 from .layout import LAYOUT, class_folders, find_parts, refuse_parts_below
-from .names import composed, is_utf8, shown, word
+from .names import composed, counted, is_utf8, shown, word
 from .split import stratified_split
 from .suffixes import UNREAD_SUFFIXES, how_to_read, is_system_file, readable_suffixes, suffix_of
 from .uses import TEST, TRAIN, Uses, uses_of
@@ -86,9 +86,14 @@ def scan_image_folder(path: Path, eval_split: str = "auto") -> FolderScan:
         {use: tuple(entries) for use, entries in parts.items()},
         uses,
         {name: dict(counts) for name, counts in collector.left_out.items() if counts},
-        {odd: why for odd, why in walker.odd.items() if any(map(odd.is_relative_to, used.values()))},
+        {odd: why for odd, why in walker.odd.items() if _concerns(odd, path, used.values())},
         (*collector.notes(), *_beside(walker, {path, *used.values()}), *_hidden(walker), *uses.notes),
     )
+
+
+def _concerns(odd: Path, root: Path, used: Iterable[Path]) -> bool:
+    """Whether something unreadable may have been meant as an image, a class or a part."""
+    return odd.parent == root or any(odd.is_relative_to(part) for part in used)
 
 
 class _Collector:
@@ -99,6 +104,7 @@ class _Collector:
         self.left_out: dict[str, Counter[str]] = {}
         self.repeated: list[Path] = []
         self.absent: list[str] = []
+        self.empty: list[Path] = []
         self._seen: dict[tuple[int, int], tuple[Path, Path]] = {}
         self._readable = readable_suffixes()
 
@@ -125,7 +131,8 @@ class _Collector:
         notes = list(self.absent)
         if self.repeated:
             first = shown(self.repeated[0].relative_to(self.walker.root))
-            notes.append(f"{len(self.repeated)} files are links to images already there and count once ({first})")
+            notes.append(f"{counted(len(self.repeated), 'link')} to images already there not counted again ({first})")
+        notes += [f"the folder {shown(f.relative_to(self.walker.root))} holds no image" for f in self.empty]
         return notes
 
     def _classes(self, use: str, part: Path) -> dict[str, Path]:
@@ -158,7 +165,11 @@ class _Collector:
         """The images of a class folder. Other files are counted by suffix."""
         refuse_parts_below(self.walker, folder)
         images, others = [], Counter[str]()
-        for found in self.walker.below(folder).files:
+        below = self.walker.below(folder)
+        # Some programs pack an image into a folder that is called like the image.
+        packed = [f for f in below.folders if f.suffix.lower() in self._readable and not self.walker.below(f).files]
+        self.empty += packed
+        for found in below.files:
             suffix = suffix_of(found.path)
             if suffix in self._readable:
                 images.append(found)
@@ -193,7 +204,7 @@ class _Collector:
         if others:
             suffix, count = others.most_common(1)[0]
             return f"{start} that can be read, but {count} files {suffix}; {how_to_read(suffix)}"
-        return f"{start} ({', '.join(sorted(self._readable))}); put images there, or remove the folder"
+        return f"{start}; put images there, or remove the folder"
 
 
 def _status(found: Found) -> tuple[int, ...]:
@@ -210,7 +221,8 @@ def _beside(walker: Walker, folders: set[Path]) -> list[str]:
     )
     if not lost:
         return []
-    return [f"{len(lost)} images lie in no class folder and are not used ({shown(lost[0].relative_to(walker.root))})"]
+    first = shown(lost[0].relative_to(walker.root))
+    return [f"{counted(len(lost), 'image')} in no class folder and not used ({first})"]
 
 
 def _hidden(walker: Walker) -> list[str]:

@@ -35,4 +35,5 @@ def changed_data(lab_dir: str | Path, trials: Sequence[Trial]) -> str:
         return ""
     times = [row.started for row in old if row.started is not None]
     since = f" since {datetime.fromtimestamp(max(times)):%Y-%m-%d %H:%M}" if times else ""
-    return f"the data {new.data} have changed{since}: the {len(old)} trials on the old ones are kept, and trained anew"
+    kept = "1 trial on the old ones is" if len(old) == 1 else f"{len(old)} trials on the old ones are"
+    return f"the data {new.data} have changed{since}: {kept} kept, and trained anew"
