@@ -182,8 +182,8 @@ class HarDNet(Classifier):
                 self.base.append(nn.Dropout(block_drop_rate))
             self.base.append(ConvLayer(block.out_channels, maps, 1))
             channels = maps
-            module = f"base.{len(self.base) - 1}"
-            self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": module})
+            place = f"base.{len(self.base) - 1}"
+            self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": place})
             if halve:
                 self.base.append(DepthwiseLayer(channels, 2) if separable else nn.MaxPool2d(2))
                 reduction *= 2
