@@ -158,6 +158,7 @@ APART: dict[str, Any] = {
     "weights": {"file": "w.safetensors", "sha256": "0" * 64},
     "pretrained": True,
     "normalization": {"mean": [0.5], "std": [0.5]},
+    "data_options": {"eval_split": "val"},
     "version": "0.0.1",
 }
 TOGETHER = {"seed", "unit", "unit_options", "where", "start"}

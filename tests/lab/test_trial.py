@@ -30,6 +30,13 @@ def test_the_id_is_known() -> None:
     assert make().id == "d7aa399eb1c888cf"
 
 
+def test_data_options_off_no_default_leave_descriptions_as_they_were() -> None:
+    assert "data_options" not in make().to_json()
+    assert Trial.from_json(make().to_json()) == make()
+    grey = make(data_options={"channels": "gray"})
+    assert Trial.from_json(grey.to_json()) == grey
+
+
 def test_the_id_is_the_same_in_another_process() -> None:
     code = "import sys; from convswap.lab.trial import Trial; print(Trial.from_json(sys.argv[1]).id)"
     found = subprocess.run([sys.executable, "-c", code, make().to_json()], capture_output=True, text=True, check=True)
@@ -52,6 +59,7 @@ def test_the_id_is_the_same_in_another_process() -> None:
         {"seed": 1},
         {"weights": {"file": "w", "sha256": "1"}},
         {"pretrained": True},
+        {"data_options": {"channels": "gray"}},
         {"version": "0.2.0"},
     ],
     ids=lambda change: next(iter(change)),
