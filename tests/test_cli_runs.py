@@ -319,6 +319,7 @@ def test_trials_are_listed_and_forgotten(folder: Path, capsys: pytest.CaptureFix
 
 SLIPS = [
     (["see", "ru1"], ["RUN ru1", "did you mean 'run1'"]),
+    (["see", "qqqqqqqq9"], ["unknown model 'qqqqqqqq9'; give a timm name (", "package.module:function"]),
     (["fuse", "ru1"], ["RUN ru1", "did you mean 'run1'"]),
     (["train", "--model", "./good.py", "--data", "digits"], ["write 'good:build'"]),
     (["train", "--model", "good.py:build", "--data", "digits"], ["write 'good:build'"]),
@@ -353,6 +354,14 @@ def test_a_slip_is_one_line_with_the_nearest_fix(
         assert fragment in error, error
     for name in ("good", "bad", "raises", "fails"):
         sys.modules.pop(name, None)
+
+
+def test_a_model_that_never_runs_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_module(0, OWN.replace("if self.training:", "if True:").replace("{width}", "4"))
+    for verb in (["train", "--model", f"{MODULE}:Breaks", *TINY], ["compare", f"{MODULE}:Breaks", *TINY]):
+        error = run(capsys, *verb, "--data", "digits", code=1)[1]
+        assert error.count("\n") == 1
+        assert f"boom ({MODULE}.py, line 18, in forward" in error
 
 
 def test_a_training_that_breaks_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
