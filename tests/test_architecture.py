@@ -32,7 +32,7 @@ LEVELS = [
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 # The faces: what a person imports or runs; they may reach everything and are imported by nobody.
 FACES = {"__init__", "__main__"}
-DATA_MAY_KNOW = {"data", "errors", "machine", "_version"}
+DATA_MAY_KNOW = {"data", "errors", "files", "machine", "_version"}
 
 TEXT_TESTS = {"startswith", "endswith", "find", "index", "count", "replace"}
 # Python raises a bare TypeError for an argument that a constructor somewhere below does not know.

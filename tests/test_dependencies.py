@@ -19,6 +19,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 IMPORTED_AS = {
     "lightning-fabric": "lightning_fabric",
     "pillow": "PIL",
+    "pillow-heif": "pillow_heif",
     "scikit-learn": "sklearn",
     "pytest-xdist": "xdist",
     "vl-convert-python": "vl_convert",

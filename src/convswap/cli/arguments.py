@@ -75,6 +75,28 @@ SkipUnreadable = Annotated[
     bool,
     typer.Option("--skip-unreadable", help="Leave out image files that cannot be read.", rich_help_panel=_DATA),
 ]
+Channels = Annotated[
+    str,
+    typer.Option(
+        metavar="CHOICE", help="Of a folder's images: auto or rgb (three channels), gray (one).", rich_help_panel=_DATA
+    ),
+]
+Background = Annotated[
+    str,
+    typer.Option(
+        metavar="COLOUR",
+        help="Behind transparent pixels of a folder's images: #rrggbb or a name such as black.",
+        rich_help_panel=_DATA,
+    ),
+]
+EvalSplit = Annotated[
+    str,
+    typer.Option(
+        metavar="PART",
+        help="The part that accuracy is reported on: val or test. auto: test, and val is watched in training.",
+        rich_help_panel=_DATA,
+    ),
+]
 Epochs = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Default: the recipe's number.", rich_help_panel=_TRAINING),

@@ -84,6 +84,7 @@ def make_trials(
             start="warm" if trained else "fresh",
             data=absolute_data(data.name),
             data_fingerprint=data.fingerprint,
+            data_options=dict(data.options),
             image_size=image_size,
             recipe=recipe.as_dict(),
             seed=seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,19 @@ from .streams import console
 if TYPE_CHECKING:
     import typer
 
+    from ..data import Data
     from ..lab import StoredTrial
 
 
 def command_line(context: typer.Context) -> str:
     """The command as it was given, ready to be typed again."""
     return shlex.join(["convswap", *context.obj])
+
+
+def tell_data(data: Data, quiet: bool = False) -> None:
+    """Say on stderr, before anything is trained, what the data are."""
+    if data.description is not None and not quiet:
+        print(f"data: {data.description}", file=sys.stderr, flush=True)
 
 
 def print_comparison(rows: Sequence[dict[str, Any]], page: Path) -> None:

@@ -120,14 +120,15 @@ def next_command(verb: str, path: Path, model: str) -> str:
     return shlex.join(["convswap", verb, str(path), *(["--model", model] if is_own(model) else [])])
 
 
-def data_of(trial: Trial | None, root: Path | None) -> Data | None:
-    """The data a trial was trained on, None without a trial."""
+def data_of(saved: Saved, root: Path | None) -> Data | None:
+    """The data a run was trained on, None without a trial."""
     from ..lab.run import trial_data
 
-    if trial is None:
+    if saved.trial is None:
         return None
     # Unreadable files were refused or left out when the run began. The fingerprint shows that the rest is unchanged.
-    return trial_data(trial, root=root, skip_unreadable=True, download=False)
+    folder = saved.weights.parent
+    return trial_data(saved.trial, root=root, skip_unreadable=True, download=False, cache=folder)
 
 
 def data_for(name: str, card: ModelCard | None, root: Path | None) -> Data:

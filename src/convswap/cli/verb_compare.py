@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from .arguments import (
+    Background,
     BatchSize,
+    Channels,
     DataName,
     DataRoot,
     Device,
     Epochs,
+    EvalSplit,
     ImageSize,
     LearningRate,
     Normalization,
@@ -25,7 +28,7 @@ from .arguments import (
 )
 from .grid import check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, parse_options, parse_units, parse_where
-from .output import command_line, fail_if_any_failed, print_comparison, print_troubles
+from .output import command_line, fail_if_any_failed, print_comparison, print_troubles, tell_data
 
 NAME = "compare"
 DEFAULT_MODEL = "cifar_resnet8"
@@ -70,6 +73,9 @@ def run(
     learning_rate: LearningRate = None,
     data_root: DataRoot = None,
     skip_unreadable: SkipUnreadable = False,
+    channels: Channels = "auto",
+    background: Background = "white",
+    eval_split: EvalSplit = "auto",
     device: Device = "auto",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train the failed trials again.")] = False,
     allow_failed: Annotated[
@@ -106,6 +112,7 @@ def run(
     from ..errors import check_choice
     from ..lab import BASELINE, run_grid
     from ..lab.build import example_of
+    from ..lab.changes import tell_changes
     from ..lab.pictures import make_pictures
     from ..lab.publish import note_command, publish
     from ..lab.robustness.files import CHOICES, NONE, measure_robustness
@@ -116,7 +123,16 @@ def run(
     options = parse_options(option or [], names)
     places = parse_where(where or [], names)
     existing_file("--weights", weights)
-    loaded = load_data(data, root=data_root, image_size=image_size, skip_unreadable=skip_unreadable)
+    loaded = load_data(
+        data,
+        root=data_root,
+        image_size=image_size,
+        skip_unreadable=skip_unreadable,
+        channels=channels,
+        background=background,
+        eval_split=eval_split,
+        cache=lab,
+    )
     trained = pretrained or weights is not None
     chosen = chosen_recipe(
         loaded, name=recipe, trained=trained, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
@@ -135,6 +151,8 @@ def run(
         normalization=normalization,
     )
     check(trials, loaded, device)
+    tell_data(loaded, quiet)
+    tell_changes(lab, trials, quiet)
     with suitable_process(loaded):
         rows = run_grid(
             trials,

@@ -111,7 +111,7 @@ def _data(found: Saved, card: ModelCard | None, name: str | None, root: Path | N
     if name is not None:
         return data_for(name, card, root), ""
     try:
-        return data_of(found.trial, root), ""
+        return data_of(found, root), ""
     except DataError as error:
         return None, str(error)
 
@@ -154,7 +154,8 @@ def _some_images(data: Data, count: int = 2048) -> Iterator[Tensor]:
     if isinstance(train, ArrayImages):
         some = ArrayImages(train.images[::every], train.labels[::every])
     else:
-        some = FolderImages(train.paths[::every], train.labels[::every], max(data.image_size), train=False)
+        size = max(data.image_size)
+        some = FolderImages(train.paths[::every], train.labels[::every], size, train=False, decoding=train.decoding)
     device = torch.device("cpu")
     normalize = Normalize(data.mean, data.std, device=device, dtype=torch.float32, channels_last=False)
     for images, _ in evaluation_batches(some, batch_size=128, normalize=normalize, device=device):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import DataError, UsageError
-from .arguments import DataRoot, OwnModel, Pretrained, Weights
-from .saved import data_of, find_saved, near, open_saved
+from .arguments import Background, Channels, DataRoot, EvalSplit, OwnModel, Pretrained, Weights
+from .output import tell_data
+from .saved import Saved, data_of, find_saved, near, open_saved
 from .streams import console
 
 if TYPE_CHECKING:
@@ -63,6 +64,9 @@ def run(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page. Default: see.html beside a run.")] = None,
     model: OwnModel = None,
     data_root: DataRoot = None,
+    channels: Channels = "auto",
+    background: Background = "white",
+    eval_split: EvalSplit = "auto",
 ) -> None:
     """Show what a network learned: kernels, spectra, receptive fields, feature reuse, attributions, in one HTML page.
 
@@ -82,7 +86,8 @@ def run(
         def tell(text: str) -> None:
             status.update(escape(text))
 
-        given = None if data is None else _load_data(data, data_root, sources[0])
+        options: dict[str, Any] = {"channels": channels, "background": background, "eval_split": eval_split}
+        given = None if data is None else _load_data(data, data_root, sources[0], options)
         found = [_source(text, model, weights, pretrained, classes, given, data_root) for text in sources]
         first = found[0]
         used = given or first.data
@@ -94,10 +99,14 @@ def run(
             parts.insert(0, comparison(beside))
             seen.notes.extend(beside.problems)
         facts: tuple[str, ...] = (f"{seen.images} images: {where}", f"{pictures.shape[-2]}x{pictures.shape[-1]} pixels")
+        if used is not None and used.description is not None:
+            facts = (*facts, str(used.description))
         if not first.trained:
             facts = (*facts, "weights drawn at random, not trained")
         title = f"What {first.name} sees"
         page = write_page(out or first.page, parts, title=title, facts=facts, notes=seen.notes, tell=tell)
+    if used is not None:
+        tell_data(used)
     _print_classes(seen.classes)
     for note in seen.notes:
         print(note)
@@ -111,7 +120,7 @@ def _by_name(found: list[Source]) -> dict[str, nn.Module]:
     return {s.name if names.count(s.name) == 1 else f"{s.name} ({i})": s.model for i, s in enumerate(found, 1)}
 
 
-def _load_data(name: str, root: Path | None, shown: str) -> Data:
+def _load_data(name: str, root: Path | None, shown: str, options: dict[str, Any]) -> Data:
     """The images of `--data`, in the size that a saved model was trained with."""
     from ..data import load_data
     from ..models.saved import card_in
@@ -120,7 +129,7 @@ def _load_data(name: str, root: Path | None, shown: str) -> Data:
     if name.startswith("imagefolder:") and Path(shown).exists():
         card = card_in(find_saved(Path(shown)).weights)
         size = card.image_size[0] if card is not None and card.image_size is not None else None
-    return load_data(name, root=root, image_size=size, skip_unreadable=True)
+    return load_data(name, root=root, image_size=size, skip_unreadable=True, **options)
 
 
 def _source(
@@ -135,7 +144,7 @@ def _source(
     path = Path(text)
     if path.exists() and path.suffix != ".py":
         run_ = find_saved(path)
-        own, missing = (None, "") if data is not None else _data_of(run_.trial, root)
+        own, missing = (None, "") if data is not None else _data_of(run_, root)
         name = path.name if run_.trial is None else f"{run_.trial.model}, {run_.trial.unit}"
         page = run_.weights.with_name("see.html")
         return Source(name, open_saved(run_, own_model), own, page, True, run_.trial, missing)
@@ -157,10 +166,10 @@ def _refuse_unless_model(text: str, beside: str) -> None:
         raise UsageError(f"RUN {text}: does not exist and is no model{beside}; {ask}")
 
 
-def _data_of(trial: Trial | None, root: Path | None) -> tuple[Data | None, str]:
+def _data_of(run_: Saved, root: Path | None) -> tuple[Data | None, str]:
     """The run's data, or the reason why they are not there. They may have moved since: that is no error."""
     try:
-        return data_of(trial, root), ""
+        return data_of(run_, root), ""
     except DataError as error:
         return None, str(error)
 
@@ -201,7 +210,7 @@ def _shape(model: nn.Module) -> tuple[int, ...]:
     if card is not None and card.channels is not None and card.image_size is not None:
         return (card.channels, *card.image_size)
     example = example_input_of(model)
-    return (3, 224, 224) if example is None else tuple(example.shape[1:])
+    return (3, 224, 224) if example is None else tuple(example.first.shape[1:])
 
 
 def _constants(model: nn.Module, channels: int, data: Data | None) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -12,11 +12,14 @@ import typer
 
 from ..errors import UsageError
 from .arguments import (
+    Background,
     BatchSize,
+    Channels,
     DataNameOrRuns,
     DataRoot,
     Device,
     Epochs,
+    EvalSplit,
     ImageSize,
     LearningRate,
     Normalization,
@@ -30,7 +33,7 @@ from .arguments import (
 )
 from .grid import Parent, check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, parse_options, parse_units
-from .output import print_warnings
+from .output import print_warnings, tell_data
 from .saved import find_saved, next_command, open_saved
 
 if TYPE_CHECKING:
@@ -72,6 +75,9 @@ def run(
     image_size: ImageSize = None,
     data_root: DataRoot = None,
     skip_unreadable: SkipUnreadable = False,
+    channels: Channels = "auto",
+    background: Background = "white",
+    eval_split: EvalSplit = "auto",
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -103,7 +109,16 @@ def run(
     if model is None or data is None:
         missing = "--model" if model is None else "--data"
         raise UsageError(f"missing option '{missing}'; see convswap train --help")
-    loaded = load_data(data, root=data_root, image_size=image_size, skip_unreadable=skip_unreadable)
+    loaded = load_data(
+        data,
+        root=data_root,
+        image_size=image_size,
+        skip_unreadable=skip_unreadable,
+        channels=channels,
+        background=background,
+        eval_split=eval_split,
+        cache=out or Path("runs"),
+    )
     trained = pretrained or weights is not None or parent is not None
     chosen = chosen_recipe(
         loaded, name=recipe, trained=trained, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
@@ -123,6 +138,7 @@ def run(
         parent=parent,
     )
     check([trial], loaded, device)
+    tell_data(loaded, quiet)
     folder = out or _folder(trial)
     try:
         with suitable_process(loaded), requests_interrupt():

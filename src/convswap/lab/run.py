@@ -54,8 +54,9 @@ def run_trial(
         label: a few words for the progress bar.
 
     Returns:
-        A dictionary for JSON: `test_accuracy`, `test_loss`, `history`, `parameters`, `macs`, `cost` (see
-        `count_costs`), `plan` (None for `conv`), `warnings` (see `FitResult`), timings, machine and versions.
+        A dictionary for JSON: `test_accuracy`, `test_loss`, `history`, `data` (`Description.as_dict()`),
+        `parameters`, `macs`, `cost` (see `count_costs`), `plan` (None for `conv`), `warnings` (see `FitResult`),
+        timings, machine and versions.
 
     Raises:
         StoreError: the directory belongs to another trial, a file in it is damaged, or the disk is full.
@@ -65,7 +66,7 @@ def run_trial(
     _claim(folder, trial)
     if (folder / RESULT).exists():
         return _finished(folder)
-    data = trial_data(trial, data, root=data_root, skip_unreadable=skip_unreadable)
+    data = trial_data(trial, data, root=data_root, skip_unreadable=skip_unreadable, cache=folder)
     return _train(trial, folder, data, device, progress, label)
 
 
@@ -113,6 +114,7 @@ def _train(trial: Trial, folder: Path, data: Data, device: str, progress: bool, 
         "test_accuracy": fitted.test_accuracy,
         "test_loss": fitted.test_loss,
         "history": fitted.history,
+        "data": None if data.description is None else data.description.as_dict(),
         **costs,
         "plan": plan,
         "seconds": fitted.seconds,
@@ -157,17 +159,15 @@ def trial_data(
     root: str | Path | None = None,
     skip_unreadable: bool = False,
     download: bool = True,
+    cache: Path | None = None,
 ) -> Data:
     """The data a trial describes, checked by fingerprint, with the trial's normalization.
 
     Raises:
         DataError: the data are no longer the described ones, or have other channels than the normalization.
     """
-    from ..data import load_data
-
     if data is None:
-        size = trial.image_size
-        data = load_data(trial.data, root=root, image_size=size, skip_unreadable=skip_unreadable, download=download)
+        data = load_trial_data(trial, root, skip_unreadable, download=download, cache=cache)
     if data.fingerprint != trial.data_fingerprint:
         raise DataError(
             f"data {trial.data!r} changed since the trial was described (fingerprint {data.fingerprint[:12]}, "
@@ -179,6 +179,23 @@ def trial_data(
     if not len(mean) == len(std) == data.channels:
         raise DataError(f"normalization={trial.normalization!r} does not fit data of {data.channels} channels")
     return replace(data, mean=mean, std=std)
+
+
+def load_trial_data(
+    trial: Trial, root: str | Path | None, skip_unreadable: bool, *, download: bool = True, cache: Path | None = None
+) -> Data:
+    """Load what now lies where the trial's data lay, with the trial's options."""
+    from ..data import load_data
+
+    return load_data(
+        trial.data,
+        root=root,
+        image_size=trial.image_size,
+        skip_unreadable=skip_unreadable,
+        download=download,
+        cache=cache,
+        **trial.data_options,
+    )
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

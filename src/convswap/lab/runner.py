@@ -19,7 +19,7 @@ from ..errors import check_choice
 from ..files import disk_is_full, full_disk_error
 from ..train.interrupts import deferred_interrupt, requests_interrupt
 from .progress import GridProgress
-from .run import MODEL, run_trial
+from .run import MODEL, load_trial_data, run_trial
 from .store import STORE_FILE, Store, StoredTrial
 from .trial import Trial
 
@@ -200,15 +200,10 @@ class _Attempt:
 
     def _data(self, trial: Trial) -> Data:
         """The trial's data, kept for the next trial."""
-        from ..data import load_data
-
-        key = (trial.data, trial.image_size)
+        key = (trial.data_fingerprint, trial.image_size)
         if self.loaded is None or self.loaded[0] != key:
             self.loaded = None  # never two data sets in memory
-            data = load_data(
-                trial.data, root=self.data_root, image_size=trial.image_size, skip_unreadable=self.skip_unreadable
-            )
-            self.loaded = (key, data)
+            self.loaded = (key, load_trial_data(trial, self.data_root, self.skip_unreadable, cache=self.lab))
         return self.loaded[1]
 
 

@@ -41,6 +41,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "normalization": (dict, type(None)),
     "network": (dict, type(None)),
     "parent": (dict, type(None)),
+    "data_options": (dict,),
     "version": (str,),
 }
 
@@ -72,6 +73,7 @@ class Trial:
             training refuses to begin with another network than the described one.
         parent: None, or `{"file", "run", "sha256"}` of the saved model that the training goes on from, with its units:
             see `describe_parent`. `unit` is then swapped in on top, or is `conv` and nothing is swapped.
+        data_options: the options of `load_data` that decide what the data are, off their defaults (`Data.options`).
         version: the version of convswap.
     """
 
@@ -91,6 +93,7 @@ class Trial:
     normalization: dict[str, list[float]] | None = None
     network: dict[str, str | None] | None = None
     parent: dict[str, str | None] | None = None
+    data_options: dict[str, str] = field(default_factory=dict)
     version: str = __version__
 
     def __post_init__(self) -> None:

@@ -126,16 +126,18 @@ def _refuse_misspelt(term: str, found: Sequence[Site], known: Sequence[str]) -> 
     raise unknown_name("condition in where", term, known if term.replace("_", "").isalpha() else [*known, *paths])
 
 
-def none_selected(model: nn.Module, selection: str) -> UsageError:
+def none_selected(model: nn.Module, selection: str, others: str = "") -> UsageError:
     """The error for a selection (in words) that matches no convolution: it names those that are there."""
     found = select_sites(model, "all")
+    others = f"; {others}" if others else ""
     if not found:
-        return UsageError(f"{selection} matches nothing: the model has no 2-d convolution that is a module")
+        return UsageError(f"{selection} matches nothing: the model has no 2-d convolution that is a module{others}")
     few = ", ".join(f"{site.path or '(the model)'} ({_geometry(site.module)})" for site in found[:4])
     more = ", ..." if len(found) > 4 else ""
     number = "the model's only convolution" if len(found) == 1 else f"none of the model's {len(found)} convolutions"
     verb = "does not match" if len(found) == 1 else "matches"
-    return UsageError(f"{selection} {verb} {number}: {few}{more}; choose others by where= (--where), such as 'all'")
+    way_out = "choose others by where= (--where), such as 'all'"
+    return UsageError(f"{selection} {verb} {number}: {few}{more}; {way_out}{others}")
 
 
 def _geometry(conv: Any) -> str:

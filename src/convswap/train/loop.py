@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..data import Data
+from ..data import Data, Images
 from ..errors import StoreError, TrainingError, UsageError, check_whole
 from ..files import remove_unfinished
 from .augment import Normalize
@@ -40,7 +40,8 @@ class FitResult:
     """The result of a training.
 
     Attributes:
-        history: one dict per epoch, as in metrics.jsonl.
+        history: one dict per epoch, as in metrics.jsonl. With a validation part, it holds `validation_loss` and
+            `validation_accuracy`, and only the last epoch has `test_loss` and `test_accuracy`.
         test_accuracy: after the last epoch, never the best epoch's.
         test_loss: after the last epoch.
         seconds: over all epochs, including those before a resume.
@@ -79,6 +80,9 @@ def fit(
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> FitResult:
     """Train a classifier in place and evaluate it after every epoch.
+
+    The images evaluated are `data.validation`, or `data.test` where there are none. With a validation part, the test
+    images are run once, after the last epoch. Nothing of a training depends on either part.
 
     With a directory, `checkpoint.pt` and `metrics.jsonl` are written there after each epoch. An interrupted training
     resumes after the last complete epoch. On the same CPU it ends bit-identical to an uninterrupted one.
@@ -220,18 +224,12 @@ class _Training:
         start = time.perf_counter()
         train_loss, train_accuracy, learning_rate = self._train(epoch, reporter)
         trained = time.perf_counter()
-        test_loss, test_accuracy = self._test()
-        if not math.isfinite(test_loss):
-            raise TrainingError(
-                f"the test loss is {test_loss} after epoch {epoch} of {self.recipe.epochs}, at learning rate "
-                f"{learning_rate:.4g}; try a lower learning_rate (--learning-rate) or precision='fp32'"
-            )
+        evaluated = self._evaluate_parts(epoch, learning_rate)
         row = {
             "epoch": epoch,
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
-            "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
+            **evaluated,
             "learning_rate": learning_rate,
             "seconds": time.perf_counter() - start,
             "images_per_second": self.batches.steps * self.batches.batch_size / (trained - start),
@@ -299,11 +297,27 @@ class _Training:
                     "precision='fp32'"
                 )
 
-    def _test(self) -> tuple[float, float]:
-        """Loss and accuracy on the test images."""
+    def _evaluate_parts(self, epoch: int, learning_rate: float) -> dict[str, float]:
+        """Loss and accuracy on the watched images, and after the last epoch on the test images."""
+        parts = {"test": self.data.test} if self.data.validation is None else {"validation": self.data.validation}
+        if epoch == self.recipe.epochs:
+            parts["test"] = self.data.test
+        found: dict[str, float] = {}
+        for name, images in parts.items():
+            loss, accuracy = self._evaluate(images)
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the {name} loss is {loss} after epoch {epoch} of {self.recipe.epochs}, at learning rate "
+                    f"{learning_rate:.4g}; try a lower learning_rate (--learning-rate) or precision='fp32'"
+                )
+            found |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
+        return found
+
+    def _evaluate(self, images: Images) -> tuple[float, float]:
+        """Loss and accuracy on some images."""
         copy_buffers_from_first(self.fabric, self.model)
         batches = evaluation_batches(
-            self.data.test,
+            images,
             batch_size=evaluation_batch_size(self.data),
             normalize=self.normalize,
             device=self.fabric.device,
