@@ -319,6 +319,7 @@ def test_trials_are_listed_and_forgotten(folder: Path, capsys: pytest.CaptureFix
 
 SLIPS = [
     (["see", "ru1"], ["RUN ru1", "did you mean 'run1'"]),
+    (["see", "qqqqqqqq9"], ["unknown model 'qqqqqqqq9'; give a timm name (", "package.module:function"]),
     (["fuse", "ru1"], ["RUN ru1", "did you mean 'run1'"]),
     (["train", "--model", "./good.py", "--data", "digits"], ["write 'good:build'"]),
     (["train", "--model", "good.py:build", "--data", "digits"], ["write 'good:build'"]),
@@ -355,6 +356,14 @@ def test_a_slip_is_one_line_with_the_nearest_fix(
         sys.modules.pop(name, None)
 
 
+def test_a_model_that_never_runs_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_module(0, OWN.replace("if self.training:", "if True:").replace("{width}", "4"))
+    for verb in (["train", "--model", f"{MODULE}:Breaks", *TINY], ["compare", f"{MODULE}:Breaks", *TINY]):
+        error = run(capsys, *verb, "--data", "digits", code=1)[1]
+        assert error.count("\n") == 1
+        assert f"boom ({MODULE}.py, line 18, in forward" in error
+
+
 def test_a_training_that_breaks_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["train", "--model", f"{MODULE}:Breaks", "--data", "digits", *TINY]
     error = run(capsys, *argv, code=1)[1]
@@ -362,13 +371,22 @@ def test_a_training_that_breaks_is_one_line(folder: Path, capsys: pytest.Capture
     assert f"the model fails with RuntimeError: boom ({MODULE}.py, line 18, in forward" in error
 
 
+LINEAR = """
+from torch import nn
+
+def build(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+"""
+
+
 def test_a_diverged_training_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before: a loss of 8.6e28 passed as a result."""
-    argv = ["train", "--model", f"{MODULE}:build", "--data", "digits", "--learning-rate", "1e8", *TINY, "--out", "run"]
-    code = main(argv)
-    captured = capsys.readouterr()
-    if code == 0:
-        assert "warning: the test loss ended at" in captured.out or "warning: the train loss ended at" in captured.out
-        assert json.loads((folder / "run" / "result.json").read_text())["warnings"]
-    else:
-        assert "lower learning_rate (--learning-rate)" in captured.err
+    write_module(0, LINEAR)
+    model, far = f"{MODULE}:build", ["--learning-rate", "100", *TINY]
+    printed, _ = run(capsys, "compare", model, "--units", "conv", "--seeds", "1", "--no-latency", "--no-pictures", *far)
+    assert re.search(rf"^warning: {model} conv seed 0 .* loss ended at .* the training diverged", printed, re.MULTILINE)
+    (result,) = (folder / "convswap-lab").glob("trials/*/result.json")
+    (warning,) = json.loads(result.read_text())["warnings"]
+    assert warning in (folder / "convswap-lab" / "report.html").read_text()
+    assert warning in run(capsys, "report")[0]
+    assert f"warning: {warning}" in run(capsys, "train", "--model", model, "--data", "digits", *far)[0]

@@ -80,8 +80,14 @@ def _is_installed(file: str) -> bool:
     return file.startswith("<") or any(Path(file).is_relative_to(folder) for folder in folders)
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+def unknown_name(kind: str, name: str, known: Iterable[str], *, otherwise: str = "") -> UsageError:
     """The error for a name that is not in a table, with the nearest known names.
+
+    Args:
+        kind: what is named.
+        name: the unknown name.
+        known: the names in the table.
+        otherwise: the hint where no known name is near and the table is long. Default: a few of the names.
 
     >>> str(unknown_name("unit", "circel", ["circle", "conv"]))
     "unknown unit 'circel'; did you mean 'circle'?"
@@ -90,6 +96,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = get_close_matches(name, names, n=3, cutoff=0.6)
     if near:
         hint = "did you mean " + " or ".join(repr(n) for n in near) + "?"
+    elif len(names) > 12 and otherwise:
+        hint = otherwise
     elif len(names) > 12:
         hint = "known: " + ", ".join(names[:12]) + f", ... ({len(names)} in all)"
     else:

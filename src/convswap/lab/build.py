@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import DataError
+from ..errors import DataError, SurgeryError, own_frames
 from .network import describe_network
 from .trial import BASELINE, Trial, describe_weights
 
@@ -24,6 +24,7 @@ def build_model(trial: Trial, data: Data) -> tuple[nn.Module, dict[str, Any] | N
 
     Raises:
         DataError: the weights, the parent or the network are no longer the described ones.
+        SurgeryError: the network does not accept images like these, or cannot be swapped as described.
     """
     from ..surgery import plan_swap
     from ..surgery.observe import observe
@@ -36,7 +37,10 @@ def build_model(trial: Trial, data: Data) -> tuple[nn.Module, dict[str, Any] | N
         model = _start(trial, data)
         _check_network(trial, model)
         example = example_of(data)
-        observe(model, example, [])  # a model for other channels or sizes should fail before the training
+        try:
+            observe(model, example, [])  # a model for other channels or sizes should fail before the training
+        except SurgeryError as error:
+            raise SurgeryError(f"{error}{own_frames(error.__cause__ or error)}") from error
         if trial.unit == BASELINE:
             return model, None
         start: Any = trial.start

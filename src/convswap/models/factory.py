@@ -78,7 +78,12 @@ def _create_timm_model(
     from . import families  # noqa: F401 (registers our networks with timm)
 
     if not timm.is_model(name):
-        raise unknown_name("model", name, timm.list_models())
+        raise unknown_name(
+            "model",
+            name,
+            timm.list_models(),
+            otherwise="give a timm name (timm.list_models() has all), torchvision:NAME, or package.module:function",
+        )
     architecture, _, tag = name.partition(".")
     if tag:
         tagged = timm.list_models(f"{architecture}.*", include_tags=True)
