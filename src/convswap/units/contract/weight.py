@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...hooks import Hooks
+from .folded import RefusesFolding
 from .geometry import Geometry, plain_conv
 from .options import Configured
 from .precision import Constants, double_copy
@@ -15,7 +16,7 @@ from .start import FromConv
 from .state import UnitState
 
 
-class WeightUnit(UnitState, Configured, Constants, FromConv, Hooks, nn.Conv2d):
+class WeightUnit(UnitState, RefusesFolding, Configured, Constants, FromConv, Hooks, nn.Conv2d):
     """An ordinary convolution whose weight is a function of its parameters.
 
     `forward(x) = conv2d(x, effective_weight(), bias)` with stride, padding, dilation, groups and padding mode of

@@ -130,6 +130,13 @@ class FixedConv2d(WeightUnit):
             conv.bias.requires_grad_(self.bias is not None and self.bias.requires_grad)
         return conv
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a parameter; one in the place of the constant kernels is refused."""
+        if name == "weight" and param is not None and "options" in self.__dict__ and "place" not in self.__dict__:
+            # torch has taken the buffer away already
+            self._buffers["weight"] = self.constants()["weight"].to(param.device, param.dtype)
+        super().register_parameter(name, param)
+
     def recognizes(self, given: Mapping[str, Tensor]) -> bool:
         """Are these the bank's kernels? The authors' states have no other names than a plain convolution's."""
         return given["weight"].is_meta or self._is_the_bank(given["weight"])
