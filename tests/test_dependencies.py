@@ -25,7 +25,7 @@ IMPORTED_AS = {
     "vl-convert-python": "vl_convert",
 }
 # What a declared distribution brings along, imported only where it did.
-BROUGHT_ALONG = {"triton": "torch", "vl_convert": "altair"}
+BROUGHT_ALONG = {"triton": "torch", "vl_convert": "altair", "huggingface_hub": "timm"}
 OWN = {"convswap", "benchmarks", "convswap_site"}
 # Run, and never imported.
 TOOLS = {"ruff", "mypy", "pytest-xdist", "clang-format"}

@@ -18,6 +18,7 @@ from .compare import Outputs, precision_of, relative_difference, rounding
 from .copying import check_copy, copy_model
 from .flow import FlowReader
 from .history import append_history, carry_history
+from .host_folds import guard_folds
 from .inputs import ExampleInput, Inputs
 from .modes import evaluating
 from .observe import Observation, example_input_of, observe
@@ -172,6 +173,8 @@ def perform_swap(model: nn.Module, record: dict[str, Any]) -> tuple[nn.Module, P
         if place is None:
             carry_padding(old, new)
         model = replace(model, tuple(paths), new)
+        for path in paths:
+            guard_folds(model, path)
         pairs.append((old, new))
         pairs += [take_out(model, path, new, warm=record["start"] == "warm") for path in absorbed or ()]
     return model, pairs
