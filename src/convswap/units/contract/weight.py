@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ...hooks import Hooks
+from .foreign_fold import RefusesForeignFolds
 from .geometry import Geometry, plain_conv
 from .options import Configured
 from .precision import Constants, double_copy
 from .start import FromConv
 
 
-class WeightUnit(Configured, Constants, FromConv, Hooks, nn.Conv2d):
+class WeightUnit(Configured, Constants, FromConv, RefusesForeignFolds, Hooks, nn.Conv2d):
     """An ordinary convolution whose weight is a function of its parameters.
 
     `forward(x) = conv2d(x, effective_weight(), bias)` with stride, padding, dilation, groups and padding mode of
