@@ -21,6 +21,7 @@ IMPORTED_AS = {
     "pillow": "PIL",
     "pillow-heif": "pillow_heif",
     "scikit-learn": "sklearn",
+    "segmentation-models-pytorch": "segmentation_models_pytorch",
     "pytest-xdist": "xdist",
     "vl-convert-python": "vl_convert",
 }
@@ -31,6 +32,11 @@ OWN = {"convswap", "benchmarks", "convswap_site"}
 TOOLS = {"ruff", "mypy", "pytest-xdist", "clang-format"}
 # In an environment of its own, see the script's first lines.
 FOREIGN = {"benchmarks/kernels/larq_peer.py": {"larq", "larq_compute_engine", "tensorflow"}}
+# Imported where the user has them, and brought by no extra: too large for one, or (ultralytics) AGPL-3.0.
+USERS_OWN = {
+    "src/convswap/hosts/ultralytics.py": {"ultralytics"},
+    "tests/hosts/test_ultralytics.py": {"ultralytics"},
+}
 
 
 def _distribution(requirement: str) -> str:
@@ -61,7 +67,9 @@ def _imported(file: Path) -> Iterator[str]:
 
 
 def _beside(file: Path, name: str) -> bool:
-    return any((folder / f"{name}.py").is_file() for folder in [file.parent, *file.parents] if ROOT in folder.parents)
+    """Is this a module that a script finds beside itself? Within the package an absolute import finds none there."""
+    scripts = [folder for folder in file.parents if ROOT in folder.parents and ROOT / "src" not in folder.parents]
+    return any((folder / f"{name}.py").is_file() for folder in scripts)
 
 
 def _all_imported(*folders: str) -> dict[str, set[str]]:
@@ -71,7 +79,7 @@ def _all_imported(*folders: str) -> dict[str, set[str]]:
         for file in sorted((ROOT / folder).rglob("*.py")):
             place = file.relative_to(ROOT).as_posix()
             for package in _imported(file):
-                if package not in FOREIGN.get(place, ()):
+                if package not in FOREIGN.get(place, ()) and package not in USERS_OWN.get(place, ()):
                     found.setdefault(package, set()).add(place)
     return found
 
@@ -103,12 +111,13 @@ def test_every_declaration_is_imported() -> None:
         f"{extra or 'core'}: {requirement}"
         for extra, rows in {"": PROJECT["dependencies"], **EXTRAS}.items()
         for requirement in rows
-        if extra not in ("dev", "docs") and _module(requirement) not in shipped
+        if extra not in ("dev", "docs", "hosts") and _module(requirement) not in shipped
     }
     site = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
     named = {"sphinx", *re.findall(r'"(\w+)"', site)}
     idle |= {f"docs: {r}" for r in EXTRAS["docs"] if _module(r).replace("-", "_") not in named}
     everywhere = _all_imported("tests", "benchmarks", "src")
+    idle |= {f"hosts: {r}" for r in EXTRAS["hosts"] if _module(r) not in everywhere}
     tools = {_distribution(requirement) for requirement in EXTRAS["dev"]} - TOOLS - {"convswap"}
     idle |= {f"dev: {name}" for name in tools if IMPORTED_AS.get(name, name) not in everywhere}
     assert not idle, "nothing imports these: take them out of pyproject.toml"
