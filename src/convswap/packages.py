@@ -47,6 +47,7 @@ OPTIONAL = (
     Package("jinja2", "the report"),
     Package("markupsafe", "the report"),
     Package("PIL", "reading and writing images", distribution="pillow"),
+    Package("pillow_heif", "reading .heic photographs", extra="heic", distribution="pillow-heif"),
     Package("matplotlib", "the pictures of see and of the report"),
     Package("pytest", "checking units", extra="testing"),
     Package("hypothesis", "checking units", extra="testing"),

@@ -1,4 +1,4 @@
-"""The fingerprint of arrays follows every number of them, that of a folder the part each file stands in."""
+"""The fingerprint of arrays follows every number of them, that of a folder every file's content, label and part."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from convswap.data.arrays import data_from_arrays
-from convswap.data.image_folder import _fingerprint
+from convswap.data.image_folder import fingerprint as folder_fingerprint
 from convswap.data.scan import Entry
 
+USES = ("train", "test")
 Arrays = dict[str, np.ndarray]
 
 
@@ -58,11 +59,28 @@ def test_the_layout_of_the_file_is_not() -> None:
     assert fingerprint(other) == fingerprint(arrays())
 
 
-def test_the_same_files_split_another_way_are_other_data(tmp_path: Path) -> None:
-    """Today the split follows from the names; were the rule another one, trials before and after must not be mixed."""
-    entries = [Entry(tmp_path / f"{name}.png", 0) for name in "abc"]
-    for entry in entries:
-        entry.path.write_bytes(b"image")
-    one = _fingerprint(tmp_path, {"train": entries[:2], "test": entries[2:]})
-    assert one == _fingerprint(tmp_path, {"train": entries[:2], "test": entries[2:]})
-    assert one != _fingerprint(tmp_path, {"train": entries[:1], "test": entries[1:]})
+def of_folder(train: str = "abc", test: str = "de", **changes: object) -> str:
+    """The fingerprint of files whose contents are these letters, labelled 0, 1, 0, ..."""
+    parts = {
+        use: [Entry(Path(f"{c}.png"), i % 2) for i, c in enumerate(text)]
+        for use, text in zip(USES, (train, test), strict=True)
+    }
+    digests = {"train": list(train), "test": list(test)}
+    given = {"class_names": ("ant", "bee"), "decoding": "RGB", **changes}
+    return folder_fingerprint(parts, digests, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        of_folder("abd"),  # another content
+        of_folder("bac"),  # exchanged contents: other labels
+        of_folder("ab", "cde"),  # another split
+        of_folder("abcd", "e"),
+        of_folder(class_names=("bee", "ant")),
+        of_folder(decoding="grey"),
+    ],
+)
+def test_every_change_of_a_folder_is_seen(changed: str) -> None:
+    assert of_folder() == of_folder()
+    assert changed != of_folder()

@@ -81,7 +81,8 @@ def test_default_size_is_224(unsplit):
         assert label == 0
 
 
-def test_fingerprint_follows_names_and_sizes(unsplit):
+def test_fingerprint_follows_the_order(unsplit):
+    """A name that does not change the order of the images does not count; here it changes the split, too."""
     before = load_data(f"imagefolder:{unsplit}").fingerprint
     (unsplit / "ant" / "0.jpg").rename(unsplit / "ant" / "zero.jpg")
     assert load_data(f"imagefolder:{unsplit}").fingerprint != before
@@ -145,7 +146,7 @@ def test_bad_layouts(tmp_path, unsplit):
 
     said(tmp_path / "absent", "no such folder")
     said(unsplit / "ant" / "0.jpg", "a file, not a folder")
-    said(unsplit / "ant", "no class folders; lay it out as")
+    said(unsplit / "ant", "no class folders; its 10 images have no label; lay it out as")
     (tmp_path / "one" / "class").mkdir(parents=True)
     said(tmp_path / "one", "only one class folder, 'class'")
     (unsplit / "empty").mkdir()
@@ -155,14 +156,20 @@ def test_bad_layouts(tmp_path, unsplit):
     shutil.rmtree(unsplit / "empty")
     root = split_folder(unsplit)
     save_image(root / "val" / "dog" / "0.png")
-    said(root, "has the class 'dog', which .*train lacks")
+    said(root, "has the class 'dog', which .*train lacks; add it there, or remove it here")
+    shutil.rmtree(root / "val" / "dog")
+    (root / "val" / "ant").rename(root / "val" / "Ant")
+    said(root, "has the class 'Ant', which .*train lacks; did you mean 'ant'")
     shutil.rmtree(root / "val")
-    said(root, "has a train folder but no test or val")
+    said(root, "has a train folder but no val or test")
 
 
-def test_a_class_may_be_named_train(unsplit):
+def test_a_class_may_be_named_train_inside_parts(unsplit):
     (unsplit / "cow").rename(unsplit / "train")
-    assert load_data(f"imagefolder:{unsplit}").class_names == ("ant", "bee", "train")
+    with pytest.raises(DataError, match=r"train may be a part or a class: 'ant' lies beside it.*/train/train"):
+        load_data(f"imagefolder:{unsplit}")
+    root = split_folder(unsplit)
+    assert load_data(f"imagefolder:{root}").class_names == ("ant", "bee", "train")
 
 
 COLOURS = {

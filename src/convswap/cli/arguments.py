@@ -42,12 +42,20 @@ Normalization = Annotated[
         rich_help_panel=_START,
     ),
 ]
-DataName = Annotated[
-    str,
+_NAME = typer.Option(
+    metavar="NAME",
+    help="digits, cifar10, cifar100, mnist, fashion_mnist, npz:FILE or imagefolder:FOLDER.",
+    rich_help_panel=_DATA,
+)
+DataName = Annotated[str, _NAME]
+DataNameOrRuns = Annotated[str | None, _NAME]
+"""The data, which a verb that goes on from a run knows without being told."""
+OwnModel = Annotated[
+    str | None,
     typer.Option(
-        metavar="NAME",
-        help="digits, cifar10, cifar100, mnist, fashion_mnist, npz:FILE or imagefolder:FOLDER.",
-        rich_help_panel=_DATA,
+        "--model",
+        metavar="MODULE:FUNCTION",
+        help="For a model of your own: its function again. A file alone never decides what is imported.",
     ),
 ]
 DataRoot = Annotated[
@@ -66,6 +74,28 @@ ImageSize = Annotated[
 SkipUnreadable = Annotated[
     bool,
     typer.Option("--skip-unreadable", help="Leave out image files that cannot be read.", rich_help_panel=_DATA),
+]
+Channels = Annotated[
+    str,
+    typer.Option(
+        metavar="CHOICE", help="Of a folder's images: auto or rgb (three channels), gray (one).", rich_help_panel=_DATA
+    ),
+]
+Background = Annotated[
+    str,
+    typer.Option(
+        metavar="COLOUR",
+        help="Behind transparent pixels of a folder's images: #rrggbb or a name such as black.",
+        rich_help_panel=_DATA,
+    ),
+]
+EvalSplit = Annotated[
+    str,
+    typer.Option(
+        metavar="PART",
+        help="The part that accuracy is reported on: val or test. auto: test, and val is watched in training.",
+        rich_help_panel=_DATA,
+    ),
 ]
 Epochs = Annotated[
     int | None,

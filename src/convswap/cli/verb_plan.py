@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .arguments import Pretrained, UnitOptions, Weights, Where
+from .arguments import Background, Channels, DataRoot, EvalSplit, Pretrained, UnitOptions, Weights, Where
 from .options import existing_file, parse_options
+from .output import tell_data
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from ..data import Data
 
 NAME = "plan"
 
@@ -24,10 +27,20 @@ def run(
     option: UnitOptions = None,
     weights: Weights = None,
     pretrained: Pretrained = False,
-    num_classes: Annotated[int, typer.Option(min=1, metavar="N", help="Outputs of the classifier.")] = 1000,
-    image_size: Annotated[
-        int | None, typer.Option(min=1, metavar="PIXELS", help="Side of the input. Default: the model's own.")
+    num_classes: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Outputs of the classifier. Default: the data's, else 1000.")
     ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="PIXELS", help="Side of the input. Default: the data's, or the model's."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Data set that gives classes, channels and size, as in train.")
+    ] = None,
+    data_root: DataRoot = None,
+    channels: Channels = "auto",
+    background: Background = "white",
+    eval_split: EvalSplit = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show what a swap would replace, with parameters and MACs before and after, and what it would skip and why.
@@ -39,7 +52,9 @@ def run(
       convswap plan resnet18 circle
       convswap plan mobilenetv3_small_100 circle --where 'depthwise & 5x5'
       convswap plan torchvision:vgg16_bn ic --option w_init=zero --json
+      convswap plan resnet18 circle --data imagefolder:photos
     """
+    from ..data import load_data
     from ..models import create_model
     from ..surgery import plan_swap
     from ..units import get_unit
@@ -47,14 +62,32 @@ def run(
     name = get_unit(unit).name
     options = parse_options(option or [], [name])[name]
     existing_file("--weights", weights)
-    network = create_model(model, num_classes=num_classes, pretrained=pretrained, weights=weights).eval()
-    plan = plan_swap(network, name, where=where, example_input=_example(network, image_size), **options)
+    loaded = None
+    if data is not None:
+        loaded = load_data(
+            data,
+            root=data_root,
+            image_size=image_size,
+            skip_unreadable=True,
+            channels=channels,
+            background=background,
+            eval_split=eval_split,
+        )
+    classes = num_classes or (1000 if loaded is None else loaded.num_classes)
+    depth = 3 if loaded is None else loaded.channels
+    network = create_model(model, num_classes=classes, in_channels=depth, pretrained=pretrained, weights=weights).eval()
+    example = _example(network, image_size, loaded)
+    plan = plan_swap(network, name, where=where, example_input=example, **options)
+    if loaded is not None:
+        tell_data(loaded)
     print(plan.to_json() if as_json else plan)
 
 
-def _example(network: nn.Module, image_size: int | None) -> Tensor:
+def _example(network: nn.Module, image_size: int | None, data: Data | None) -> Tensor:
     import torch
 
+    if data is not None:
+        return torch.zeros(1, data.channels, *data.image_size)
     declared: Any = getattr(network, "pretrained_cfg", None) or {}
     channels, height, width = declared.get("input_size", (3, 224, 224))
     return torch.zeros(1, channels, image_size or height, image_size or width)

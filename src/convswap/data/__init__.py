@@ -4,8 +4,9 @@ This package stands alone: it uses only torch and the errors of convswap. torchv
 imported when a data set needs them.
 """
 
+from .describe import Description
 from .folder import FolderImages
 from .load import load_data
 from .types import ArrayImages, Data, Images
 
-__all__ = ["ArrayImages", "Data", "FolderImages", "Images", "load_data"]
+__all__ = ["ArrayImages", "Data", "Description", "FolderImages", "Images", "load_data"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from .describe import Description
+from .options import DataOptions
+from .parts import part_of
 from .types import ArrayImages, Data
+from .uses import TEST, TRAIN, VALIDATION, uses_of
 
 _MAX_CHANNELS = 16
 _CHUNK_BYTES = 16 << 20
@@ -20,15 +24,16 @@ _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 def data_from_arrays(
     name: str,
-    arrays: dict[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
     *,
     source: str,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     class_names: tuple[str, ...] | None = None,
     flip: bool | None = None,
+    eval_split: str = "auto",
 ) -> Data:
-    """Check four arrays (`x_train`, `y_train`, `x_test`, `y_test`) and make a data set of them.
+    """Check arrays (`x_train`, `y_train`, `x_test`, `y_test`, perhaps `x_val`, `y_val`) and make a data set of them.
 
     Images are uint8, (N, H, W), (N, H, W, C) or (N, C, H, W). The shorter of axes 1 and 3 is the channels (the last
     one if they are equal). Labels are integers 0 ... K-1, each with at least one training image. No image is copied.
@@ -36,30 +41,30 @@ def data_from_arrays(
 
     Raises:
         DataError: an array is not like this. The message names `source`, the array, its content and what is needed.
+        UsageError: `eval_split` (see `DataOptions`) names a part that is not there.
     """
-    absent = [key for key in _ARRAYS if key not in arrays]
-    if absent:
-        found = ", ".join(map(repr, arrays)) or "nothing"
-        raise DataError(f"{source}: no array {', '.join(map(repr, absent))}; it holds {found}, needed are {_ARRAYS}")
-    images = {split: _check_images(arrays[f"x_{split}"], f"{source}: x_{split}") for split in ("train", "test")}
-    labels = {split: _check_labels(arrays[f"y_{split}"], f"{source}: y_{split}") for split in ("train", "test")}
-    for split in ("train", "test"):
-        if len(images[split]) != len(labels[split]):
-            raise DataError(
-                f"{source}: x_{split} has {len(images[split])} images but y_{split} has {len(labels[split])} labels"
-            )
-    if images["train"].shape[1:] != images["test"].shape[1:]:
-        shapes = f"{images['train'].shape[1:]} and {images['test'].shape[1:]}"
-        raise DataError(f"{source}: images of x_train and x_test have different shapes, {shapes}")
-    num_classes = _count_classes(labels, source, class_names)
+    parts, idle = _find_parts(arrays, source)
+    uses = uses_of({part: f"x_{own}" for part, own in parts.items()}, eval_split, source)
+    keys = {use: (f"x_{parts[part]}", f"y_{parts[part]}") for use, part in uses.parts.items()}
+    images = {use: _check_images(arrays[x], f"{source}: {x}") for use, (x, _) in keys.items()}
+    labels = {use: _check_labels(arrays[y], f"{source}: {y}") for use, (_, y) in keys.items()}
+    for use, (x, y) in keys.items():
+        if len(images[use]) != len(labels[use]):
+            raise DataError(f"{source}: {x} has {len(images[use])} images but {y} has {len(labels[use])} labels")
+        if images[use].shape[1:] != images[TRAIN].shape[1:]:
+            shapes = f"{images[TRAIN].shape[1:]} and {images[use].shape[1:]}"
+            raise DataError(f"{source}: images of {keys[TRAIN][0]} and {x} have different shapes, {shapes}")
+    num_classes = _count_classes({keys[use][1]: of_use for use, of_use in labels.items()}, source, class_names)
 
-    axis = channel_axis(images["train"].shape)
-    train, test = (
-        ArrayImages(_as_nchw(images[split], axis), torch.from_numpy(labels[split])) for split in ("train", "test")
-    )
+    axis = channel_axis(images[TRAIN].shape)
+    tensors = {
+        use: ArrayImages(_as_nchw(of_use, axis), torch.from_numpy(labels[use])) for use, of_use in images.items()
+    }
+    train, test, validation = tensors[TRAIN], tensors[TEST], tensors.get(VALIDATION)
     if mean is None or std is None:
         mean, std = pixel_statistics(train.images)
     channels, height, width = train.images.shape[1:]
+    names = class_names or tuple(str(label) for label in range(num_classes))
     return Data(
         name=name,
         train=train,
@@ -69,10 +74,46 @@ def data_from_arrays(
         image_size=(height, width),
         mean=mean,
         std=std,
-        class_names=class_names or tuple(str(label) for label in range(num_classes)),
-        fingerprint=fingerprint(train, test),
+        class_names=names,
+        fingerprint=fingerprint(train, test, validation),
         flip=channels != 1 if flip is None else flip,
+        validation=validation,
+        description=_describe(tensors, names, uses.names, (*uses.notes, *idle)),
+        options=DataOptions(eval_split=eval_split).as_dict(),
     )
+
+
+def _find_parts(arrays: Mapping[str, np.ndarray], source: str) -> tuple[dict[str, str], list[str]]:
+    """From `"train"`, `"val"` and `"test"` to the names that follow `x_` and `y_`, and a note on idle arrays."""
+    parts: dict[str, str] = {}
+    for key in arrays:
+        part = part_of(key[2:]) if key.startswith(("x_", "y_")) else None
+        if part is not None and parts.setdefault(part, key[2:]) != key[2:]:
+            raise DataError(f"{source}: {key} and x_{parts[part]} are for the same part; keep one of them")
+    found = ", ".join(map(repr, arrays)) or "nothing"
+    if "test" not in parts and "val" not in parts:
+        parts["test"] = "test"
+    wanted = [f"{letter}_{own}" for own in {"train": "train", **parts}.values() for letter in "xy"]
+    absent = [key for key in wanted if key not in arrays]
+    if absent:
+        raise DataError(f"{source}: no array {', '.join(map(repr, absent))}; it holds {found}, needed are {_ARRAYS}")
+    idle = [key for key in arrays if key not in wanted]
+    return {part: parts[part] for part in ("train", "val", "test") if part in parts}, (
+        [f"arrays not used: {', '.join(idle)}"] if idle else []
+    )
+
+
+def _describe(
+    tensors: Mapping[str, ArrayImages], names: tuple[str, ...], sources: Mapping[str, str], notes: tuple[str, ...]
+) -> Description:
+    counts = {
+        use: dict(zip(names, torch.bincount(images.labels, minlength=len(names)).tolist(), strict=True))
+        for use, images in tensors.items()
+    }
+    channels, height, width = tensors[TRAIN].images.shape[1:]
+    colour = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
+    total = sum(map(len, tensors.values()))
+    return Description(counts, width, height, {colour: total}, sources, one_size=True, notes=notes)
 
 
 def channel_axis(shape: tuple[int, ...]) -> int | None:
@@ -104,10 +145,10 @@ def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ..
     return tuple(mean_C.tolist()), tuple(std_C.tolist())
 
 
-def fingerprint(train: ArrayImages, test: ArrayImages) -> str:
+def fingerprint(train: ArrayImages, test: ArrayImages, validation: ArrayImages | None = None) -> str:
     """sha256 over shapes, pixels and labels. It does not depend on the file that the arrays came from."""
     digest = sha256()
-    for images in (train, test):
+    for images in (train, test) if validation is None else (train, test, validation):
         digest.update(repr(tuple(images.images.shape)).encode())
         for chunk in _chunks(images.images, _CHUNK_BYTES):
             # Most files hold NHWC: hashing in that order needs no copy.
@@ -150,21 +191,25 @@ def _check_labels(array: np.ndarray, where: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _count_classes(labels: dict[str, np.ndarray], source: str, class_names: tuple[str, ...] | None) -> int:
-    present = np.unique(labels["train"])
+def _count_classes(labels: Mapping[str, np.ndarray], source: str, class_names: tuple[str, ...] | None) -> int:
+    """The number of classes, from labels by array. The first array is the training part's."""
+    first = next(iter(labels))
+    present = np.unique(labels[first])
     num_classes = len(class_names) if class_names else len(present)
-    for split in ("train", "test"):
-        highest = int(labels[split].max())
+    for key, values in labels.items():
+        highest = int(values.max())
         if highest >= num_classes:
+            from_one = not class_names and all(int(values.min()) >= 1 for values in labels.values())
+            fix = f"; the labels begin at 1: subtract 1 from {' and '.join(labels)}" if from_one else ""
             raise DataError(
-                f"{source}: y_{split} holds the label {highest}, but there are {num_classes} classes in the training "
-                f"part; labels must be 0 ... {num_classes - 1} without gaps"
+                f"{source}: {key} holds the label {highest}, but there are {num_classes} classes in the training "
+                f"part; labels must be 0 ... {num_classes - 1} without gaps{fix}"
             )
     if len(present) < num_classes:
         gap = int(np.setdiff1d(np.arange(num_classes), present)[0])
         raise DataError(f"{source}: class {gap} has no training image")
     if num_classes < 2:
-        raise DataError(f"{source}: y_train holds only one class; at least 2 are needed")
+        raise DataError(f"{source}: {first} holds only one class; at least 2 are needed")
     return num_classes
 
 

@@ -1,51 +1,84 @@
-"""Reading an image file, and finding the files that cannot be read."""
+"""Reading an image file: orientation, depth, transparency and channels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from ..errors import first_line
-from ..machine import usable_cores
-from .progress import track
+from .depth import Scale, find_scale
+from .names import shown
+from .options import WHITE
+from .suffixes import HEIF_SUFFIXES, has_heif
 
 
-def open_image(path: Path) -> Image.Image:
-    """Decode an image file to RGB, rotated as its EXIF orientation says.
+@dataclass(frozen=True)
+class Decoding:
+    """How the files of a data set become pixels.
 
-    Grey and palette images get three channels. 16-bit grey is scaled to 8 bits. An alpha channel is dropped. An
-    animation is represented by its first frame.
+    Attributes:
+        channels: 3 (RGB) or 1 (grey).
+        background: `#rrggbb`, the colour behind transparent pixels.
+        scale: of images of more than 8 bits, found over the whole data set. None: by the values of each file alone.
     """
+
+    channels: int = 3
+    background: str = WHITE
+    scale: Scale | None = None
+
+
+def open_image(path: Path, decoding: Decoding = Decoding()) -> Image.Image:
+    """Decode an image file to RGB or grey, rotated as its EXIF orientation says.
+
+    Palettes are resolved. Whole numbers of more than 8 bits and floats are scaled as `decoding` says. Transparent
+    pixels show the background. An animation is represented by its first frame.
+
+    Raises:
+        DataError: without `decoding.scale`, the values of a wide image have no usual range.
+    """
+    register_plugins(path)
     with Image.open(path) as file:
-        image: Image.Image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):  # Pillow would clip at 255, although the range is 0..65535
-            wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-            image = Image.fromarray((wide >> 8).astype(np.uint8))
-        return image.convert("RGB")
+        return decode(file, decoding, shown(path))
 
 
-def find_unreadable(paths: Sequence[Path]) -> dict[Path, str]:
-    """The files that cannot be decoded, with the reason. Every file is decoded once, in parallel threads."""
-    return {path: reason for path, reason in zip(paths, _reasons(paths), strict=True) if reason is not None}
+def register_plugins(path: Path) -> None:
+    """Let Pillow read .heic files, where the optional package is installed."""
+    if path.suffix.lower() in HEIF_SUFFIXES and has_heif():
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
 
 
-def _reasons(paths: Sequence[Path]) -> Iterator[str | None]:
-    # In batches, because map() queues all its arguments at once. Pillow decodes without holding Python's lock.
-    with ThreadPoolExecutor(usable_cores()) as executor:
-        batches = (paths[start : start + 1024] for start in range(0, len(paths), 1024))
-        results = (reason for batch in batches for reason in executor.map(_reason, batch))
-        yield from track(results, "Checking images", len(paths))
+def decode(file: Image.Image, decoding: Decoding, source: str) -> Image.Image:
+    """The pixels of an opened file, as `open_image` returns them."""
+    image: Image.Image = ImageOps.exif_transpose(file)
+    if is_wide(image):
+        values = np.asarray(image)
+        scale = decoding.scale or find_scale(*extremes(values), whole=is_whole_mode(image), source=source)
+        image = Image.fromarray(scale.to_bytes(values))
+    elif image.has_transparency_data:
+        image = _on_background(image, decoding.background)
+    return image.convert("RGB" if decoding.channels == 3 else "L")
 
 
-def _reason(path: Path) -> str | None:
-    try:
-        open_image(path)
-    except UnidentifiedImageError:  # its text repeats the whole path, which the caller already names
-        return "not an image"
-    except Exception as error:  # damaged bytes make decoders raise almost any type; each file is reported by name
-        return first_line(error, 100)
-    return None
+def is_wide(image: Image.Image) -> bool:
+    """Whether the pixels are numbers beyond 8 bits, which Pillow would clip at 255."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def is_whole_mode(image: Image.Image) -> bool:
+    """Whether wide pixels are whole numbers, not floats."""
+    return image.mode != "F"
+
+
+def extremes(values: np.ndarray) -> tuple[float, float]:
+    """The smallest and the largest value."""
+    return float(values.min()), float(values.max())
+
+
+def _on_background(image: Image.Image, background: str) -> Image.Image:
+    """The image before a plain colour: what a viewer shows."""
+    front = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", front.size, background), front)

@@ -7,10 +7,19 @@ import struct
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from ..errors import DataError, first_line
+from .names import shown
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .decode import Decoding
 
 _SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the crops; the usual ImageNet recipe
 _TEST_RESIZE = 256 / 224  # the shorter side before the centre crop, relative to the crop
@@ -28,13 +37,23 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         labels: their labels.
         image_size: side of the crop.
         train: whether crops are random.
+        decoding: how files become pixels. None: RGB, each file by itself, see `decode.Decoding`.
     """
 
-    def __init__(self, paths: Sequence[Path], labels: Sequence[int], image_size: int, *, train: bool):
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: Sequence[int],
+        image_size: int,
+        *,
+        train: bool,
+        decoding: Decoding | None = None,
+    ):
         self.paths = list(paths)
         self.labels = list(labels)
         self.image_size = image_size
         self.train = train
+        self.decoding = decoding
         # Shared memory, so that workers that outlive an epoch (persistent_workers) see the next epoch's number.
         self._seed_and_epoch = torch.zeros(2, dtype=torch.int64).share_memory_()
 
@@ -49,21 +68,40 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         from torchvision.transforms.v2 import functional as tv
 
-        from .decode import open_image
-
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         index %= len(self)
-        image = open_image(self.paths[index])
+        image = self._open(self.paths[index])
         size = [self.image_size, self.image_size]
         if self.train:
             seed, epoch = self._seed_and_epoch.tolist()
             top, left, height, width = random_crop(image.height, image.width, seed, epoch, index)
             image = tv.resized_crop(image, top, left, height, width, size)
         else:
-            image = tv.resize(image, [max(self.image_size, round(self.image_size * _TEST_RESIZE))])
+            image = tv.resize(image, [resized_side(self.image_size)])
             image = tv.center_crop(image, size)
         return tv.pil_to_tensor(image), self.labels[index]
+
+    def _open(self, path: Path) -> Image:
+        from .decode import Decoding, open_image
+
+        try:
+            return open_image(path, self.decoding or Decoding())
+        except Exception as error:  # decoders raise almost any type for damaged bytes
+            reason = "the file is gone" if isinstance(error, FileNotFoundError) else first_line(error, 100)
+            raise DataError(
+                f"{shown(path)} cannot be read any more ({reason}); restore it, or leave the images alone while a "
+                "training reads them, and run the same command again"
+            ) from error
+
+
+def resized_side(image_size: int) -> int:
+    """The shorter side of a test image in pixels before the centre crop of `image_size`.
+
+    >>> resized_side(224), resized_side(1)
+    (256, 1)
+    """
+    return max(image_size, round(image_size * _TEST_RESIZE))
 
 
 def random_crop(height: int, width: int, seed: int, epoch: int, index: int) -> tuple[int, int, int, int]:

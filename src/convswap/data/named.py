@@ -63,7 +63,7 @@ NAMED_SETS = {
 }
 
 
-def load_named(name: str, root: str | Path | None, download: bool) -> Data:
+def load_named(name: str, root: str | Path | None, download: bool, eval_split: str = "auto") -> Data:
     """Load a set of `NAMED_SETS` from `<root>/<name>.npz`, torchvision's layout under the root, or the network.
 
     The default root is the environment variable `CONVSWAP_DATA`, or else `~/.cache/convswap/data`.
@@ -82,7 +82,14 @@ def load_named(name: str, root: str | Path | None, download: bool) -> Data:
     if class_names is None:
         class_names = tuple(str(label) for label in range(facts.num_classes))
     data = data_from_arrays(
-        name, arrays, source=source, mean=facts.mean, std=facts.std, class_names=class_names, flip=facts.flip
+        name,
+        arrays,
+        source=source,
+        mean=facts.mean,
+        std=facts.std,
+        class_names=class_names,
+        flip=facts.flip,
+        eval_split=eval_split,
     )
     if (data.channels, *data.image_size) != facts.image_shape:
         raise DataError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from torch import Tensor
 
+from .describe import Description
 from .folder import FolderImages
 
 
@@ -44,10 +46,13 @@ class Data:
         mean: mean of each channel, of pixels in 0..1.
         std: standard deviation of each channel, of pixels in 0..1.
         class_names: one name per label.
-        fingerprint: sha256 over the contents (for folders over the files' names and sizes).
+        fingerprint: sha256 over the contents: pixels or files, labels, parts and how pixels are read.
         flip: whether a mirrored image still shows its class. False for characters (digits, MNIST) and for
             single-channel `npz:` files, which are often characters or measurements; True for photographs,
             Fashion-MNIST and all else.
+        validation: images to watch during the training. None: the test images are watched.
+        description: what a person should know of the data. None for data made by hand.
+        options: the `DataOptions` off their defaults, by which the same data are loaded again.
     """
 
     name: str
@@ -61,3 +66,6 @@ class Data:
     class_names: tuple[str, ...]
     fingerprint: str
     flip: bool
+    validation: Images | None = None
+    description: Description | None = None
+    options: Mapping[str, str] = field(default_factory=dict)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..data import Data
-from ..errors import StoreError, TrainingError, UsageError
+from ..data import Data, Images
+from ..errors import StoreError, TrainingError, UsageError, check_whole
 from ..files import remove_unfinished
 from .augment import Normalize
-from .batches import Augmentation, Share, TrainBatches, evaluation_batches
+from .batches import MOST_SEED, Augmentation, Share, TrainBatches, evaluation_batches
 from .checkpoint import Identity, describe_model, load_checkpoint, restore_random_state, save_checkpoint
 from .evaluation import check_logits, evaluation_batch_size, sum_up
+from .faults import divergence, explained
 from .interrupts import deferred_interrupt
 from .losses import training_loss
 from .metrics import append_metrics, rewrite_metrics
@@ -39,7 +40,8 @@ class FitResult:
     """The result of a training.
 
     Attributes:
-        history: one dict per epoch, as in metrics.jsonl.
+        history: one dict per epoch, as in metrics.jsonl. With a validation part, it holds `validation_loss` and
+            `validation_accuracy`, and only the last epoch has `test_loss` and `test_accuracy`.
         test_accuracy: after the last epoch, never the best epoch's.
         test_loss: after the last epoch.
         seconds: over all epochs, including those before a resume.
@@ -48,6 +50,7 @@ class FitResult:
         precision: `"bf16"` or `"fp32"`, also where the recipe says `"auto"`.
         device: where the last epoch ran.
         processes: number of processes.
+        warnings: what a reader of the result must know, such as a loss that diverged without becoming infinite.
     """
 
     history: list[dict[str, Any]]
@@ -59,6 +62,7 @@ class FitResult:
     precision: str
     device: str
     processes: int
+    warnings: tuple[str, ...] = ()
 
 
 def fit(
@@ -76,6 +80,9 @@ def fit(
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> FitResult:
     """Train a classifier in place and evaluate it after every epoch.
+
+    The images evaluated are `data.validation`, or `data.test` where there are none. With a validation part, the test
+    images are run once, after the last epoch. Nothing of a training depends on either part.
 
     With a directory, `checkpoint.pt` and `metrics.jsonl` are written there after each epoch. An interrupted training
     resumes after the last complete epoch. On the same CPU it ends bit-identical to an uninterrupted one.
@@ -96,9 +103,11 @@ def fit(
         on_epoch: called with each epoch's metrics after they are saved.
 
     Raises:
-        TrainingError: the loss is not finite, or the checkpoint belongs to another training.
+        TrainingError: the loss is not finite, the model's own code raises an error, or the checkpoint belongs to
+            another training.
         StoreError: the checkpoint is damaged, or the disk cannot be written.
     """
+    check_whole("seed", seed, 0, MOST_SEED)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError("the model has no parameter to train; unfreeze some, or use evaluate()")
     place = resolve_device(device)
@@ -129,6 +138,7 @@ def fit(
         precision=precision,
         device=str(fabric.device),
         processes=fabric.world_size,
+        warnings=divergence(history[-1], data.num_classes),
     )
 
 
@@ -214,18 +224,12 @@ class _Training:
         start = time.perf_counter()
         train_loss, train_accuracy, learning_rate = self._train(epoch, reporter)
         trained = time.perf_counter()
-        test_loss, test_accuracy = self._test()
-        if not math.isfinite(test_loss):
-            raise TrainingError(
-                f"the test loss is {test_loss} after epoch {epoch} of {self.recipe.epochs}, at learning rate "
-                f"{learning_rate:.4g}; try a lower learning_rate or precision='fp32'"
-            )
+        evaluated = self._evaluate_parts(epoch, learning_rate)
         row = {
             "epoch": epoch,
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
-            "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
+            **evaluated,
             "learning_rate": learning_rate,
             "seconds": time.perf_counter() - start,
             "images_per_second": self.batches.steps * self.batches.batch_size / (trained - start),
@@ -256,7 +260,8 @@ class _Training:
         for step, (images, labels) in enumerate(self.batches.epoch(epoch)):
             rate = recipe.learning_rate_at(before + step, total)
             set_learning_rate(self.optimizer, rate)
-            logits = check_logits(self.forward(images))
+            with explained(self.model, images):
+                logits = check_logits(self.forward(images))
             if step == 0:
                 self._check_classes(logits)
             loss = self.loss(logits, labels)
@@ -288,14 +293,31 @@ class _Training:
                 rate = self.recipe.learning_rate_at((epoch - 1) * steps + step, total)
                 raise TrainingError(
                     f"the loss is {loss} in epoch {epoch} of {self.recipe.epochs}, step {step + 1} of {steps}, at "
-                    f"learning rate {rate:.4g}; try a lower learning_rate, a longer warmup or precision='fp32'"
+                    f"learning rate {rate:.4g}; try a lower learning_rate (--learning-rate), a longer warmup or "
+                    "precision='fp32'"
                 )
 
-    def _test(self) -> tuple[float, float]:
-        """Loss and accuracy on the test images."""
+    def _evaluate_parts(self, epoch: int, learning_rate: float) -> dict[str, float]:
+        """Loss and accuracy on the watched images, and after the last epoch on the test images."""
+        parts = {"test": self.data.test} if self.data.validation is None else {"validation": self.data.validation}
+        if epoch == self.recipe.epochs:
+            parts["test"] = self.data.test
+        found: dict[str, float] = {}
+        for name, images in parts.items():
+            loss, accuracy = self._evaluate(images)
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the {name} loss is {loss} after epoch {epoch} of {self.recipe.epochs}, at learning rate "
+                    f"{learning_rate:.4g}; try a lower learning_rate (--learning-rate) or precision='fp32'"
+                )
+            found |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
+        return found
+
+    def _evaluate(self, images: Images) -> tuple[float, float]:
+        """Loss and accuracy on some images."""
         copy_buffers_from_first(self.fabric, self.model)
         batches = evaluation_batches(
-            self.data.test,
+            images,
             batch_size=evaluation_batch_size(self.data),
             normalize=self.normalize,
             device=self.fabric.device,

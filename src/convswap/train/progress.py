@@ -25,11 +25,17 @@ class Reporter:
         """One epoch is done, with these metrics."""
 
 
+def watched(row: dict[str, Any]) -> str:
+    """The part that an epoch was evaluated on: `"validation"` where there is one, else `"test"`."""
+    return "validation" if "validation_loss" in row else "test"
+
+
 def summary(row: dict[str, Any], epochs: int) -> str:
     """The metrics of one epoch in one line."""
+    name = watched(row)
     return (
         f"epoch {row['epoch']}/{epochs}  train loss {row['train_loss']:.4f}  "
-        f"test loss {row['test_loss']:.4f}  test accuracy {row['test_accuracy']:.2%}  "
+        f"{name} loss {row[f'{name}_loss']:.4f}  {name} accuracy {row[f'{name}_accuracy']:.2%}  "
         f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.1f} s"
     )
 
@@ -87,9 +93,10 @@ class BarReporter(Reporter):
         self.bar.advance(self.task)
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """Show the test accuracy beside the bar."""
+        """Show the accuracy beside the bar."""
         text = f"{self.label} {row['epoch']}/{self.epochs}"
-        self.bar.update(self.task, description=text, last=f"test {row['test_accuracy']:.2%}")
+        name = watched(row)
+        self.bar.update(self.task, description=text, last=f"{name} {row[f'{name}_accuracy']:.2%}")
 
 
 def reporter_for(show: bool, label: str, epochs: int, *, steps: int, done: int, batch_size: int) -> Reporter:

@@ -113,7 +113,7 @@ def curve_chart(
     *,
     name: str,
 ) -> str:
-    """Test accuracy by epoch: a thin line for each seed, their mean, and the baseline's mean dashed."""
+    """Accuracy by epoch: a thin line for each seed, their mean, and the baseline's mean dashed."""
     import altair as alt
 
     longest = max(2, *(len(curve) for curve in (*curves, *baseline)))
@@ -151,7 +151,7 @@ def curve_chart(
     layers.append(line(mean_curve(curves), f"{name}m", color=paint, strokeWidth=2.5))
     chart = alt.layer(*layers).properties(width=CURVE_WIDTH, height=190, autosize=_fit(alt))
     last = text.percent(mean_curve(curves)[-1])
-    return to_svg(chart, name=name, title=f"Test accuracy of {row.label} by epoch, {last} % after the last one")
+    return to_svg(chart, name=name, title=f"Accuracy of {row.label} by epoch, {last} % after the last one")
 
 
 def cost_chart(rows: Sequence[RowView], cost: str, *, name: str) -> str | None:

@@ -116,10 +116,11 @@ def render(
         robustness=[_with_legend(section) for section in robustness.sections(rows)],
         glyphs=_glyphs(rows),
         failed=[record for record in records if record["status"] == "failed"],
+        warned=[record for record in records if (record.get("result") or {}).get("warnings")],
         records=records,
         row_of={trial_id: row for row in rows for trial_id in row.trial_ids},
         recipes=_recipes(trials),
-        data=_facts(trials, data),
+        data=_facts(records, data),
         command=command,
         versions=versions,
         machine=machine,
@@ -168,6 +169,8 @@ class _Curves:
     panels: list[_Panel]
     header: list[str]
     table: list[list[str]]
+    part: str
+    """The part of the data that was watched: `"test"` or `"validation"`."""
 
 
 def _curves(rows: Sequence[RowView], records: Sequence[Record]) -> dict[str, _Curves]:
@@ -193,18 +196,23 @@ def _curves(rows: Sequence[RowView], records: Sequence[Record]) -> dict[str, _Cu
             [text.percent(mean[epoch]) if epoch < len(mean) else text.NONE for mean in means]
             for epoch in range(max(map(len, means)))
         ]
-        found[shown[0].model] = _Curves(panels, [row.label for row in shown], table)
+        watched = _watched(by_id[next(id for row in shown for id in row.trial_ids if id in by_id)])
+        found[shown[0].model] = _Curves(panels, [row.label for row in shown], table, watched)
     return found
 
 
 def _histories(row: RowView, by_id: Mapping[str, Record]) -> list[list[float]]:
-    """Test accuracy by epoch for each finished seed of a row that has a history."""
-    results = [by_id[trial_id].get("result") or {} for trial_id in row.trial_ids if trial_id in by_id]
-    curves = [
-        [epoch["test_accuracy"] for epoch in result.get("history") or () if epoch.get("test_accuracy") is not None]
-        for result in results
-    ]
+    """Accuracy on the watched part by epoch for each finished seed of a row that has a history."""
+    curves = []
+    for record in (by_id[trial_id] for trial_id in row.trial_ids if trial_id in by_id):
+        history, key = (record.get("result") or {}).get("history") or (), f"{_watched(record)}_accuracy"
+        curves.append([epoch[key] for epoch in history if epoch.get(key) is not None])
     return [curve for curve in curves if curve]
+
+
+def _watched(record: Record) -> str:
+    history = (record.get("result") or {}).get("history") or ()
+    return "validation" if any("validation_accuracy" in epoch for epoch in history) else "test"
 
 
 def _costs(rows: Sequence[RowView]) -> list[_Panel]:
@@ -259,11 +267,23 @@ def _recipes(trials: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple
     return header, [(name, [text.value(recipe.get(name)) for recipe in recipes.values()]) for name in names]
 
 
-def _facts(trials: Sequence[Mapping[str, Any]], data: Mapping[str, Any] | None) -> dict[str, str]:
-    """The known facts on the data: first from the trials, then from the caller."""
+_DATA_FACTS = {
+    "data": "name",
+    "image_size": "image size",
+    "data_options": "options",
+    "data_fingerprint": "fingerprint",
+}
+
+
+def _facts(records: Sequence[Record], data: Mapping[str, Any] | None) -> dict[str, str]:
+    """The known facts on the data: first from the trials and their results, then from the caller."""
+    trials = [record["trial"] for record in records]
     facts: dict[str, str] = {}
-    for key, name in (("data", "name"), ("image_size", "image size"), ("data_fingerprint", "fingerprint")):
-        values = dict.fromkeys(text.value(trial.get(key)) for trial in trials if trial.get(key) is not None)
+    described = [(record.get("result") or {}).get("data") or {} for record in records]
+    if lines := dict.fromkeys(found["line"] for found in described if "line" in found):
+        facts["content"] = " | ".join(lines)
+    for key, name in _DATA_FACTS.items():
+        values = dict.fromkeys(text.value(trial[key]) for trial in trials if trial.get(key))
         if values:
             facts[name] = ", ".join(values)
     return facts | {key.replace("_", " "): text.value(value) for key, value in (data or {}).items()}
