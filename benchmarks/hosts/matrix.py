@@ -1,6 +1,6 @@
 """The matrix of foreign networks: each in a process of its own, with a time limit, and gone on with where it stopped.
 
-    python -m benchmarks.hosts.matrix [--again STATE ...] [--limit SECONDS] [NAME ...]
+    python -m benchmarks.hosts.matrix [--again STATE ...] [--limit SECONDS] [--write] [NAME ...]
 
 `--again refused` examines once more the hosts with a cell in that state. The records of single hosts lie in
 `build/hosts`. When there is one for every host, the script writes `benchmarks/results/hosts/matrix.json` and
@@ -85,27 +85,33 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these hosts, also those already examined")
     parser.add_argument("--again", nargs="+", default=[], metavar="STATE", help="examine hosts with such a cell again")
     parser.add_argument("--limit", type=float, default=300, help="seconds for each host (%(default)s)")
+    parser.add_argument("--write", action="store_true", help="write the results though hosts are missing")
+    parser.add_argument("--only-write", action="store_true", help="examine nothing, write what there is")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="only the I-th of N shares, to run N at a time")
     given = parser.parse_args()
     RECORDS.mkdir(parents=True, exist_ok=True)
     os.environ |= {"OMP_NUM_THREADS": "1", "YOLO_OFFLINE": "True", "HF_HUB_OFFLINE": "1"}
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["benchmarks.hosts.examine", "benchmarks.hosts.preload"])
-    hosts = [find_host(name) for name in given.names] or HOSTS
+    share, shares = map(int, given.part.split("/"))
+    hosts = ([find_host(name) for name in given.names] or HOSTS)[share - 1 :: shares]
     for number, host in enumerate(hosts, 1):
         old = record_of(host)
-        if given.names or old is None or states(old) & set(given.again):
+        if not given.only_write and (given.names or old is None or states(old) & set(given.again)):
             record = examine(host, given.limit, server)
             (RECORDS / f"{host.slug}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             said = record.get("broken") or " ".join(f"{c}:{record[c]['state']}" for c in COLUMNS)
             print(
                 f"{number}/{len(hosts)} {host.package} {host.name}: {said} ({record.get('seconds', '-')} s)", flush=True
             )
-    records = [record for host in HOSTS if (record := record_of(host)) is not None]
-    if len(records) == len(HOSTS):
-        path: Path = write_result("hosts/matrix", {"versions": versions(), "rows": records})
+    records = {host: record_of(host) for host in HOSTS}
+    missing = [host.name for host, record in records.items() if record is None]
+    if not missing or given.write or given.only_write:
+        rows = [record for record in records.values() if record is not None]
+        path = write_result("hosts/matrix", {"versions": versions(), "rows": rows, "missing": missing})
         write_page(json.loads(path.read_text(encoding="utf-8")))
     else:
-        print(f"{len(records)} of {len(HOSTS)} hosts are examined")
+        print(f"{len(missing)} of {len(HOSTS)} hosts are not examined yet: {', '.join(missing)}")
 
 
 if __name__ == "__main__":

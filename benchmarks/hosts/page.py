@@ -76,8 +76,9 @@ def page_text(result: dict[str, Any]) -> str:
                 parts.append(f"| {name} | " + " | ".join(cells) + " |\n")
         parts += ["\n", *(f"{number}. {escaped(note)}\n" for number, note in enumerate(notes, 1))] if notes else []
     broken = [row for row in result["rows"] if "broken" in row]
-    if broken:
+    if broken or result["missing"]:
         parts.append("\n## Not examined\n\n")
+        parts += [f"- {name}: in the table, and not run yet\n" for name in result["missing"]]
         parts += [f"- {row['package']} {row['name']}: {escaped(row['broken'])}\n" for row in broken]
     return "".join(parts)
 

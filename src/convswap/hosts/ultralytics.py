@@ -9,7 +9,6 @@ ultralytics is AGPL-3.0. It is no dependency of convswap: this module needs it t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, Literal, cast
 
 import torch
@@ -29,6 +28,7 @@ from ..surgery.swapping import perform_swap, plan_swap
 __all__ = ["adapt", "unit_trainer"]
 
 _PREFIX = "Unit"
+_classes: dict[type, type] = {}
 
 
 def unit_trainer(
@@ -166,10 +166,11 @@ class _FusesUnits:
         return done or cast(Any, super()).is_fused()
 
 
-@cache
 def _unit_class(base: type) -> type:
-    """The class of networks with units. Pickle finds the class by this name, see `__getattr__`."""
-    return type(f"{_PREFIX}{base.__name__}", (_FusesUnits, base), {"__module__": __name__})
+    """The class of networks with units, always the same one. Pickle finds it by its name, see `__getattr__`."""
+    if base not in _classes:
+        _classes[base] = type(f"{_PREFIX}{base.__name__}", (_FusesUnits, base), {"__module__": __name__})
+    return _classes[base]
 
 
 def __getattr__(name: str) -> type:
