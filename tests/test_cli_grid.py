@@ -11,7 +11,7 @@ import torch
 
 from convswap.cli.failure import Failure, as_failure
 from convswap.cli.grid import chosen_recipe, make_trials, suitable_process
-from convswap.cli.output import fail_if_nothing_finished
+from convswap.cli.output import fail_if_any_failed
 from convswap.cli.saved import Saved
 from convswap.data import Data, load_data
 from convswap.errors import DataError, StoreError, UsageError
@@ -134,10 +134,15 @@ def stored(state: Any, traceback: str | None) -> StoredTrial:
     return StoredTrial(trial.id, trial, state, result, traceback, 0.0, 1.0)
 
 
-def test_only_a_comparison_in_which_all_fails_fails() -> None:
+def test_a_comparison_in_which_a_trial_fails_fails_unless_allowed() -> None:
     good, bad = stored("finished", None), stored("failed", "Traceback\nValueError: boom")
-    fail_if_nothing_finished([], Path("lab"))
-    fail_if_nothing_finished([good, bad], Path("lab"))
-    fail_if_nothing_finished([stored("interrupted", None)], Path("lab"))
-    with pytest.raises(Failure, match="all 2 trials failed, the first with: ValueError: boom"):
-        fail_if_nothing_finished([bad, bad], Path("lab"))
+    for allowed in (False, True):
+        fail_if_any_failed([], Path("lab"), allowed=allowed)
+        fail_if_any_failed([good, stored("interrupted", None)], Path("lab"), allowed=allowed)
+        with pytest.raises(Failure, match="all 2 trials failed, the first with: ValueError: boom"):
+            fail_if_any_failed([bad, bad], Path("lab"), allowed=allowed)
+    fail_if_any_failed([good, bad], Path("lab"), allowed=True)
+    with pytest.raises(Failure, match="1 of 2 trials failed, the first with: ValueError: boom") as caught:
+        fail_if_any_failed([good, bad], Path("lab"), allowed=False)
+    assert caught.value.code == 1
+    assert f"convswap trials lab --forget {bad.id}" in str(caught.value)

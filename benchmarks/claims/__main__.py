@@ -33,8 +33,8 @@ from benchmarks.claims.weights import dense_networks, likeness, pretrained_netwo
 from benchmarks.common import ROOT, git_commit, write_result
 from convswap.data import Data, load_data
 from convswap.lab import Store, StoredTrial
+from convswap.lab.build import build_model
 from convswap.lab.files import write_atomic
-from convswap.lab.run import build_model
 from convswap.measure.robustness import sample_of
 from convswap.models import load
 from convswap.see.classes import classify_kernels

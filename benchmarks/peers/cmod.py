@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from convswap.units.cmod.parts import ARCHES
 from convswap.units.cmod.wavelets import stage_filters, transform_padding
 
+from .complex_numbers import without_autocast
+
 _FOLLOWS = {
     "h1fs": "1",
     "g1fs": "2",
@@ -43,6 +45,7 @@ class Stage(nn.Module):
         self.register_buffer("down", torch.stack(down)[:, None, :, None])
         self.register_buffer("along", torch.stack(along)[:, None, None, :])
 
+    @without_autocast
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, 4 C, H', W')."""
         down, along = self.down.to(x.dtype), self.along.to(x.dtype)
@@ -81,6 +84,7 @@ class Modulus(nn.Module):
         aa, ab, ba, bb = (tree(y) for tree in self.trees)
         return torch.cat([torch.complex(aa - bb, ba + ab), torch.complex(aa + bb, ba - ab)], 1)
 
+    @without_autocast
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, out, H', W')."""
         low = self.pool(F.relu(self.norm(self.free(x))))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .complex_numbers import without_autocast
+
 Streams = list[tuple[Tensor, Tensor]]
 
 
@@ -49,6 +51,7 @@ class Harmonic(nn.Module):
         self.pool, self.lift, self.cross = unit.pool, Convolution(unit.lift), Convolution(unit.cross)
         self.bias, self.norm, self.shortcut = unit.act.bias, unit.norm.norm, unit.shortcut
 
+    @without_autocast
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, out, H', W')."""
         x = self.pool(x)

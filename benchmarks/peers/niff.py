@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .complex_numbers import without_autocast
+
 
 class Frequency(nn.Module):
     """`Re ifft2(ifftshift(M (R * fftshift(fft2 x)))) + b`, R from two MLPs of 1x1 convolutions on the whole grid.
@@ -38,6 +40,7 @@ class Frequency(nn.Module):
         grid = torch.stack([u, v])[None]
         return torch.complex(self.evaluate(self.real, grid), self.evaluate(self.imag, grid))
 
+    @without_autocast
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, out, H, W)."""
         spectrum = torch.fft.fftshift(torch.fft.fft2(x), dim=(-2, -1))

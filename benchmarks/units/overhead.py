@@ -89,6 +89,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.7, help="for each figure of layers and blocks")
     parser.add_argument("--repeats", type=int, default=15, help="of networks")
     parser.add_argument("--hosts", default=",".join(HOSTS))
+    parser.add_argument("--name", default=None, help="of the result file of layers and blocks, without its folder")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args(arguments)
@@ -118,7 +119,8 @@ def main(arguments: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     if found and not options.quick:
         place = "" if device.type == "cpu" else f"_{device.type}"
         details = {"device": str(device), "seconds": seconds, "tolerance": TOLERANCE}
-        write_result(f"units/unit_overhead_layers{place}{suffix}", payload | details | {"results": found})
+        name = options.name or f"unit_overhead_layers{place}{suffix}"
+        write_result(f"units/{name}", payload | details | {"results": found})
     if "networks" in chosen:
         units = asked or list(GOALS)
         results = {

@@ -7,8 +7,11 @@ line without a traceback. Programming errors are never wrapped and keep their tr
 from __future__ import annotations
 
 import math
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, TypeGuard
 
 
@@ -58,6 +61,23 @@ def described(error: BaseException) -> str:
     """
     line = first_line(error)
     return line if isinstance(error, ConvswapError) or not str(error).strip() else f"{type(error).__name__}: {line}"
+
+
+def own_frames(error: BaseException, most: int = 3) -> str:
+    """Where an error was raised, if in the user's own files, for the end of a message: the innermost `most` frames.
+
+    `(mine.py, line 7, in build: 1 / 0)`. Frames of convswap, of Python and of installed packages are left out. Without
+    others the text is empty.
+    """
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_installed(frame.filename)]
+    said = [f"{Path(f.filename).name}, line {f.lineno}, in {f.name}: {f.line}" for f in own[-most:]]
+    return f" ({' > '.join(said)})" if said else ""
+
+
+def _is_installed(file: str) -> bool:
+    installed = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders = [Path(__file__).parent, *(Path(folder) for folder in installed)]
+    return file.startswith("<") or any(Path(file).is_relative_to(folder) for folder in folders)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from convswap.data import Data, load_data
 from convswap.errors import DataError, StoreError, SurgeryError, UsageError
 from convswap.lab import run
-from convswap.lab.run import build_model, run_trial
+from convswap.lab.build import build_model
+from convswap.lab.run import run_trial
 from convswap.lab.trial import Trial, describe_weights
 from convswap.train import digits_recipe
 from convswap.units import PlainConv2d, spec_of

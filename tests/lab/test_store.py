@@ -193,8 +193,8 @@ def edit(file: Path, statement: str) -> None:
 
 def test_a_lab_of_another_version(file: Path) -> None:
     Store(file).close()
-    edit(file, "UPDATE meta SET value = '2' WHERE key = 'version'")
-    with pytest.raises(StoreError, match=r"lab\.sqlite was written by convswap .*lab version 2.*another lab folder"):
+    edit(file, "UPDATE meta SET value = '3' WHERE key = 'version'")
+    with pytest.raises(StoreError, match=r"lab\.sqlite was written by convswap .*lab version 3.*another lab folder"):
         Store(file)
 
 

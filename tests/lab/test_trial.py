@@ -27,14 +27,7 @@ def make(**changes: Any) -> Trial:
 
 def test_the_id_is_known() -> None:
     # A change here means that every lab in the world trains again: only with a new lab version.
-    assert make().id == "d7aa399eb1c888cf"
-
-
-def test_data_options_off_no_default_leave_descriptions_as_they_were() -> None:
-    assert "data_options" not in make().to_json()
-    assert Trial.from_json(make().to_json()) == make()
-    grey = make(data_options={"channels": "gray"})
-    assert Trial.from_json(grey.to_json()) == grey
+    assert make().id == "544f0080104f7090"
 
 
 def test_the_id_is_the_same_in_another_process() -> None:
@@ -60,6 +53,8 @@ def test_the_id_is_the_same_in_another_process() -> None:
         {"weights": {"file": "w", "sha256": "1"}},
         {"pretrained": True},
         {"data_options": {"channels": "gray"}},
+        {"network": {"structure": "1", "source": None}},
+        {"parent": {"file": "m", "run": "1", "sha256": "1"}},
         {"version": "0.2.0"},
     ],
     ids=lambda change: next(iter(change)),
@@ -73,6 +68,16 @@ def test_the_id_does_not_depend_on_where_files_lie() -> None:
     other = make(weights={"file": "/mnt/b/x.safetensors", "sha256": "1"}, data="imagefolder:/mnt/b/bees")
     assert one.id == other.id
     assert one != other, "the descriptions still say where"
+
+
+def test_a_parent_counts_by_its_content_and_its_run() -> None:
+    parent = {"file": "/home/a/model.safetensors", "run": "0f3a5d6c7b8e9a01", "sha256": "1"}
+    one = make(parent=parent, unit="conv")
+    assert one.id == make(parent=parent | {"file": "/mnt/b/m.safetensors"}, unit="conv").id
+    assert one.differences(make(parent=parent | {"sha256": "2"}, unit="conv")) == ["parent"]
+    assert one.differences(make(parent=parent | {"run": None}, unit="conv", seed=1)) == ["seed", "parent"]
+    assert one.label() == "on from 0f3a5d6c"
+    assert make(parent=parent).label() == "circle from 0f3a5d6c"
 
 
 def test_the_order_of_options_does_not_matter() -> None:
@@ -119,11 +124,15 @@ def test_a_trial_owns_its_values() -> None:
         ({"seed": -1}, "seed=-1"),
         ({"seed": True}, "seed=True .* int"),
         ({"seed": 1.5}, "seed=1.5 .* int"),
+        ({"seed": 2**63}, "seed=9223372036854775808 .* from 0 to 9223372036854775807"),
         ({"start": "cold"}, "start='cold'.*'fresh', 'warm'"),
         ({"where": 3}, "where=3 .* str or None"),
         ({"recipe": {"learning_rate": float("nan")}}, "recipe=.*JSON"),
         ({"unit_options": {"f": len}}, "unit_options=.*JSON"),
         ({"weights": {"file": "w"}}, "weights=.*'sha256'"),
+        ({"network": {"structure": "1"}}, "network=.*'source', 'structure'"),
+        ({"parent": {"file": "m"}}, "parent=.*'run', 'sha256'"),
+        ({"parent": {"file": "m", "run": None, "sha256": "1"}, "pretrained": True}, "parent= excludes"),
     ],
 )
 def test_bad_values_are_named(change: dict[str, Any], message: str) -> None:

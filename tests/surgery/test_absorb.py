@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import convswap
+from convswap.surgery.inputs import Inputs
 from convswap.surgery.neighbours import read_neighbourhood
 from convswap.train.parameters import parameter_groups
 from convswap.units import FeatureUnit, register_unit
@@ -68,7 +69,7 @@ X = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 
 
 def test_reads_what_stands_beside() -> None:
-    around = read_neighbourhood(nn.Sequential(Block(), Block()), X)
+    around = read_neighbourhood(nn.Sequential(Block(), Block()), Inputs((X,), {}))
     first = around.of["0.c1"]
     assert (first.batch_norm, first.relu_follows, first.rectified, first.relu_module) == ("0.n1", True, False, None)
     second = around.of["0.c2"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
 from networks import (
     DataDependent,
     LyingBlock,
@@ -99,6 +100,31 @@ def test_one_batch_norm_used_twice_is_left() -> None:
     plan = convswap.plan_fuse(randomize(Net()), image(2, 3, 8, 8))
     assert plan.count("fold") == 0
     assert plan.skipped[0] == ("norm", "it, or a parameter of it, is used more than once")
+
+
+class Pyramid(nn.Module):
+    """One head on maps of two sizes. `between` and `norm` may stand between its layers on the smaller map."""
+
+    def __init__(self, *, between: nn.Module | None = None, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv, self.norm, self.between, self.other = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), between, norm
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        y = self.conv(F.avg_pool2d(x, 2))
+        y = y if self.between is None else self.between(y)
+        return [self.norm(self.conv(x)), self.norm(y) if self.other is None else self.other(y)]
+
+
+def test_a_pair_that_is_called_twice_is_folded_unless_its_calls_differ() -> None:
+    """Heads behind a feature pyramid kept their norms: "it, or a parameter of it, is used more than once"."""
+    plan = convswap.plan_fuse(randomize(Pyramid()), image(2, 3, 16, 16))
+    assert plan.steps == (["fold", "conv", "norm"],)
+    assert plan.difference < 1e-13
+    assert convswap.plan_fuse(randomize(Pyramid(between=nn.ReLU())), image(2, 3, 16, 16)).steps == ()
+    assert convswap.plan_fuse(randomize(Pyramid(between=nn.Conv2d(4, 4, 1))), image(2, 3, 16, 16)).steps == ()
+    plan = convswap.plan_fuse(randomize(Pyramid(norm=nn.BatchNorm2d(4))), image(2, 3, 16, 16))
+    assert plan.steps == ()
+    assert {path for path, _ in plan.skipped} == {"norm", "other"}
 
 
 @pytest.mark.parametrize(
@@ -242,8 +268,8 @@ def test_without_export_units_are_fused_and_the_rest_is_said() -> None:
     model = convswap.swap(randomize(DataDependent()), "circle", where="all")
     x = image(2, 3, 8, 8)
     plan = convswap.plan_fuse(model, x)
-    assert plan.steps == (["unit", "body.0"],)
-    assert "no batch norm was folded" in plan.skipped[0][1]
+    assert plan.steps == (["unit", "body.0"], ["fold", "body.0", "body.1"])
+    assert "only parts of it were looked into" in plan.skipped[0][1]
     assert_equal(model, plan.apply(), x)
 
 
@@ -377,8 +403,8 @@ def test_a_model_that_refuses_float64_is_compared_in_its_own_precision() -> None
 def test_an_example_the_model_does_not_accept(example: Tensor) -> None:
     with pytest.raises(FusionError, match="does not accept the example input of shape"):
         convswap.fuse(randomize(Plain()), example)
-    with pytest.raises(UsageError, match="must be one tensor"):
-        convswap.fuse(randomize(Plain()), (example,))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="must hold a tensor, got str"):
+        convswap.fuse(randomize(Plain()), "image")
 
 
 def test_a_parameter_that_something_else_reads_is_left() -> None:

@@ -12,7 +12,7 @@ from networks import DataDependent, Plain, conv_bn, randomize
 from torch import Tensor, nn
 
 import convswap
-from convswap.errors import SurgeryError
+from convswap.errors import SurgeryError, UsageError
 from convswap.units import FeatureUnit, PlainConv2d, register_unit
 from convswap.units.circle.circle import CircleConv2d
 from convswap.units.contract import registry
@@ -276,3 +276,47 @@ def test_a_subclass_that_changes_nothing_is_taken() -> None:
     with torch.no_grad():
         assert relative(model(x), plan.apply()(x)) < 1e-5
         assert type(convswap.swap(model, "conv", where="1")[1]) is PlainConv2d
+
+
+class Volumes(nn.Module):
+    """Convolutions of every kind; one is held twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat = nn.Conv2d(3, 4, 3)
+        self.deep = nn.ModuleList([nn.Conv3d(1, 1, 1), nn.Conv3d(1, 1, 1), nn.LazyConv3d(1, 1)])
+        self.again = self.deep[0]
+        self.up, self.line = nn.ConvTranspose2d(4, 4, 2), nn.LazyConv1d(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.flat(x))
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["example", "no example"])
+def test_other_convolutions_are_counted(known: bool) -> None:
+    """Nothing was said of them."""
+    note = "left alone: 2 Conv3d, 1 ConvTranspose2d, 1 LazyConv1d, 1 LazyConv3d (units stand for Conv2d)"
+    model = Volumes()
+    if known:
+        del model.deep[2], model.line
+        note = "left alone: 2 Conv3d, 1 ConvTranspose2d (units stand for Conv2d)"
+    plan = convswap.plan_swap(model, "circle", where="all", example_input=image(1, 3, 8, 8) if known else None)
+    assert plan.notes[0] == note
+    assert f"note: {note}" in str(plan)
+    with pytest.raises(UsageError, match=r"matches none of the model's 0 convolutions; left alone: 2 Conv3d \("):
+        convswap.plan_swap(nn.Sequential(nn.Conv3d(1, 1, 1), nn.Conv3d(1, 1, 1)), "circle", where="all")
+
+
+def test_a_network_of_plain_convolutions_has_no_such_note() -> None:
+    model = convswap.swap(Plain(), "circle", where="3x3")
+    assert not any("left alone" in note for note in convswap.plan_swap(model, "ic", where="all").notes)
+
+
+def test_a_lazy_convolution_is_left_and_the_fix_is_said() -> None:
+    """The reason was "a subclass of nn.Conv2d that may behave otherwise"."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyConv2d(4, 3))
+    plan = convswap.plan_swap(model, "circle", where="all")
+    assert [(skip.path, skip.reason) for skip in plan.skipped] == [
+        ("1", "it has no weights yet; run the model once on a real input first")
+    ]
+    assert isinstance(model[1], nn.LazyConv2d)

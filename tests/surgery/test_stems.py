@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import convswap
 from convswap.errors import UsageError
+from convswap.surgery.inputs import Inputs
 from convswap.surgery.stems import find_stem
 from convswap.units import BlockUnit, register_unit
 from convswap.units.contract import registry
@@ -60,14 +61,14 @@ def image(side: int) -> Tensor:
     ],
 )
 def test_finds_the_stems_of_real_networks(name: str, path: str, others: tuple[str, ...], place: str) -> None:
-    (site,) = find_stem(convswap.create_model(name, num_classes=3), image(96))
+    (site,) = find_stem(convswap.create_model(name, num_classes=3), Inputs((image(96),), {}))
     assert (site.path, site.others, site.place.describe()) == (path, others, place)
 
 
 @pytest.mark.parametrize("name", ["cifar_resnet20", "mobilenetv2_100", "torchvision:vgg16"])
 def test_networks_without_a_stem_are_refused(name: str) -> None:
     model = convswap.create_model(name, num_classes=3)
-    assert find_stem(model, image(64)) == []
+    assert find_stem(model, Inputs((image(64),), {})) == []
     with pytest.raises(UsageError, match="no stem"):
         convswap.plan_swap(model, "pooled", example_input=image(64))
 
@@ -82,7 +83,7 @@ def test_what_something_else_reads_is_no_stem() -> None:
             seen = self.relu(self.conv(x))
             return self.pool(seen).mean((2, 3)) + seen.mean((2, 3))
 
-    assert find_stem(Peeks(), image(8)) == []
+    assert find_stem(Peeks(), Inputs((image(8),), {})) == []
 
 
 def test_swaps_as_one_and_comes_back_from_disk(tmp_path: Path) -> None:

@@ -332,9 +332,9 @@ def test_two_branches_become_one_circle() -> None:
     torch.testing.assert_close(convswap.swap(model, "circle", where="all")(x), model(x), rtol=1e-10, atol=1e-10)
 
 
-def test_an_example_that_is_no_tensor() -> None:
-    with pytest.raises(UsageError, match="must be one tensor"):
-        convswap.plan_swap(Plain(), "circle", example_input=(1, 3, 8, 8))  # type: ignore[arg-type]
+def test_an_example_that_holds_no_tensor() -> None:
+    with pytest.raises(UsageError, match="must hold a tensor, got tuple"):
+        convswap.plan_swap(Plain(), "circle", example_input=(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("kind", ["momentum", "adam"])

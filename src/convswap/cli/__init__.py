@@ -6,11 +6,15 @@ the command exists, too, and says what is missing.
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from .._version import __version__
 from .failure import as_failure
+from .streams import show_any_text
 
 __all__ = ["main"]
 
@@ -22,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failure is one line on stderr. A programming error keeps its traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    show_any_text()
     try:
         return _run(arguments or ["--help"])
     except BrokenPipeError:
@@ -31,9 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         failure = as_failure(error)
         if failure is None:
             raise
-        sys.stdout.flush()
-        print(f"convswap: {failure}", file=sys.stderr)
+        if isinstance(error, KeyboardInterrupt) and argv is None:
+            _ignore_interrupts()
+        with contextlib.suppress(OSError):  # after SIGHUP the terminal is gone, and nobody reads
+            sys.stdout.flush()
+            print(f"convswap: {failure}", file=sys.stderr)
         return failure.code
+
+
+def _ignore_interrupts() -> None:
+    """Let a second Ctrl-C, while the program says how to resume and ends, change nothing."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run(arguments: list[str]) -> int:

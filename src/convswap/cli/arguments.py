@@ -42,12 +42,20 @@ Normalization = Annotated[
         rich_help_panel=_START,
     ),
 ]
-DataName = Annotated[
-    str,
+_NAME = typer.Option(
+    metavar="NAME",
+    help="digits, cifar10, cifar100, mnist, fashion_mnist, npz:FILE or imagefolder:FOLDER.",
+    rich_help_panel=_DATA,
+)
+DataName = Annotated[str, _NAME]
+DataNameOrRuns = Annotated[str | None, _NAME]
+"""The data, which a verb that goes on from a run knows without being told."""
+OwnModel = Annotated[
+    str | None,
     typer.Option(
-        metavar="NAME",
-        help="digits, cifar10, cifar100, mnist, fashion_mnist, npz:FILE or imagefolder:FOLDER.",
-        rich_help_panel=_DATA,
+        "--model",
+        metavar="MODULE:FUNCTION",
+        help="For a model of your own: its function again. A file alone never decides what is imported.",
     ),
 ]
 DataRoot = Annotated[

@@ -33,8 +33,16 @@ def as_failure(error: BaseException) -> Failure | None:
 
 
 def notes_of(error: BaseException) -> list[str]:
-    """The notes added to the error on its way up: how to resume, what was being written."""
-    return list(getattr(error, "__notes__", []))
+    """The notes added to the error on its way up: how to resume, what was being written.
+
+    A second Ctrl-C on the way is another error, and the notes of the first count as well.
+    """
+    notes: list[str] = []
+    seen: BaseException | None = error
+    while isinstance(seen, type(error)):
+        notes += [note for note in getattr(seen, "__notes__", []) if note not in notes]
+        seen = seen.__context__
+    return notes
 
 
 def _missing(error: ModuleNotFoundError) -> Failure | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,20 @@ from ..errors import UsageError, check_choice
 from .options import absolute_data
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..data import Data
     from ..lab import Trial
     from ..train import Recipe
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A saved model that a training goes on from: what a trial records of it, its name, and the network."""
+
+    described: dict[str, str | None]
+    model: str
+    network: nn.Module
 
 
 def chosen_recipe(
@@ -43,15 +54,27 @@ def make_trials(
     weights: Path | None,
     pretrained: bool,
     normalization: str,
+    parent: Parent | None = None,
 ) -> list[Trial]:
     """Every model with every unit and every seed. Seeds vary slowest, so that a stopped grid is still fair."""
     from ..lab import Trial, describe_weights
+    from ..lab.build import described_network
+    from ..lab.network import describe_network
 
-    if weights is not None and pretrained:
-        raise UsageError("--weights and --pretrained exclude each other; give one")
+    starts = {"--weights": weights is not None, "--pretrained": pretrained, "--from": parent is not None}
+    if sum(starts.values()) > 1:
+        raise UsageError(
+            f"{' and '.join(name for name, given in starts.items() if given)} exclude each other; give one"
+        )
+    trained = any(starts.values())
     described = None if weights is None else describe_weights(weights)
-    trained = weights is not None or pretrained
-    constants = {model: _normalization(normalization, model, data, weights, trained) for model in models}
+    constants, networks = {}, {}
+    for model in models:
+        if parent is None:
+            network, networks[model] = described_network(model, data, {})
+        else:
+            network, networks[model] = parent.network, describe_network(model, parent.network)
+        constants[model] = _normalization(normalization, network, data, weights, trained, parent is not None)
     return [
         Trial(
             model=model,
@@ -68,6 +91,8 @@ def make_trials(
             weights=described,
             pretrained=pretrained,
             normalization=constants[model],
+            network=networks[model],
+            parent=None if parent is None else parent.described,
         )
         for seed in seeds
         for model in models
@@ -76,23 +101,25 @@ def make_trials(
 
 
 def _normalization(
-    choice: str, model: str, data: Data, weights: Path | None, trained: bool
+    choice: str, network: nn.Module, data: Data, weights: Path | None, trained: bool, continued: bool
 ) -> dict[str, list[float]] | None:
     from ..lab import Trial
     from ..lab.normalization import choose_normalization
-    from ..models import create_model
+    from ..models.card import card_of
 
+    card = card_of(network)
+    if choice == "auto" and continued and card is not None and card.mean is not None and card.std is not None:
+        return {"mean": list(card.mean), "std": list(card.std)}
     description = weights.with_name("trial.json") if weights is not None else None
     if choice == "auto" and description is not None and description.is_file():
         # Weights from a run of convswap keep the constants they were trained with.
         return Trial.from_json(description.read_text(encoding="utf-8")).normalization
-    network = create_model(model, num_classes=data.num_classes, in_channels=data.channels)
     return choose_normalization(choice, network, data, trained=trained)
 
 
 def check(trials: list[Trial], data: Data, device: str) -> None:
     """Find the device and build every network once, swap and weights included, before the first training starts."""
-    from ..lab.run import build_model
+    from ..lab.build import build_model
     from ..train.precision import resolve_device
 
     resolve_device(device)

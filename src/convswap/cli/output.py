@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .failure import Failure
+from .streams import console
 
 if TYPE_CHECKING:
     import typer
@@ -30,24 +31,49 @@ def tell_data(data: Data, quiet: bool = False) -> None:
 
 def print_comparison(rows: Sequence[dict[str, Any]], page: Path) -> None:
     """Print the tables, then the path of the report."""
-    from rich.console import Console
-
     from ..lab.report import robustness_table, terminal_table
 
-    console = Console(soft_wrap=False)
-    console.print(terminal_table(rows))
+    out = console(soft_wrap=False)
+    out.print(terminal_table(rows))
     if (robustness := robustness_table(rows)) is not None:
-        console.print()
-        console.print(robustness)
+        out.print()
+        out.print(robustness)
     print(f"report: {page}")
 
 
-def fail_if_nothing_finished(rows: Sequence[StoredTrial], lab: Path) -> None:
-    """Raise if every training of a comparison failed, with the reason."""
+def print_warnings(warnings: Sequence[str]) -> None:
+    """Print what a reader of a result must know."""
+    for warning in warnings:
+        print(f"warning: {warning}")
+
+
+def name_of(row: StoredTrial) -> str:
+    """A trial in a few words: `resnet18 circle seed 0 (0f3a5d6c7b8e9a01)`."""
+    return f"{row.trial.model} {row.trial.label()} seed {row.trial.seed} ({row.id})"
+
+
+def print_troubles(rows: Iterable[StoredTrial]) -> None:
+    """Print one line for each failed trial and for each warning of a finished one."""
+    for row in rows:
+        if row.state == "failed":
+            print(f"failed: {name_of(row)}: {row.reason()}")
+        print_warnings([f"{name_of(row)}: {text}" for text in (row.result or {}).get("warnings", ())])
+
+
+def fail_if_any_failed(rows: Sequence[StoredTrial], lab: Path, *, allowed: bool) -> None:
+    """Raise if trainings of a comparison failed. If `allowed`, only if all did.
+
+    Args:
+        rows: the comparison's trials.
+        lab: its folder.
+        allowed: the value of `--allow-failed`.
+    """
     failed = [row for row in rows if row.state == "failed"]
-    if failed and len(failed) == len(rows):
-        lines = (failed[0].traceback or "").strip().splitlines() or ["no reason recorded"]
-        raise Failure(
-            f"error: all {len(failed)} trials failed, the first with: {lines[-1]}; the report has the tracebacks; "
-            "repair the cause and add --retry-failed"
-        )
+    if not failed or (allowed and len(failed) < len(rows)):
+        return
+    forget = shlex.join(["convswap", "trials", str(lab), "--forget", failed[0].id])
+    number = f"all {len(rows)} trials" if len(failed) == len(rows) else f"{len(failed)} of {len(rows)} trials"
+    raise Failure(
+        f"error: {number} failed, the first with: {failed[0].reason()}; the report has the tracebacks; repair the "
+        f"cause and add --retry-failed, or drop a trial by {forget}"
+    )

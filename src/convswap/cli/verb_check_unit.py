@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +42,7 @@ def run(
       convswap check-unit gain --rules 'fuse*' --rules 'warm_start*'
       convswap check-unit --list
     """
+    from ..models.own import import_own
     from ..testing import RULES, check_unit, list_rules
 
     if show_list:
@@ -53,7 +53,7 @@ def run(
     if unit is None:
         raise UsageError("check-unit needs the name of a unit, or --list; convswap units lists the names")
     if module is not None:
-        _import(module)
+        import_own(module, f"--module {module}")
     report = check_unit(
         unit, rules=rules or "*", skip=skip or (), raise_failures=False, progress=None if quiet else _show
     )
@@ -61,16 +61,6 @@ def run(
     if report.failed:
         broken = len({result.rule for result in report.failed})
         raise Failure(f"error: unit {unit!r} breaks {broken} rule{'s' if broken > 1 else ''} of the contract")
-
-
-def _import(name: str) -> None:
-    sys.path.insert(0, "")  # so that a module in this folder is found, as with `python -m`
-    try:
-        importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
-        raise UsageError(f"--module {name}: there is no module {error.name!r} here or on PYTHONPATH") from error
 
 
 def _show(done: int, total: int, result: Result) -> None:

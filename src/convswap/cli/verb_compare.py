@@ -28,7 +28,7 @@ from .arguments import (
 )
 from .grid import check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, parse_options, parse_units, parse_where
-from .output import command_line, fail_if_nothing_finished, print_comparison, tell_data
+from .output import command_line, fail_if_any_failed, print_comparison, print_troubles, tell_data
 
 NAME = "compare"
 DEFAULT_MODEL = "cifar_resnet8"
@@ -78,6 +78,9 @@ def run(
     eval_split: EvalSplit = "auto",
     device: Device = "auto",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train the failed trials again.")] = False,
+    allow_failed: Annotated[
+        bool, typer.Option("--allow-failed", help="Exit with 0 although trials failed, if any finished.")
+    ] = False,
     latency: Annotated[bool, typer.Option(help="Measure latency after the trainings.")] = True,
     robustness: Annotated[
         str,
@@ -95,7 +98,7 @@ def run(
     """Train models x units x seeds under one recipe, show the table and write a report.
 
     Without arguments: a small ResNet on handwritten digits, three units, three seeds, about a minute. The same command
-    again resumes where it stopped, and trains nothing twice.
+    again resumes where it stopped, and trains nothing twice. The exit code is 1 if a trial failed.
 
     \b
     Examples:
@@ -108,11 +111,11 @@ def run(
     from ..data import load_data
     from ..errors import check_choice
     from ..lab import BASELINE, run_grid
+    from ..lab.build import example_of
     from ..lab.changes import tell_changes
     from ..lab.pictures import make_pictures
     from ..lab.publish import note_command, publish
     from ..lab.robustness.files import CHOICES, NONE, measure_robustness
-    from ..lab.run import example_of
     from ..lab.timing import measure_lab
 
     check_choice("--robustness", robustness, CHOICES)
@@ -168,4 +171,5 @@ def run(
         make_pictures(lab, rows, loaded, progress=not quiet)
     summary, page = publish(lab)
     print_comparison(summary, page)
-    fail_if_nothing_finished(rows, lab)
+    print_troubles(rows)
+    fail_if_any_failed(rows, lab, allowed=allow_failed)

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError
-from .arguments import DataRoot
-from .saved import data_of, find_saved, load_saved
+from ..errors import DataError, UsageError
+from .arguments import DataRoot, OwnModel
+from .saved import data_for, data_of, find_saved, open_saved
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..data import Data
-    from ..lab import Trial
+    from ..models import ModelCard
+    from .saved import Saved
 
 NAME = "fuse"
 
@@ -29,26 +30,31 @@ def run(
         int | None,
         typer.Option(min=1, metavar="PIXELS", help="Side of the input. Default: the run's, else the model's."),
     ] = None,
-    evaluate: Annotated[bool, typer.Option(help="For a run: measure test accuracy before and after.")] = True,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Measure test accuracy on this data set. Default: the run's, if it is there."
+        ),
+    ] = None,
+    evaluate: Annotated[bool, typer.Option(help="Measure test accuracy before and after.")] = True,
     latency: Annotated[bool, typer.Option(help="Measure latency before and after.")] = True,
     recalibrate: Annotated[
         bool,
         typer.Option(
             "--recalibrate",
-            help="For a run: first re-estimate BatchNorm statistics on training images. Use it for units that train "
-            "with random draws, such as circle_mix.",
+            help="First re-estimate BatchNorm statistics on training images. Use it for units that train with random "
+            "draws, such as circle_mix.",
         ),
     ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:FUNCTION",
-            help="For a model of your own: its function again. A file alone never decides what is imported.",
-        ),
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The fused model. Default: fused.safetensors beside the run's.")
     ] = None,
+    model: OwnModel = None,
     data_root: DataRoot = None,
 ) -> None:
     """Turn a trained model into plain convolutions, prove it equal, and save it beside the original.
+
+    No data are needed: the file knows the size of the images. Where the run's data are there, accuracy is measured.
 
     Units are folded into convolutions, and BatchNorm into the convolution before it. Both models then run on the same
     input in float64. A difference above 1e-9 is an error.
@@ -57,41 +63,74 @@ def run(
     Examples:
       convswap fuse convswap-lab/trials/0f3a5d6c7b8e9a01
       convswap fuse model.safetensors --image-size 128
+      convswap fuse runs/bees --model mine:build --data imagefolder:/mnt/bees --out bees-fused.safetensors
     """
     from ..models import save
+    from ..models.card import card_of
     from ..surgery import plan_fuse
 
     found = find_saved(source)
-    network = load_saved(found.weights, model)
-    data = data_of(found, data_root) if evaluate or recalibrate or image_size is None else None
-    if recalibrate and data is None:
-        raise UsageError(f"--recalibrate needs a run, whose data are known; {source} is a file")
-    example = _example(network, data, image_size)
-    plan = plan_fuse(network, example, recalibrate=_some_images(data) if recalibrate and data else None)
+    target = _target(found, out)
+    network = open_saved(found, model)
+    card = card_of(network)
+    images, missing = _data(found, card, data, data_root) if evaluate or recalibrate else (None, "")
+    if recalibrate and images is None:
+        raise UsageError(f"--recalibrate needs images: {missing or f'{source} is a file'}; name them with --data NAME")
+    example = _example(network, card, image_size)
+    plan = plan_fuse(network, example, recalibrate=_some_images(images) if recalibrate and images else None)
     fused = plan.apply().eval()
-    save(fused, found.output)
+    save(fused, target)
     print(plan)
     if latency:
         _print_latency(network, fused, example)
-    if evaluate and data is not None:
-        _print_accuracy(data, network, fused)
-    if not recalibrate and _draws_at_random(found.trial):
+    if evaluate and images is not None:
+        _print_accuracy(images, network, fused)
+    if evaluate and missing:
+        print(f"test accuracy was not measured: {missing}; --data NAME measures it")
+    if not recalibrate and _draws_at_random(network):
         print("the unit trained with random draws: --recalibrate fits BatchNorm to the kernel that inference uses")
-    print(f"fused model: {found.output}")
+    print(f"fused model: {target}")
 
 
-def _draws_at_random(trial: Trial | None) -> bool:
+def _target(found: Saved, out: Path | None) -> Path:
+    if out is None:
+        return found.output
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder; name a file, such as {out / found.output.name}")
+    if out.exists() and out.samefile(found.weights):
+        raise UsageError(f"--out {out}: is the original, which is kept; name another file")
+    return out
+
+
+def _data(found: Saved, card: ModelCard | None, name: str | None, root: Path | None) -> tuple[Data | None, str]:
+    """The images to measure on, or the reason why there are none. A run's data may have moved since: that is no error.
+
+    Raises:
+        DataError: the data that the command line names are not there.
+    """
+    if name is not None:
+        return data_for(name, card, root), ""
+    try:
+        return data_of(found, root), ""
+    except DataError as error:
+        return None, str(error)
+
+
+def _draws_at_random(network: nn.Module) -> bool:
+    from ..surgery.history import history_of
     from ..units import get_unit
 
-    return trial is not None and get_unit(trial.unit).train_eval == "stochastic"
+    units = {record["unit"] for record in history_of(network) if record["kind"] == "swap"}
+    return any(get_unit(unit).train_eval == "stochastic" for unit in units)
 
 
-def _example(model: nn.Module, data: Data | None, image_size: int | None) -> Tensor:
+def _example(model: nn.Module, card: ModelCard | None, image_size: int | None) -> Tensor:
     """Noise of the model's usual input size. The proof does not depend on the size."""
     import torch
 
-    if data is not None and image_size is None:
-        shape = (1, data.channels, *data.image_size)
+    if card is not None and card.channels is not None and card.image_size is not None:
+        height, width = card.image_size
+        shape = (1, card.channels, image_size or height, image_size or width)
     else:
         declared = getattr(model, "pretrained_cfg", None) or {}
         channels, height, width = declared.get("input_size", (3, 224, 224))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .saved import no_lab
+
 NAME = "report"
 
 
@@ -20,8 +22,14 @@ def run(
       convswap report
       convswap report lab/cifar
     """
+    from ..lab import Store
     from ..lab.publish import publish
-    from .output import print_comparison
+    from ..lab.store import STORE_FILE
+    from .output import print_comparison, print_troubles
 
+    if not lab.exists():
+        raise no_lab(lab)
     rows, page = publish(lab)
     print_comparison(rows, page)
+    with Store(lab / STORE_FILE, write=False) as store:
+        print_troubles(store.rows())

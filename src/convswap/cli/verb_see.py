@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
-from .arguments import Background, Channels, DataRoot, EvalSplit, Pretrained, Weights
+from ..errors import DataError, UsageError
+from .arguments import Background, Channels, DataRoot, EvalSplit, OwnModel, Pretrained, Weights
 from .output import tell_data
-from .saved import data_of, find_saved, load_saved
+from .saved import Saved, data_of, find_saved, near, open_saved
+from .streams import console
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,7 +27,7 @@ NAME = "see"
 
 @dataclass(frozen=True)
 class Source:
-    """A model to look at, the data it was trained on if known, and the path of its page."""
+    """A model to look at, the data it was trained on if they are there, and the path of its page."""
 
     name: str
     model: nn.Module
@@ -34,6 +35,7 @@ class Source:
     page: Path
     trained: bool = True
     trial: Trial | None = None
+    missing: str = ""
 
 
 def run(
@@ -60,6 +62,7 @@ def run(
         list[str] | None, typer.Option(metavar="PATH", help="Receptive field of this layer; repeat for several.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page. Default: see.html beside a run.")] = None,
+    model: OwnModel = None,
     data_root: DataRoot = None,
     channels: Channels = "auto",
     background: Background = "white",
@@ -72,19 +75,20 @@ def run(
       convswap see convswap-lab/trials/0f3a5d6c7b8e9a01
       convswap see mobilenetv3_small_100 --pretrained
       convswap see cifar_resnet20 --weights resnet20.th --data cifar10
+      convswap see runs/bees --model mine:build
     """
-    from rich.console import Console
     from rich.markup import escape
 
     from ..see import compare_models, comparison, look, sections, write_page
 
-    with Console(stderr=True).status("loading") as status:
+    with console(stderr=True).status("loading") as status:
 
         def tell(text: str) -> None:
             status.update(escape(text))
 
-        given = None if data is None else _load_data(data, data_root, channels, background, eval_split)
-        found = [_source(text, weights, pretrained, classes, given, data_root) for text in sources]
+        options: dict[str, Any] = {"channels": channels, "background": background, "eval_split": eval_split}
+        given = None if data is None else _load_data(data, data_root, sources[0], options)
+        found = [_source(text, model, weights, pretrained, classes, given, data_root) for text in sources]
         first = found[0]
         used = given or first.data
         pictures, normalised, where = _images(first, used, images)
@@ -106,6 +110,8 @@ def run(
     _print_classes(seen.classes)
     for note in seen.notes:
         print(note)
+    if first.missing and given is None:
+        print(f"the run's images were not used: {first.missing}; --data NAME names others")
     print(f"page: {page}")
 
 
@@ -114,27 +120,58 @@ def _by_name(found: list[Source]) -> dict[str, nn.Module]:
     return {s.name if names.count(s.name) == 1 else f"{s.name} ({i})": s.model for i, s in enumerate(found, 1)}
 
 
-def _load_data(name: str, root: Path | None, channels: str, background: str, eval_split: str) -> Data:
+def _load_data(name: str, root: Path | None, shown: str, options: dict[str, Any]) -> Data:
+    """The images of `--data`, in the size that a saved model was trained with."""
     from ..data import load_data
+    from ..models.saved import card_in
 
-    return load_data(
-        name, root=root, skip_unreadable=True, channels=channels, background=background, eval_split=eval_split
-    )
+    size = None
+    if name.startswith("imagefolder:") and Path(shown).exists():
+        card = card_in(find_saved(Path(shown)).weights)
+        size = card.image_size[0] if card is not None and card.image_size is not None else None
+    return load_data(name, root=root, image_size=size, skip_unreadable=True, **options)
 
 
 def _source(
-    text: str, weights: Path | None, pretrained: bool, classes: int | None, data: Data | None, root: Path | None
+    text: str,
+    own_model: str | None,
+    weights: Path | None,
+    pretrained: bool,
+    classes: int | None,
+    data: Data | None,
+    root: Path | None,
 ) -> Source:
     path = Path(text)
-    if path.exists():
+    if path.exists() and path.suffix != ".py":
         run_ = find_saved(path)
-        own = None if data is not None else data_of(run_, root)
+        own, missing = (None, "") if data is not None else _data_of(run_, root)
         name = path.name if run_.trial is None else f"{run_.trial.model}, {run_.trial.unit}"
-        return Source(name, load_saved(run_.weights, None), own, run_.weights.with_name("see.html"), True, run_.trial)
-    if "/" in text or text.endswith(".safetensors"):
-        raise UsageError(f"RUN {text}: does not exist; give a trial's folder, a .safetensors file or a model's name")
+        page = run_.weights.with_name("see.html")
+        return Source(name, open_saved(run_, own_model), own, page, True, run_.trial, missing)
+    beside = near(path)
+    if path.suffix != ".py" and (beside or "/" in text or text.endswith(".safetensors")):
+        _refuse_unless_model(text, beside)
     trained = pretrained or weights is not None
     return Source(text, _named(text, weights, pretrained, classes, data), None, Path("see.html"), trained)
+
+
+def _refuse_unless_model(text: str, beside: str) -> None:
+    """A path that does not exist may still be the name of a model. If not, files called much alike are named."""
+    import timm
+
+    from ..models import families  # noqa: F401 (registers our networks with timm)
+
+    if ":" not in text and not timm.is_model(text):
+        ask = "give a trial's folder, a .safetensors file or a model's name"
+        raise UsageError(f"RUN {text}: does not exist and is no model{beside}; {ask}")
+
+
+def _data_of(run_: Saved, root: Path | None) -> tuple[Data | None, str]:
+    """The run's data, or the reason why they are not there. They may have moved since: that is no error."""
+    try:
+        return data_of(run_, root), ""
+    except DataError as error:
+        return None, str(error)
 
 
 def _named(name: str, weights: Path | None, pretrained: bool, classes: int | None, data: Data | None) -> nn.Module:
@@ -151,38 +188,49 @@ def _images(source: Source, data: Data | None, count: int) -> tuple[Tensor, Tens
     import torch
 
     from ..see import photographs, sample_images
-    from ..surgery.observe import example_input_of
 
-    declared = getattr(source.model, "pretrained_cfg", None) or {}
     if data is None:
-        example = example_input_of(source.model)
-        shape = (3, 224, 224) if example is None else tuple(example.shape[1:])
+        shape = _shape(source.model)
         pictures = photographs(count, (shape[1], shape[2]), channels=shape[0])
-        mean, std = declared.get("mean", (0.5,)), declared.get("std", (0.25,))
         where = "crops of two photographs"
     else:
         pictures = sample_images(data, count)
-        mean, std = _constants(source, declared, data)
         where = f"test images of {data.name}"
+    mean, std = _constants(source.model, pictures.shape[1], data)
     constants = [torch.tensor(values).reshape(1, -1, 1, 1) for values in (mean, std)]
-    if constants[0].shape[1] not in (1, pictures.shape[1]):
-        constants = [values.mean(1, keepdim=True) for values in constants]
     return pictures, (pictures - constants[0]) / constants[1], where
 
 
-def _constants(
-    source: Source, declared: dict[str, tuple[float, ...]], data: Data
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation: a run's own, else those that the model declares, else the data's."""
-    if source.trial is not None:
-        own = source.trial.normalization
-        return (data.mean, data.std) if own is None else (tuple(own["mean"]), tuple(own["std"]))
-    fits = len(declared.get("mean", ())) == data.channels
-    return (declared["mean"], declared["std"]) if fits else (data.mean, data.std)
+def _shape(model: nn.Module) -> tuple[int, ...]:
+    """Channels, height and width of the model's images, by its card, else as a timm model declares."""
+    from ..models.card import card_of
+    from ..surgery.observe import example_input_of
+
+    card = card_of(model)
+    if card is not None and card.channels is not None and card.image_size is not None:
+        return (card.channels, *card.image_size)
+    example = example_input_of(model)
+    return (3, 224, 224) if example is None else tuple(example.first.shape[1:])
+
+
+def _constants(model: nn.Module, channels: int, data: Data | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation: those of the model's card, else those that it declares, else the data's."""
+    from ..models.card import card_of
+
+    card, declared = card_of(model), getattr(model, "pretrained_cfg", None) or {}
+    own = ({} if card is None else card.as_dict(), declared)
+    for facts in own:
+        mean, std = facts.get("mean") or (), facts.get("std") or ()
+        if len(mean) == len(std) == channels:
+            return tuple(mean), tuple(std)
+    if data is not None:
+        return data.mean, data.std
+    given = declared.get("mean"), declared.get("std")  # for other channels: their means serve all
+    mean, std = (sum(v) / len(v) if v else usual for v, usual in zip(given, (0.5, 0.25), strict=True))
+    return (mean,), (std,)
 
 
 def _print_classes(stages: Sequence[StageClasses]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from ..see import CLASSES
@@ -194,4 +242,4 @@ def _print_classes(stages: Sequence[StageClasses]) -> None:
         number = "-" if stage.stage is None else str(stage.stage + 1)
         shares = (f"{share:.0%}" for share in stage.shares.values())
         table.add_row(number, stage.role, f"{sum(stage.counts.values()):,}", *shares)
-    Console(soft_wrap=False).print(table)
+    console(soft_wrap=False).print(table)

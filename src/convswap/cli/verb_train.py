@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import glob
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +15,7 @@ from .arguments import (
     Background,
     BatchSize,
     Channels,
-    DataName,
+    DataNameOrRuns,
     DataRoot,
     Device,
     Epochs,
@@ -28,24 +31,35 @@ from .arguments import (
     Weights,
     Where,
 )
-from .grid import check, chosen_recipe, make_trials, suitable_process
+from .grid import Parent, check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, parse_options, parse_units
-from .output import tell_data
+from .output import print_warnings, tell_data
+from .saved import find_saved, next_command, open_saved
 
 if TYPE_CHECKING:
     from ..lab import Trial
 
 NAME = "train"
+_log = logging.getLogger("convswap")
 
 
 def run(
     model: Annotated[
-        str, typer.Option(metavar="MODEL", help="timm name, torchvision:NAME, or package.module:function.")
-    ],
-    data: DataName,
+        str | None, typer.Option(metavar="MODEL", help="timm name, torchvision:NAME, or package.module:function.")
+    ] = None,
+    data: DataNameOrRuns = None,
     unit: Annotated[str, typer.Option(metavar="UNIT", help="Unit to swap in, see `convswap units`.")] = "conv",
     where: Where = None,
     option: UnitOptions = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Go on from a run or saved model, with its units and its data. --unit swaps in another on top.",
+            rich_help_panel="Starting weights",
+        ),
+    ] = None,
     weights: Weights = None,
     pretrained: Pretrained = False,
     normalization: Normalization = "auto",
@@ -69,22 +83,32 @@ def run(
 ) -> None:
     """Train one network, from scratch or from trained weights, and keep it.
 
-    The same command again resumes where it stopped. A finished run is only shown.
+    The same command again resumes where it stopped. A finished run is only shown. --from goes on from a finished run
+    as a new one, under the recipe for fine-tuning.
 
     \b
     Examples:
       convswap train --model cifar_resnet20 --data cifar10 --epochs 8
       convswap train --model cifar_resnet20 --weights resnet20.th --unit ic --data cifar10 --epochs 2
       convswap train --model torchvision:resnet18 --pretrained --data imagefolder:photos --image-size 128
+      convswap train --from runs/bees --epochs 20
     """
     from ..data import load_data
     from ..lab import run_trial
+    from ..train.interrupts import requests_interrupt
 
     names = parse_units(unit)
     if len(names) > 1:
         raise UsageError(f"--unit {unit!r}: name one unit; several are compared by convswap compare")
     options = parse_options(option or [], names)
     existing_file("--weights", weights)
+    parent = None
+    if source is not None:
+        parent, data, image_size = _parent(source, model, data, image_size)
+        model = parent.model
+    if model is None or data is None:
+        missing = "--model" if model is None else "--data"
+        raise UsageError(f"missing option '{missing}'; see convswap train --help")
     loaded = load_data(
         data,
         root=data_root,
@@ -95,7 +119,7 @@ def run(
         eval_split=eval_split,
         cache=out or Path("runs"),
     )
-    trained = pretrained or weights is not None
+    trained = pretrained or weights is not None or parent is not None
     chosen = chosen_recipe(
         loaded, name=recipe, trained=trained, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
     )
@@ -111,12 +135,13 @@ def run(
         weights=weights,
         pretrained=pretrained,
         normalization=normalization,
+        parent=parent,
     )
     check([trial], loaded, device)
     tell_data(loaded, quiet)
-    folder = out or Path("runs") / _name(trial)
+    folder = out or _folder(trial)
     try:
-        with suitable_process(loaded):
+        with suitable_process(loaded), requests_interrupt():
             result = run_trial(trial, folder, data=loaded, device=device, progress=not quiet)
     except KeyboardInterrupt as error:
         error.add_note(f"run the same command again to resume from the last epoch; everything so far is in {folder}")
@@ -126,11 +151,54 @@ def run(
         f"{result['parameters']:,} parameters, {result['seconds']:.0f} s, "
         f"{result['images_per_second']:,.0f} images/s in {result['precision']}"
     )
+    print_warnings(result["warnings"])
     print(f"run: {folder}")
-    print(f"next: convswap fuse {folder}")
+    print(f"next: {next_command('fuse', folder, model)}")
 
 
-def _name(trial: Trial) -> str:
-    """A folder name that a user recognises. The id in it keeps different descriptions apart."""
-    parts = [trial.model, trial.unit, trial.data.rpartition("/")[2], f"seed{trial.seed}", trial.id[:6]]
-    return "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in part) for part in parts)
+def _folder(trial: Trial) -> Path:
+    """A folder that a user recognises by its name. The id in it keeps different descriptions apart.
+
+    Where another run differs only in the model's code, a warning says that the training begins again.
+    """
+    from ..lab import Trial
+    from ..lab.runner import changed_code_line
+
+    unit = trial.unit if trial.parent is None else replace(trial, unit_options={}, where=None).label()
+    parts = [trial.model, unit, trial.data.rpartition("/")[2], f"seed{trial.seed}"]
+    name = "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in part) for part in parts)
+    folder = Path("runs") / f"{name}-{trial.id[:6]}"
+    if not folder.exists():
+        for description in sorted(Path("runs").glob(f"{glob.escape(name)}-*/trial.json")):
+            other = Trial.from_json(description.read_text(encoding="utf-8"))
+            if trial.differences(other) == ["network"]:
+                _log.warning("%s", changed_code_line(trial, other.id))
+                break
+    return folder
+
+
+def _parent(
+    source: Path, model: str | None, data: str | None, image_size: int | None
+) -> tuple[Parent, str, int | None]:
+    """The run to go on from, and the data to train on: the run's unless others are named."""
+    from ..lab import describe_parent
+    from ..models.card import card_of
+    from ..models.saved import built_by
+    from ..surgery.history import history_of
+
+    found = find_saved(source)
+    network = open_saved(found, model)
+    if any(record["kind"] == "fuse" for record in history_of(network)):
+        raise UsageError(
+            f"--from {source}: holds a fused model, which is for inference; go on from the one before fuse"
+        )
+    run_id = None if found.trial is None else found.trial.id
+    parent = Parent(describe_parent(found.weights, run_id), built_by(found.weights)[0], network)
+    if data is None:
+        if found.trial is None:
+            raise UsageError(f"--from {source}: is a file, whose data are not known; name them with --data NAME")
+        return parent, found.trial.data, image_size or found.trial.image_size
+    card = card_of(network)
+    if image_size is None and data.startswith("imagefolder:") and card is not None and card.image_size is not None:
+        image_size = card.image_size[0]
+    return parent, data, image_size

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import options_of
+from .streams import console
 
 if TYPE_CHECKING:
     from ..units import UnitSpec
@@ -73,7 +74,6 @@ def card(spec: UnitSpec) -> str:
 
 def print_table(specs: list[UnitSpec]) -> None:
     """The units as a table that fits 80 columns."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -88,7 +88,7 @@ def print_table(specs: list[UnitSpec]) -> None:
             escape(_places(spec)),
             end_section=True,
         )
-    Console().print(table)
+    console().print(table)
     print(
         "warm start: how much of a trained convolution's function a swap keeps. inferred: the paper does not say\n"
         "where to put the unit; this is our reading. One unit in full: convswap units NAME"

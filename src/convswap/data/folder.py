@@ -78,7 +78,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
             top, left, height, width = random_crop(image.height, image.width, seed, epoch, index)
             image = tv.resized_crop(image, top, left, height, width, size)
         else:
-            image = tv.resize(image, [max(self.image_size, round(self.image_size * _TEST_RESIZE))])
+            image = tv.resize(image, [resized_side(self.image_size)])
             image = tv.center_crop(image, size)
         return tv.pil_to_tensor(image), self.labels[index]
 
@@ -93,6 +93,15 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
                 f"{shown(path)} cannot be read any more ({reason}); restore it, or leave the images alone while a "
                 "training reads them, and run the same command again"
             ) from error
+
+
+def resized_side(image_size: int) -> int:
+    """The shorter side of a test image in pixels before the centre crop of `image_size`.
+
+    >>> resized_side(224), resized_side(1)
+    (256, 1)
+    """
+    return max(image_size, round(image_size * _TEST_RESIZE))
 
 
 def random_crop(height: int, width: int, seed: int, epoch: int, index: int) -> tuple[int, int, int, int]:

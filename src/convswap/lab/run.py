@@ -14,8 +14,9 @@ import torch
 
 from .._version import __version__
 from ..errors import DataError, StoreError
+from .build import build_model, card_of_trial, example_of
 from .files import read_object, write_atomic
-from .trial import BASELINE, Trial, describe_weights
+from .trial import Trial
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,11 +55,12 @@ def run_trial(
 
     Returns:
         A dictionary for JSON: `test_accuracy`, `test_loss`, `history`, `data` (`Description.as_dict()`),
-        `parameters`, `macs`, `cost` (see `count_costs`), `plan` (None for `conv`), timings, machine and versions.
+        `parameters`, `macs`, `cost` (see `count_costs`), `plan` (None for `conv`), `warnings` (see `FitResult`),
+        timings, machine and versions.
 
     Raises:
         StoreError: the directory belongs to another trial, a file in it is damaged, or the disk is full.
-        DataError: the data or the weights file are no longer the described ones.
+        DataError: the data, the weights file, the parent or the network are no longer the described ones.
     """
     folder = Path(directory)
     _claim(folder, trial)
@@ -66,33 +68,6 @@ def run_trial(
         return _finished(folder)
     data = trial_data(trial, data, root=data_root, skip_unreadable=skip_unreadable, cache=folder)
     return _train(trial, folder, data, device, progress, label)
-
-
-def build_model(trial: Trial, data: Data) -> tuple[nn.Module, dict[str, Any] | None]:
-    """The network of a trial before training, and the plan of its swap (None for `conv`)."""
-    from ..models import create_model
-    from ..surgery import plan_swap
-    from ..surgery.observe import observe
-
-    if trial.weights is not None:
-        _check_weights(trial.weights)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(trial.seed)
-        model = create_model(
-            trial.model,
-            num_classes=data.num_classes,
-            in_channels=data.channels,
-            pretrained=trial.pretrained,
-            weights=None if trial.weights is None else trial.weights["file"],
-            **trial.model_arguments,
-        )
-        example = example_of(data)
-        observe(model, example, [])  # a model for other channels or sizes should fail before the training
-        if trial.unit == BASELINE:
-            return model, None
-        start: Any = trial.start
-        plan = plan_swap(model, trial.unit, where=trial.where, start=start, example_input=example, **trial.unit_options)
-        return plan.apply(), json.loads(plan.to_json())
 
 
 def count_costs(model: nn.Module, example: torch.Tensor) -> dict[str, Any]:
@@ -116,11 +91,6 @@ def count_costs(model: nn.Module, example: torch.Tensor) -> dict[str, Any]:
     return {"parameters": parameters, "macs": found.counts.macs, "cost": found.as_dict()}
 
 
-def example_of(data: Data) -> torch.Tensor:
-    """One black image of the data's shape, (1, C, H, W)."""
-    return torch.zeros(1, data.channels, *data.image_size)
-
-
 def _train(trial: Trial, folder: Path, data: Data, device: str, progress: bool, label: str) -> dict[str, Any]:
     from ..models import save
     from ..train import Recipe, fit
@@ -138,6 +108,7 @@ def _train(trial: Trial, folder: Path, data: Data, device: str, progress: bool, 
         label=label,
         device=device,
     )
+    versions = installed_versions()
     result = {
         "trial_id": trial.id,
         "test_accuracy": fitted.test_accuracy,
@@ -150,9 +121,11 @@ def _train(trial: Trial, folder: Path, data: Data, device: str, progress: bool, 
         "images_per_second": fitted.images_per_second,
         "precision": fitted.precision,
         "machine": describe_machine(fitted.device),
-        "versions": installed_versions(),
+        "versions": versions,
+        "warnings": list(fitted.warnings),
     }
-    save(model, folder / MODEL)
+    card = card_of_trial(trial, data, accuracy=fitted.test_accuracy, versions=versions)
+    save(model, folder / MODEL, card=card)
     _write_json(folder / RESULT, result)  # the last file: where it exists, the trial is finished
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
@@ -165,7 +138,10 @@ def _claim(folder: Path, trial: Trial) -> None:
         fix = f"delete {description} if the folder belongs to trial {trial.id}"
         owner = Trial.from_json(json.dumps(read_object(description, fix)))
         if owner.id != trial.id:
-            raise StoreError(f"{folder} belongs to trial {owner.id}, not to {trial.id}; choose another folder")
+            changed = ", ".join(owner.differences(trial))
+            raise StoreError(
+                f"{folder} belongs to trial {owner.id}, not to {trial.id} (another {changed}); choose another folder"
+            )
     else:
         _write_json(description, json.loads(trial.to_json()))
 
@@ -220,15 +196,6 @@ def load_trial_data(
         cache=cache,
         **trial.data_options,
     )
-
-
-def _check_weights(weights: dict[str, str]) -> None:
-    found = describe_weights(weights["file"])["sha256"]
-    if found != weights["sha256"]:
-        raise DataError(
-            f"weights file {weights['file']!r} changed since the trial was described (sha256 {found[:12]}, described "
-            f"{weights['sha256'][:12]}); restore the file, or describe a new trial"
-        )
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import gc
-import signal
+import logging
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import check_choice
 from ..files import disk_is_full, full_disk_error
+from ..train.interrupts import deferred_interrupt, requests_interrupt
 from .progress import GridProgress
 from .run import MODEL, load_trial_data, run_trial
 from .store import STORE_FILE, Store, StoredTrial
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from ..data import Data
 
 TRIALS = "trials"
+_log = logging.getLogger("convswap")
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,9 @@ def run_grid(
     """Run trials in a lab and return their rows, in the order given.
 
     Finished trials are not run again. Stopped trials resume from their last epoch. A failed trial is recorded with its
-    traceback, and the others continue. It is tried again, from its last checkpoint, only on request. Ctrl-C or SIGTERM
-    marks the running trial as interrupted and is raised again, with a note on how to resume.
+    traceback, and the others continue. It is tried again, from its last checkpoint, only on request. Ctrl-C, SIGTERM
+    or SIGHUP marks the running trial as interrupted and is raised again, with a note on how to resume. Where a model's
+    code has changed since a finished trial, the model is trained again, and a warning says so.
 
     Args:
         trials: the grid. A trial that is listed twice runs once.
@@ -97,7 +98,7 @@ def run_grid(
         _say_what_is_done(store, report, grid, todo)
         attempt = _Attempt(lab, data_root, device, skip_unreadable, progress and sys.stderr.isatty())
         begin = partial(_begin, store, report)
-        with _sigterm_interrupts(), _mark_interrupted(store, lab):
+        with requests_interrupt(), _mark_interrupted(store, lab):
             for trial, outcome in ENGINES[engine](todo, begin, attempt):
                 _record(store, report, trial, outcome)
         return [store.get(trial.id) for trial in trials]
@@ -111,7 +112,25 @@ def _prepare(store: Store, grid: Sequence[Trial], retry_failed: bool) -> list[Tr
     for trial in grid:
         store.add(trial)
     skipped = {"finished"} if retry_failed else {"finished", "failed"}
-    return [trial for trial in grid if store.get(trial.id).state not in skipped]
+    todo = [trial for trial in grid if store.get(trial.id).state not in skipped]
+    for line in changed_code(store.rows(), [trial for trial in todo if store.get(trial.id).state == "pending"]):
+        _log.warning("%s", line)
+    return todo
+
+
+def changed_code(known: Sequence[StoredTrial], new: Sequence[Trial]) -> list[str]:
+    """One line for each model of new trials that other finished trials trained as another network of the same name."""
+    lines: dict[str, str] = {}
+    for trial in new:
+        for row in known:
+            if row.state == "finished" and trial.differences(row.trial) == ["network"]:
+                lines.setdefault(trial.model, changed_code_line(trial, row.id))
+    return list(lines.values())
+
+
+def changed_code_line(trial: Trial, other: str) -> str:
+    """Why a trial runs although another with the same words on the command line is finished."""
+    return f"{trial.model} has changed since trial {other}: trained again"
 
 
 def _say_what_is_done(store: Store, report: GridProgress, grid: Sequence[Trial], todo: Sequence[Trial]) -> None:
@@ -208,7 +227,8 @@ def _mark_interrupted(store: Store, lab: Path) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception):
             error.add_note(f"run the same command again to resume from the last epoch; everything so far is in {lab}")
-        _interrupt_running(store, error)
+        with deferred_interrupt():  # a second Ctrl-C waits until the first is recorded
+            _interrupt_running(store, error)
         raise
 
 
@@ -221,20 +241,3 @@ def _interrupt_running(store: Store, error: BaseException) -> None:
         Exception
     ) as second:  # on a full disk this write fails, too; the next run finds the trial running and resumes it
         error.add_note(f"the store could not be updated: {second}")
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM (a batch system's request to stop) do what Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():  # signals reach only the main thread
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt("SIGTERM")
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

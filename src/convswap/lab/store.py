@@ -19,7 +19,7 @@ from ..files import disk_is_full, full_disk_error
 from .lock import LabLock
 from .trial import Trial, canonical_json
 
-STORE_VERSION = "1"
+STORE_VERSION = "2"
 STORE_FILE = "lab.sqlite"
 LOCK_FILE = "lab.lock"
 
@@ -63,6 +63,13 @@ class StoredTrial:
     traceback: str | None
     started: float | None
     ended: float | None
+
+    def reason(self, most: int = 300) -> str:
+        """Why the trial failed, in one line: the text of the last exception in the traceback."""
+        lines = (self.traceback or "").rstrip().splitlines()
+        inside = [number for number, line in enumerate(lines) if line.startswith("  ")]
+        said = " ".join(" ".join(lines[inside[-1] + 1 :] if inside else lines[-1:]).split())
+        return said[:most] or "no reason was recorded"
 
     def as_record(self) -> dict[str, Any]:
         """The row in the form that the report takes: `id`, `status`, `trial` (as a dict), `result`, `traceback`."""
@@ -124,6 +131,15 @@ class Store:
     def interrupt(self, id: str) -> None:
         """Mark a trial that was stopped on request. Its checkpoint stays."""
         self._set(id, "interrupted", ended=time.time())
+
+    def forget(self, id: str) -> None:
+        """Remove a trial's row. Its folder is left alone.
+
+        Raises:
+            KeyError: no trial has this id.
+        """
+        if self._write("DELETE FROM trials WHERE id = ?", (id,)) != 1:
+            raise KeyError(id)
 
     def get(self, id: str) -> StoredTrial:
         """One trial's row.

@@ -10,13 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..errors import StoreError, UsageError, check_choice
+from ..errors import StoreError, UsageError, check_choice, check_whole
+from ..train.batches import MOST_SEED
 
 BASELINE = "conv"
 """The unit whose trials train the network as it is. Every other unit is compared with this one."""
 ENOUGH_SEEDS = 3
 """A result from fewer finished seeds is shown, but neither ranked nor tested."""
 
+_KEYS = {
+    "weights": ["file", "sha256"],
+    "normalization": ["mean", "std"],
+    "network": ["source", "structure"],
+    "parent": ["file", "run", "sha256"],
+}
 _TYPES: dict[str, tuple[type, ...]] = {
     "model": (str,),
     "model_arguments": (dict,),
@@ -32,6 +39,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "weights": (dict, type(None)),
     "pretrained": (bool,),
     "normalization": (dict, type(None)),
+    "network": (dict, type(None)),
+    "parent": (dict, type(None)),
     "data_options": (dict,),
     "version": (str,),
 }
@@ -60,6 +69,10 @@ class Trial:
         pretrained: start from the model's published weights.
         normalization: None for the data's own, or `{"mean": [...], "std": [...]}` of pixels in 0..1. Trained weights
             need the constants they were trained with.
+        network: None, or `{"structure", "source"}` of the network that `model` names, see `describe_network`. A
+            training refuses to begin with another network than the described one.
+        parent: None, or `{"file", "run", "sha256"}` of the saved model that the training goes on from, with its units:
+            see `describe_parent`. `unit` is then swapped in on top, or is `conv` and nothing is swapped.
         data_options: the options of `load_data` that decide what the data are, off their defaults (`Data.options`).
         version: the version of convswap.
     """
@@ -78,6 +91,8 @@ class Trial:
     weights: dict[str, str] | None = None
     pretrained: bool = False
     normalization: dict[str, list[float]] | None = None
+    network: dict[str, str | None] | None = None
+    parent: dict[str, str | None] | None = None
     data_options: dict[str, str] = field(default_factory=dict)
     version: str = __version__
 
@@ -89,13 +104,13 @@ class Trial:
             if isinstance(value, dict):
                 object.__setattr__(self, name, _plain(name, value))
         check_choice("start", self.start, ("fresh", "warm"))
-        if self.seed < 0:
-            raise UsageError(f"seed={self.seed} is not allowed; choose 0 or a positive number")
-        if self.weights is not None and set(self.weights) != {"file", "sha256"}:
-            raise UsageError(f"weights={self.weights!r} is not allowed; it must have exactly the keys 'file', 'sha256'")
-        if self.normalization is not None and set(self.normalization) != {"mean", "std"}:
-            value = self.normalization
-            raise UsageError(f"normalization={value!r} is not allowed; it must have exactly the keys 'mean', 'std'")
+        check_whole("seed", self.seed, 0, MOST_SEED)
+        for name, keys in _KEYS.items():
+            value = getattr(self, name)
+            if value is not None and sorted(value) != keys:
+                raise UsageError(f"{name}={value!r} is not allowed; it must have exactly the keys {str(keys)[1:-1]}")
+        if self.parent is not None and (self.weights is not None or self.pretrained):
+            raise UsageError("parent= excludes weights= and pretrained=: the parent's weights are the start")
         if self.unit == BASELINE:
             if self.unit_options:
                 raise UsageError(f"unit_options={self.unit_options!r} is not allowed; {BASELINE!r} has no options")
@@ -112,23 +127,23 @@ class Trial:
 
     def identity(self) -> dict[str, Any]:
         """The input of the id's hash: the description with file contents in place of paths."""
-        identity = self._described()
+        identity = asdict(self)
         # "imagefolder:/some/where" may be the same data at another path. The fingerprint identifies the data.
         identity["data"] = self.data.partition(":")[0]
         if self.weights is not None:
             identity["weights"] = self.weights["sha256"]
+        if self.parent is not None:
+            identity["parent"] = {key: self.parent[key] for key in ("run", "sha256")}
         return identity
+
+    def differences(self, other: Trial) -> list[str]:
+        """The names of what makes this other work than `other`. Empty if both have one id."""
+        mine, theirs = self.identity(), other.identity()
+        return [name for name in mine if mine[name] != theirs[name]]
 
     def to_json(self) -> str:
         """The description as canonical JSON."""
-        return canonical_json(self._described())
-
-    def _described(self) -> dict[str, Any]:
-        """The fields. Data options off no default are left out, so that older descriptions and ids stay valid."""
-        described = asdict(self)
-        if not self.data_options:
-            del described["data_options"]
-        return described
+        return canonical_json(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Trial:
@@ -145,8 +160,7 @@ class Trial:
             raise StoreError(f"a trial's description must be a JSON object, got {text[:80]!r}")
         known = {f.name for f in fields(cls)}
         wrong = [f"unknown {sorted(values.keys() - known)}"] if values.keys() - known else []
-        missing = known - values.keys() - {"data_options"}
-        wrong += [f"missing {sorted(missing)}"] if missing else []
+        wrong += [f"missing {sorted(known - values.keys())}"] if known - values.keys() else []
         if wrong:
             raise StoreError(
                 f"a trial's description has other keys than convswap {__version__} writes: {', '.join(wrong)}; it is "
@@ -161,7 +175,11 @@ class Trial:
         """The unit with its options and placement, for display: `circle(radius='learnable') where 3x3`."""
         options = ", ".join(f"{key}={value!r}" for key, value in self.unit_options.items())
         text = f"{self.unit}({options})" if options else self.unit
-        return f"{text} where {self.where}" if self.where else text
+        text = f"{text} where {self.where}" if self.where else text
+        if self.parent is None:
+            return text
+        start = self.parent["run"] or str(self.parent["sha256"])
+        return f"{text} from {start[:8]}" if self.unit != BASELINE else f"on from {start[:8]}"
 
 
 def canonical_json(value: Any) -> str:
@@ -185,6 +203,15 @@ def describe_weights(file: str | Path) -> dict[str, str]:
             return {"file": str(path), "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
     except OSError as error:
         raise StoreError(f"weights file {str(file)!r} cannot be read: {error.strerror}; check the path") from error
+
+
+def describe_parent(file: str | Path, run: str | None) -> dict[str, str | None]:
+    """A saved model in the form in which a trial holds its parent, with the id of its run if there is one.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    return {**describe_weights(file), "run": run}
 
 
 def _plain(name: str, value: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 `create_model` makes networks from timm (including the CIFAR ResNets of this package), from torchvision, or
 from a function of the user; `load_weights` starts one from a file. `save` and `load` keep a model together
-with its surgery. Neither timm nor torchvision is imported before it is needed.
+with its surgery and a `ModelCard` of what it was trained on. Neither timm nor torchvision is imported before it is
+needed.
 """
 
+from .card import ModelCard
 from .factory import create_model
 from .saved import load, save
 from .weights import load_weights
 
-__all__ = ["create_model", "load", "load_weights", "save"]
+__all__ = ["ModelCard", "create_model", "load", "load_weights", "save"]

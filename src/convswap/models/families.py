@@ -1,18 +1,21 @@
 """Every network family of this package: importing this module registers them all with timm."""
 
 from . import (
+    all_cnn,
     binarynet,
     binarynet_resnet,
     cifar_densenet,
     cifar_resnet,
     cifar_vgg,
     g_ghost_regnet,
+    hardnet,
     harmonic_mnist,
     mgic_mobilenetv3,
     mgic_resnet,
     min_net,
     pide_net,
     sknet,
+    threshnet,
     vgnet,
     xnor_alexnet,
     xnor_nin,
@@ -20,18 +23,21 @@ from . import (
 )
 
 __all__ = [
+    "all_cnn",
     "binarynet",
     "binarynet_resnet",
     "cifar_densenet",
     "cifar_resnet",
     "cifar_vgg",
     "g_ghost_regnet",
+    "hardnet",
     "harmonic_mnist",
     "mgic_mobilenetv3",
     "mgic_resnet",
     "min_net",
     "pide_net",
     "sknet",
+    "threshnet",
     "vgnet",
     "xnor_alexnet",
     "xnor_nin",

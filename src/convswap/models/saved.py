@@ -6,7 +6,7 @@ No pickle is ever read. No function is called merely because a file names it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,27 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from .._version import __version__
-from ..errors import StoreError, UsageError
+from ..errors import StoreError, UsageError, first_line
 from ..files import write_atomically
 from ..surgery.history import append_history, constructor_of, history_of
 from ..surgery.sites import is_unit
 from ..surgery.steps import apply_step
 from ..surgery.swapping import perform_swap
 from ..units.contract.options import described_options
-from .factory import call_own_function, create_model
+from .card import ModelCard, card_of, put_card
+from .factory import create_model
+from .own import call_own_function, is_own
 
 _KEY = "convswap"
 
 
 def save(
-    model: nn.Module, path: str | Path, *, constructor: str | None = None, arguments: dict[str, Any] | None = None
+    model: nn.Module,
+    path: str | Path,
+    *,
+    constructor: str | None = None,
+    arguments: dict[str, Any] | None = None,
+    card: ModelCard | Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a model, swapped and fused as it is, to one safetensors file.
 
@@ -40,23 +47,35 @@ def save(
         path: the file. It is written beside and moved into place, so a full disk leaves an older file intact.
         constructor: a model name as `create_model` takes it: `"resnet18"`, `"torchvision:resnet18"`,
             `"package.module:function"`.
-        arguments: the keyword arguments of that constructor, `num_classes` among them.
+        arguments: the keyword arguments of that constructor, `num_classes` among them if it takes that.
+        card: what the model was trained on (normalisation, image size, class names, ...), as a `ModelCard` or a
+            dictionary of its facts. By default the model's own card, `model.convswap_card`.
 
     Raises:
-        UsageError: the way to build the model is unknown, `arguments` is not JSON, or building the model and repeating
-            its surgery gives another model (something was edited by hand). The message names the first difference.
+        UsageError: the way to build the model is unknown, `arguments` or `card` is not JSON, or building the model and
+            repeating its surgery gives another model (something was edited by hand). The message names the first
+            difference.
         StoreError: the file cannot be written.
     """
     built = _constructor(model, constructor, arguments)
     _check_provenance(model, built)
     state, aliases = _distinct(model.state_dict())
-    header = {"version": __version__, "constructor": built, "history": history_of(model), "aliases": aliases}
+    header: dict[str, Any] = {
+        "version": __version__,
+        "constructor": built,
+        "history": history_of(model),
+        "aliases": aliases,
+    }
+    if isinstance(card, Mapping):
+        card = ModelCard.from_dict(card)
+    known = card or card_of(model)
+    header["card"] = None if known is None else known.as_dict()
     header["frozen"] = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     try:
         metadata = {_KEY: json.dumps(header)}  # only one key: several would be written in random order
     except TypeError as error:
         raise UsageError(
-            f"arguments={arguments!r} or the surgery's options cannot be written as JSON: {error}"
+            f"arguments={arguments!r}, the card or the surgery's options cannot be written as JSON: {error}"
         ) from error
     target = Path(path).expanduser()
     write_atomically(target, serialize(state, metadata=metadata))
@@ -84,7 +103,9 @@ def load(
 ) -> nn.Module:
     """Rebuild a model from a file written by `save`: construct the model, repeat its surgery, load strictly.
 
-    The model is in eval mode. Frozen parameters (`requires_grad=False`) are frozen again.
+    The model is in eval mode. Frozen parameters (`requires_grad=False`) are frozen again. `model.convswap_card` is the
+    file's `ModelCard`, or None. Where the host declares its input in `pretrained_cfg`, as timm's models do, the facts
+    of the card replace what was declared for other weights.
 
     Args:
         path: the file.
@@ -110,6 +131,7 @@ def load(
         model.load_state_dict(state, strict=True)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name not in header["frozen"])
+        put_card(model, _card(path, header["card"]))
     except (KeyError, AttributeError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         written = header.get("version", "an unknown version")
@@ -117,6 +139,13 @@ def load(
             f"{str(path)!r} cannot be rebuilt ({reason}); it was written by convswap {written}, this is {__version__}"
         ) from error
     return model.to(device=device).eval()
+
+
+def _card(path: Path, facts: dict[str, Any] | None) -> ModelCard | None:
+    try:
+        return None if facts is None else ModelCard.from_dict(facts)
+    except UsageError as error:
+        raise StoreError(f"{str(path)!r} is damaged: {error}") from error
 
 
 def _take_dtypes(model: nn.Module, state: dict[str, Tensor]) -> None:
@@ -175,7 +204,7 @@ def _first_difference(mine: list[str], theirs: list[str]) -> tuple[str, str]:
 def _constructor(model: nn.Module, name: str | None, arguments: dict[str, Any] | None) -> dict[str, Any]:
     if name is not None:
         given = dict(arguments or {})
-        if "num_classes" not in given:
+        if "num_classes" not in given and not is_own(name):
             raise UsageError(f"arguments={arguments!r} lacks 'num_classes', which create_model({name!r}) needs")
         return {"model": name, "arguments": given}
     known = constructor_of(model)
@@ -185,6 +214,12 @@ def _constructor(model: nn.Module, name: str | None, arguments: dict[str, Any] |
             "call save(..., constructor='resnet18' or 'package.module:function', arguments={'num_classes': ...})"
         )
     return known
+
+
+def card_in(path: str | Path) -> ModelCard | None:
+    """The card in a file of `save`, without building the model."""
+    path = Path(path).expanduser()
+    return _card(path, _read(path)[0].get("card"))
 
 
 def _distinct(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -219,14 +254,30 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header, state
 
 
+def built_by(path: str | Path) -> tuple[str, dict[str, Any]]:
+    """The name of the constructor that a file of `save` records, and its arguments. Nothing is imported or called.
+
+    Raises:
+        UsageError: there is no such file.
+        StoreError: the file is damaged or not written by `save`.
+    """
+    path = Path(path).expanduser()
+    header, _ = _read(path)
+    try:
+        return str(header["constructor"]["model"]), dict(header["constructor"]["arguments"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{str(path)!r} is damaged: its header names no constructor ({first_line(error)})") from error
+
+
 def _construct(path: Path, built: dict[str, Any], constructor: str | Callable[..., nn.Module] | None) -> nn.Module:
     name, arguments = built["model"], built["arguments"]
     if callable(constructor):
         return call_own_function(name, constructor, **arguments)
-    origin, colon, _ = name.partition(":")
-    if colon and origin not in ("timm", "torchvision") and constructor != name:
+    if is_own(name) and constructor != name:
         raise ConstructorNeededError(path, name)
-    return create_model(constructor or name, **arguments)
+    if constructor not in (None, name):
+        raise UsageError(f"constructor={constructor!r}: {str(path)!r} is built by {name!r}; leave the constructor out")
+    return create_model(name, **arguments)
 
 
 def _repeat(model: nn.Module, record: dict[str, Any]) -> nn.Module:

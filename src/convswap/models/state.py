@@ -121,6 +121,7 @@ def _plain_aliases(metadata: Mapping[str, str]) -> dict[str, str]:
     if units:
         raise StoreError(
             f"holds a model already swapped to {', '.join(units)}, whose weights mean another function in plain "
-            "convolutions; open it with convswap.load, or give the weights from before the swap"
+            "convolutions; open it with convswap.load, go on from it with convswap train --from, or give the weights "
+            "from before the swap"
         )
     return aliases

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import FusionError
 from ..hooks import Hooks
 from ..units.contract.registry import UnitSpec
 from .graph import after_norm
+from .inputs import Inputs
 from .neighbours import Neighbourhood, Neighbours, read_neighbourhood
 from .sites import Site, all_paths, carry_hooks, held_elsewhere, replace
 from .stems import StemSite
@@ -50,7 +51,7 @@ def wants_neighbours(spec: UnitSpec) -> bool:
 
 
 def plan_absorption(
-    spec: UnitSpec, model: nn.Module, places: Sequence[Site], options: dict[str, Any], example: Tensor | None
+    spec: UnitSpec, model: nn.Module, places: Sequence[Site], options: dict[str, Any], example: Inputs | None
 ) -> tuple[dict[str, Absorption], tuple[str, ...]]:
     """What each unit takes over, by the site's path, and notes on what stays with the host."""
     stems = {site.path: _gone(model, site.others) for site in places if isinstance(site, StemSite)}

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import UsageError
 from ..units.contract.block import BlockUnit, Place
+from .inputs import Inputs
 from .observe import run_watched
 from .sites import Site, is_unit
 
@@ -56,25 +57,25 @@ class _NoteAdditions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def find_blocks(model: nn.Module, example_input: Tensor) -> list[BlockSite]:
+def find_blocks(model: nn.Module, inputs: Inputs) -> list[BlockSite]:
     """The residual blocks of a model, in definition order, one entry per object.
 
     Raises:
         SurgeryError: the model does not accept the example input.
         UsageError: the example input is so small that a stride cannot be seen.
     """
-    watch = _watch(model, example_input)
+    watch = _watch(model, inputs)
     return _block_sites(model, watch)
 
 
-def find_stages(model: nn.Module, example_input: Tensor) -> list[BlockSite]:
+def find_stages(model: nn.Module, inputs: Inputs) -> list[BlockSite]:
     """The stages of a model: modules that hold nothing but residual blocks, called with one feature map.
 
     Raises:
         SurgeryError: the model does not accept the example input.
         UsageError: the example input is so small that a stride cannot be seen.
     """
-    watch = _watch(model, example_input)
+    watch = _watch(model, inputs)
     blocks = {id(site.module) for site in _block_sites(model, watch)}
 
     def is_stage(module: nn.Module) -> bool:
@@ -162,7 +163,7 @@ def _stride(entered: tuple[int, ...], left: tuple[int, ...]) -> int | None:
     return next((s for s in strides if all(-(-a // s) == b for a, b in zip(entered[2:], left[2:], strict=True))), None)
 
 
-def _watch(model: nn.Module, example_input: Tensor) -> _Watch:
+def _watch(model: nn.Module, inputs: Inputs) -> _Watch:
     watch = _Watch()
     mode = _NoteAdditions(watch)
     handles = []
@@ -181,7 +182,7 @@ def _watch(model: nn.Module, example_input: Tensor) -> _Watch:
     for module in model.modules():
         handles.append(module.register_forward_pre_hook(enter))
         handles.append(module.register_forward_hook(leave, with_kwargs=True, always_call=True))
-    run_watched(model, example_input, mode, handles)
+    run_watched(model, inputs, mode, handles)
     return watch
 
 

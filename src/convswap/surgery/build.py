@@ -19,8 +19,9 @@ from .absorb import Absorption
 from .blocks import BlockSite
 from .macs import count_macs
 from .observe import Observation
+from .padding import read_padding
 from .plan import Replacement
-from .sites import Site, is_plain, outside_the_tree, why_not_plain
+from .sites import Site, carry_padding, is_plain, is_unit, outside_the_tree, why_not_plain
 
 
 def check_options(spec: UnitSpec, options: dict[str, Any]) -> None:
@@ -45,8 +46,18 @@ def build_unit(
 
 
 def as_convolution(module: nn.Module) -> nn.Conv2d:
-    """The module itself if it is a convolution, or the convolution that the unit equals."""
-    return cast(nn.Conv2d, module) if is_plain(module) else cast(WeightUnit, module).fuse()
+    """The module itself if it is a convolution, or the convolution that the unit equals.
+
+    For a convolution with a padding of its own, the convolution behind that padding, with the same parameters.
+    """
+    if is_plain(module):
+        return cast(nn.Conv2d, module)
+    padded = None if is_unit(module) else read_padding(module)
+    if padded is None:
+        return cast(WeightUnit, module).fuse()
+    conv = nn.Conv2d(**padded.geometry.arguments(), device="meta")
+    conv._parameters.update(module._parameters)
+    return conv.train(module.training)
 
 
 def _like(unit: nn.Module, weights: Sequence[Tensor]) -> None:
@@ -119,6 +130,8 @@ def replacement_row(
     place = site.place if isinstance(site, BlockSite) else None
     with torch.random.fork_rng(devices=[]):  # building the unit draws random numbers; a plan must not
         new = build_unit(spec, site.module, start, options | absorbed.options, place)
+    if place is None:
+        carry_padding(site.module, new)
     before = after = None
     if images is not None:
         shapes = seen.inputs.get(id(site.module), [])
@@ -155,11 +168,13 @@ def _declared_start(spec: UnitSpec, site: Site, options: dict[str, Any], absorbe
     module = site.module
     # a block unit starts fresh whatever it replaces, and has no convolution to compare with
     given = options | absorbed.options
-    refined = None if spec.kind == "block" else spec.cls.warm_start_for(cast(nn.Conv2d, module), **given)
+    conv = isinstance(module, nn.Conv2d) and not is_unit(module)
+    source = cast(nn.Conv2d, as_convolution(module) if conv else module)
+    refined = None if spec.kind == "block" else spec.cls.warm_start_for(source, **given)
     declared = refined or spec.warm_start
     if absorbed.exact and spec.warm_start != "none":
         return "exact"
-    if declared == "exact" and spec.kind == "weight" and is_plain(module) and not cast(Tensor, module.weight).is_meta:
+    if declared == "exact" and spec.kind == "weight" and conv and not cast(Tensor, module.weight).is_meta:
         # in half precision the unit's own weights can be rounded far more coarsely than the convolution's
         old, fused = cast(Tensor, module.weight).double(), cast(WeightUnit, new).fuse().weight.double()
         if (old - fused).abs().max() > 2e-3 * old.abs().max():

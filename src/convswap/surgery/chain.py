@@ -14,11 +14,12 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Node
 
 from ..ops.binary_conv import PackedBinaryChain, PackedBinaryConv2d, batch_norm_threshold
 from .graph import BATCH_NORM, IDENTITIES, Reader, calls_of
+from .inputs import Inputs
 from .neighbours import RELUS
 from .sites import all_paths, carry_hooks, replace
 
@@ -27,7 +28,7 @@ _CLIPS = (torch.ops.aten.hardtanh.default, torch.ops.aten.hardtanh_.default)
 Link = tuple[str, list[str]]  # the next convolution, and the ReLU and Hardtanh modules on the way to it
 
 
-def find_chains(model: nn.Module, example_input: Tensor) -> list[list[Any]]:
+def find_chains(model: nn.Module, inputs: Inputs) -> list[list[Any]]:
     """The steps `["chain", [paths of convolutions], [[paths of modules between two], ...]]` that can be done.
 
     Raises:
@@ -36,7 +37,7 @@ def find_chains(model: nn.Module, example_input: Tensor) -> list[list[Any]]:
     packed = [path for path, module in model.named_modules() if type(module) is PackedBinaryConv2d]
     if len(packed) < 2:
         return []
-    reader = Reader(model, example_input)
+    reader = Reader(model, inputs)
     once = [path for path in packed if len(calls_of(reader, path)) == 1]
     owner = {node: path for path in once for node in _nodes_of(reader, path)}
     links = {path: link for path in once if (link := _link(reader, path, owner)) is not None}
@@ -52,7 +53,7 @@ def find_chains(model: nn.Module, example_input: Tensor) -> list[list[Any]]:
     return steps
 
 
-def find_thresholds(model: nn.Module, example_input: Tensor) -> list[list[Any]]:
+def find_thresholds(model: nn.Module, inputs: Inputs) -> list[list[Any]]:
     """The steps `["threshold", BatchNorm, convolution, [paths of nn.Hardtanh modules between]]` that can be done.
 
     Raises:
@@ -61,7 +62,7 @@ def find_thresholds(model: nn.Module, example_input: Tensor) -> list[list[Any]]:
     bare = [path for path, m in model.named_modules() if type(m) is PackedBinaryConv2d and takes_bare_signs(m)]
     if not bare:
         return []
-    reader = Reader(model, example_input)
+    reader = Reader(model, inputs)
     owner = {n: path for path in bare if len(calls_of(reader, path)) == 1 for n in _nodes_of(reader, path)}
     steps = []
     for node in reader.program.graph.nodes:

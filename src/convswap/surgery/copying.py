@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import ConvswapError, SurgeryError, first_line
-from .compare import outputs_of, precision_of, relative_difference, rounding
+from .compare import Outputs, in_output, largest_difference, outputs_of, precision_of, relative_difference, rounding
+from .inputs import Inputs
 
 
 def copy_model(model: nn.Module, error: type[ConvswapError] = SurgeryError, hint: str = "") -> nn.Module:
@@ -74,18 +75,19 @@ def _computed_tensors(model: nn.Module) -> dict[int, Any]:
 
 
 def check_copy(
-    expected: list[Tensor], model: nn.Module, twin: nn.Module, example: Tensor, error: type[ConvswapError]
+    expected: Outputs, model: nn.Module, twin: nn.Module, inputs: Inputs, error: type[ConvswapError]
 ) -> None:
     """Raise unless a copy computes what the given model computed (`expected`), in the model's own precision.
 
     Nothing is raised for a model that differs from itself in a second pass, as one that draws random numbers does.
     """
-    dtype = precision_of(model, example)
-    x, limit = example.detach().to(dtype), rounding(dtype)
-    difference = relative_difference(expected, outputs_of(twin, x))
-    if difference <= limit or relative_difference(expected, outputs_of(model, x)) > limit:
+    dtype = precision_of(model, inputs)
+    inputs, limit = inputs.cast(dtype), rounding(dtype)
+    difference, path = largest_difference(expected, outputs_of(twin, inputs))
+    if difference <= limit or relative_difference(expected, outputs_of(model, inputs)) > limit:
         return
     raise error(
-        f"a copy of the model computes another function (its output differs by {difference:.1e}, relative), so nothing "
-        f"can be proven on it: state that {type(model).__name__}.__deepcopy__ does not carry over is at fault"
+        f"a copy of the model computes another function (its output differs by {difference:.1e}{in_output(path)}, "
+        "relative), so nothing can be proven on it: state that is at fault which "
+        f"{type(model).__name__}.__deepcopy__ does not carry over"
     )

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import first_line
-from .compare import tensors_of
+from .inputs import Inputs
 from .macs import meta_copy
 from .observe import ReaderWatch, follow_calls
 from .sites import sites
+from .tree import tensors_of
 
 _aten = torch.ops.aten
 _LAYERS = (
@@ -52,23 +53,23 @@ class Flow:
 class FlowReader:
     """The flow of a model, computed when it is first needed. `problem` says why there is none."""
 
-    def __init__(self, model: nn.Module, example: Tensor | None) -> None:
+    def __init__(self, model: nn.Module, example: Inputs | None) -> None:
         self.model, self.example = model, example
         self.problem = ""
 
     @cached_property
     def flow(self) -> Flow | None:
         """The flow, or None if the model cannot run on shapes alone or accepts none of the guessed images."""
-        for image in self._images():
+        for inputs in self._inputs():
             try:
-                return _read(self.model, image)
+                return _read(self.model, inputs)
             except Exception as error:  # whatever a host raises: the plan says that nothing is known
                 self.problem = self.problem or first_line(error)
         return None
 
-    def _images(self) -> Iterator[Tensor]:
+    def _inputs(self) -> Iterator[Inputs]:
         if self.example is not None:
-            yield self.example.to("meta")
+            yield self.example.map(lambda tensor: tensor.to("meta"))
             return
         conv = next((site.module for site in sites(self.model)), None)
         channels = dict.fromkeys([getattr(conv, "in_channels", 3), 3, 1])
@@ -76,19 +77,19 @@ class FlowReader:
         dtype = weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else None
         for size in _SIZES:
             for number in channels:
-                yield torch.empty(1, number, size, size, device="meta", dtype=dtype)
+                image = torch.empty(1, number, size, size, device="meta", dtype=dtype)
+                yield Inputs((image,) * _required_inputs(self.model), {})
 
 
-def _read(model: nn.Module, image: Tensor) -> Flow:
+def _read(model: nn.Module, inputs: Inputs) -> Flow:
     twin = meta_copy(model).eval()
     for module in twin.modules():
         module._forward_hooks.clear()  # a user's own hooks; those before a pass may compute weights, so they stay
     convolutions = sites(twin)
     paths = {id(site.module): site.path for site in convolutions}
     watch = _Watch(twin, paths, ReaderWatch(twin, convolutions))
-    inputs = [image.clone() for _ in range(_required_inputs(twin))]
     with follow_calls(twin, watch.enter, watch.leave), torch.no_grad(), watch:
-        result = twin(*inputs)
+        result = inputs.call(twin)
     leaving = frozenset().union(*(watch.origin(tensor) for tensor in tensors_of(result)))
     return Flow(frozenset(watch.first), leaving - {_OTHER}, dict(watch.readers.found))
 

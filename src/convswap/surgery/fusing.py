@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from ..errors import FusionError, first_line
 from .chain import find_chains, find_thresholds
-from .compare import outputs_of, precision_of, relative_difference, rounding
+from .compare import Outputs, in_output, largest_difference, outputs_of, precision_of, rounding
 from .copying import check_copy, copy_model
-from .graph import read_graph
-from .history import append_history
-from .observe import check_example, example_input_of
+from .history import append_history, carry_history
+from .inputs import ExampleInput, Inputs
+from .observe import example_input_of
+from .parts import read_parts
 from .recalibrate import recalibrate_batch_norm
 from .sites import held_elsewhere, is_unit, outside_the_tree, refuse_lazy, refuse_wrappers, sites
 from .steps import Step, apply_step, exchanged, find_block_hooks
@@ -99,10 +100,10 @@ class FusePlan:
 
 def fuse(
     model: nn.Module,
-    example_input: Tensor | None = None,
+    example_input: ExampleInput | None = None,
     *,
     tolerance: float = 1e-9,
-    recalibrate: Iterable[Tensor] | None = None,
+    recalibrate: Iterable[ExampleInput] | None = None,
 ) -> nn.Module:
     """The model in its inference form, verified: `plan_fuse(...).apply()`.
 
@@ -120,16 +121,17 @@ def fuse(
 
 def plan_fuse(
     model: nn.Module,
-    example_input: Tensor | None = None,
+    example_input: ExampleInput | None = None,
     *,
     tolerance: float = 1e-9,
-    recalibrate: Iterable[Tensor] | None = None,
+    recalibrate: Iterable[ExampleInput] | None = None,
 ) -> FusePlan:
     """Work out and verify a fusion on a copy.
 
     Args:
         model: in eval mode. Any model, with or without units.
-        example_input: (N, C, H, W) of the real size; for a timm model its declared input size is used.
+        example_input: (N, C, H, W) of the real size, or another form that the model takes (`convswap.surgery.inputs`);
+            for a timm model its declared input size is used.
         tolerance: largest relative difference allowed, in float64. A model that cannot run in float64 is compared in
             its own precision, where 1e-4 is allowed (2e-2 for half precision).
         recalibrate: batches of inputs. Batch-norm statistics are first re-estimated on them, with every unit in
@@ -141,9 +143,8 @@ def plan_fuse(
     """
     refuse_wrappers(model)
     refuse_lazy(model)
-    check_example(example_input)
     _refuse_train_mode(model)
-    example = example_input_of(model) if example_input is None else example_input
+    example = example_input_of(model) if example_input is None else Inputs.of(example_input, model)
     if example is None:
         raise FusionError("fuse needs example_input=, a tensor (N, C, H, W) of the size the model is used with")
     reference = copy_model(model, FusionError)
@@ -154,33 +155,52 @@ def plan_fuse(
     reference, inputs, expected, precision = _reference(reference, example)
     if precision != torch.float64:
         tolerance = max(tolerance, rounding(precision))
-    fused, steps, skipped, difference = _fuse_verified(reference, inputs, expected, tolerance)
+    fused, steps, skipped, (difference, path) = _fuse_verified(reference, inputs, expected, tolerance)
     name = str(precision).removeprefix("torch.")
     if difference > tolerance:
         raise FusionError(
-            f"the fused model differs by {difference:.1e} (relative, {name}), more than tolerance={tolerance:g}; "
-            "the model may depend on random numbers or read parameters that fusing changes"
+            f"the fused model differs by {difference:.1e}{in_output(path)} (relative, {name}), more than "
+            f"tolerance={tolerance:g}; the model may depend on random numbers or read parameters that fusing changes"
         )
     _restore_dtypes(fused, dtypes)
     if steps:
+        carry_history(model, fused)  # a model that is itself a unit is another object now
         append_history(fused, {"kind": "fuse", "steps": steps})
     before, after = (sum(p.numel() for p in m.parameters()) for m in (model, fused))
     return FusePlan(tuple(steps), tuple(skipped), difference, before, after, name, fused, model)
 
 
-def _reference(model: nn.Module, example: Tensor) -> tuple[nn.Module, list[Tensor], list[list[Tensor]], torch.dtype]:
+def _reference(model: nn.Module, example: Inputs) -> tuple[nn.Module, list[Inputs], list[Outputs], torch.dtype]:
     """The model to compare with, its inputs and outputs, and their precision: float64 if the model allows it."""
     problem: Exception | None = None
     for dtype in dict.fromkeys((torch.float64, precision_of(model, example))):
+        reference = _cast(copy_model(model, FusionError), dtype)
+        inputs = _test_inputs(example, dtype)
         try:
-            reference = _cast(copy_model(model, FusionError), dtype)
-            inputs = _test_inputs(example, dtype)
-            return reference, inputs, [_outputs(reference, x) for x in inputs], dtype
-        except FusionError:
-            raise
+            expected = [outputs_of(reference, inputs[0])]
         except Exception as error:
             problem = error
+            continue
+        try:
+            expected.append(outputs_of(reference, inputs[1]))
+        except Exception as error:  # a model may take certain values only
+            inputs = inputs[:1]
+            _refuse_constant(example, error)
+        if not any(expected):
+            raise FusionError(
+                f"the model's output for the example input {example} holds no tensor elements to compare, so a fusion "
+                "could not be verified; a detector that finds nothing needs another example or a lower score threshold"
+            )
+        return reference, inputs, expected, dtype
     raise _not_accepted(example, cast(Exception, problem)) from problem
+
+
+def _refuse_constant(example: Inputs, problem: Exception) -> None:
+    if all(tensor.numel() == 0 or tensor.min() == tensor.max() for _, tensor in example.tensors):
+        raise FusionError(
+            f"the example input is constant, which proves nothing, and the model does not accept noise in its place: "
+            f"{first_line(problem)}"
+        ) from problem
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -194,21 +214,16 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     return model._apply(cast_one)
 
 
-def _given_outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
+def _given_outputs(model: nn.Module, example: Inputs) -> Outputs:
     """The outputs of the given model itself: the proof starts from them, not from a copy's."""
     try:
-        return _outputs(model, example.detach().to(precision_of(model, example)))
-    except FusionError:
-        raise
+        return outputs_of(model, example.cast(precision_of(model, example)))
     except Exception as error:
         raise _not_accepted(example, error) from error
 
 
-def _not_accepted(example: Tensor, problem: Exception) -> FusionError:
-    return FusionError(
-        f"the model does not accept the example input of shape {tuple(example.shape)}, {example.dtype} on "
-        f"{example.device}: {first_line(problem)}"
-    )
+def _not_accepted(example: Inputs, problem: Exception) -> FusionError:
+    return FusionError(f"the model does not accept the example input {example}: {first_line(problem)}{example.hint}")
 
 
 def _refuse_train_mode(model: nn.Module) -> None:
@@ -218,39 +233,53 @@ def _refuse_train_mode(model: nn.Module) -> None:
             raise FusionError(f"{place} in train mode, where outputs depend on the batch; call model.eval() first")
 
 
+# What is tried in turn: blocks' own methods, rewritten sums, and parts read alone where the whole cannot be exported.
+_ATTEMPTS = (
+    (True, True, True),
+    (True, False, True),
+    (False, True, True),
+    (False, False, True),
+    (False, False, False),
+)
+
+
 def _fuse_verified(
-    reference: nn.Module, inputs: list[Tensor], expected: list[list[Tensor]], tolerance: float
-) -> tuple[nn.Module, list[Step], list[Skipped], float]:
+    reference: nn.Module, inputs: list[Inputs], expected: list[Outputs], tolerance: float
+) -> tuple[nn.Module, list[Step], list[Skipped], tuple[float, str]]:
     """Fuse a copy. Steps by other people's methods, and rewritten sums, are given up if they break equality."""
     blocks = find_block_hooks(reference)
-    problems: dict[tuple[bool, bool], str] = {}
-    for use_blocks, use_sums in ((True, True), (True, False), (False, True), (False, False)):
-        last = not (use_blocks or use_sums)
+    problems: dict[tuple[bool, bool, bool], str] = {}
+    for attempt in _ATTEMPTS:
+        use_blocks, use_sums, use_parts = attempt
+        last = attempt == _ATTEMPTS[-1]
         if use_blocks and not blocks:
             continue
         try:
-            model, steps, skipped = _fuse_copy(reference, inputs[0], blocks if use_blocks else [], use_sums)
-            difference = max(relative_difference(e, _outputs(model, x)) for e, x in zip(expected, inputs, strict=True))
-            problem = f"changes the output by {difference:.1e}"
+            model, steps, skipped = _fuse_copy(
+                reference, inputs[0], blocks if use_blocks else [], use_sums, use_parts=use_parts
+            )
+            worst = max(largest_difference(e, outputs_of(model, x)) for e, x in zip(expected, inputs, strict=True))
+            problem = f"changes the output by {worst[0]:.1e}"
         except Exception as error:  # raised by a block's own method, or by a model that reads a merged module
             if last:
                 raise
-            difference, problem = float("inf"), f"fails with {type(error).__name__}: {error}"
-        if difference <= tolerance or last:
+            worst, problem = (float("inf"), ""), f"fails with {type(error).__name__}: {error}"
+        if worst[0] <= tolerance or last:
             break
-        problems[use_blocks, use_sums] = problem
+        problems[attempt] = problem
     given_up: list[Skipped] = []
     if blocks and not use_blocks:
-        given_up += [
-            (path, f"merging blocks by their own {hook}() {problems[True, False]}") for _, path, hook in blocks
-        ]
+        reason = problems[True, False, True]
+        given_up += [(path, f"merging blocks by their own {hook}() {reason}") for _, path, hook in blocks]
     if not use_sums:
-        given_up.append(("(the model)", f"merging summed convolutions {problems[use_blocks, True]}"))
-    return model, steps, [*given_up, *skipped], difference
+        given_up.append(("(the model)", f"merging summed convolutions {problems[use_blocks, True, True]}"))
+    if not use_parts:
+        given_up.append(("(the model)", f"folding in parts {problems[False, False, True]}"))
+    return model, steps, [*given_up, *skipped], worst
 
 
 def _fuse_copy(
-    reference: nn.Module, example: Tensor, blocks: list[Step], use_sums: bool
+    reference: nn.Module, inputs: Inputs, blocks: list[Step], use_sums: bool, *, use_parts: bool
 ) -> tuple[nn.Module, list[Step], list[Skipped]]:
     model = copy_model(reference, FusionError)
     steps: list[Step] = []
@@ -272,49 +301,35 @@ def _fuse_copy(
             do(["unit", site.path])
     for step in blocks:
         do(step)
-    try:
-        graph = read_graph(model, example)
-        for edge in graph.foldable:
-            do(["fold", edge.source, edge.norm])
-    except FusionError as error:
-        return model, steps, [*skipped, ("(the model)", f"no batch norm was folded: {error}")]
+    graph = read_parts(model, inputs, alone=use_parts)
+    for edge in graph.foldable:
+        do(["fold", edge.source, edge.norm])
     for paths, at in graph.sums if use_sums else ():
         try:
             do(["merge", list(paths), at])
         except FusionError as error:
             skipped.append((" + ".join(paths), str(error)))
     for find in (find_thresholds, find_chains):
-        for step in find(model, example):
+        try:
+            found = find(model, inputs)
+        except FusionError as error:
+            skipped.append(("(the model)", f"packed binary convolutions stay single: {error}"))
+            break
+        for step in found:
             do(step)
     merged = {path for step in steps if step[0] == "merge" for path in step[1]}
     merged |= {step[1] for step in steps if step[0] == "threshold"}
-    skipped += [kept for kept in graph.kept if kept[0] not in merged]
+    skipped += [kept for kept in (*graph.kept, *graph.unread) if kept[0] not in merged]
     if graph.unreached:
         few = ", ".join(graph.unreached[:4]) + (", ..." if len(graph.unreached) > 4 else "")
         skipped.append((few, "the example does not reach it: the fusion is proven for inputs like the example only"))
     return model, steps, skipped
 
 
-def _test_inputs(example: Tensor, dtype: torch.dtype) -> list[Tensor]:
+def _test_inputs(example: Inputs, dtype: torch.dtype) -> list[Inputs]:
     """The example, and noise of its shape: an example of zeros alone would prove nothing."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(example.shape, generator=generator, dtype=torch.float64).to(example.device, dtype)
-    return [example.detach().to(dtype), noise]
-
-
-def _outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """The tensors a model returns for x.
-
-    Raises:
-        FusionError: there is no tensor to compare, so nothing could be proven.
-    """
-    tensors = outputs_of(model, x)
-    if not tensors:
-        raise FusionError(
-            f"the model's output for an input of shape {tuple(x.shape)} holds no tensor elements to compare, so a "
-            "fusion could not be verified"
-        )
-    return tensors
+    own = example.cast(dtype)
+    return [own, own.noise()]
 
 
 def _dtypes(model: nn.Module) -> dict[str, torch.dtype]:

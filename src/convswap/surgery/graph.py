@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Node
 
-from ..errors import FusionError, first_line
 from ..hooks import Hooks, writes
+from .export import export_program
+from .frozen import as_batch_norm
+from .inputs import Inputs
 from .sites import all_paths
 
 _CONVOLUTIONS = (
@@ -47,24 +49,22 @@ class Graph:
         sums: groups of modules (convolutions, identity batch norms) that read one tensor and are only ever summed.
             Where a sum is formed in place, also the module whose output is its first term: the merged one must stand
             there.
+        unread: `(path, reason)` of parts of the model that no export could read.
     """
 
     foldable: tuple[Edge, ...]
     kept: tuple[tuple[str, str], ...]
     sums: tuple[tuple[tuple[str, ...], str | None], ...]
     unreached: tuple[str, ...] = ()
+    unread: tuple[tuple[str, str], ...] = ()
 
 
 class Reader:
     """One exported program with its parameters traced back to module paths."""
 
-    def __init__(self, model: nn.Module, example_input: Tensor) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self.model = model
-        try:
-            with torch.no_grad():
-                self.program = torch.export.export(model, (example_input,), strict=False)
-        except Exception as error:
-            raise FusionError(f"torch.export cannot read the model: {first_line(error)}") from error
+        self.program = export_program(model, inputs)
         signature = self.program.graph_signature
         self.names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
 
@@ -87,13 +87,13 @@ class Reader:
         return path if path is not None and isinstance(self.model.get_submodule(path), nn.Conv2d) else None
 
 
-def read_graph(model: nn.Module, example_input: Tensor) -> Graph:
+def read_graph(model: nn.Module, inputs: Inputs) -> Graph:
     """Export the model once and find its foldable batch norms and summed parallel convolutions.
 
     Raises:
         FusionError: `torch.export` cannot read the model.
     """
-    reader = Reader(model, example_input)
+    reader = Reader(model, inputs)
     foldable: list[Edge] = []
     kept: list[tuple[str, str]] = []
     linear: dict[Node, tuple[str, Any]] = {}  # operators that are or will become one convolution: (module, input)
@@ -113,6 +113,7 @@ def read_graph(model: nn.Module, example_input: Tensor) -> Graph:
             foldable.append(Edge(source, path))
             if node.args[0] in linear:
                 linear[node] = linear[node.args[0]]
+    foldable, kept = list(dict.fromkeys(foldable)), list(dict.fromkeys(kept))  # one for each call of a module
     return Graph(tuple(foldable), tuple(kept), tuple(_summed(reader, linear)), _unreached(reader))
 
 
@@ -133,36 +134,50 @@ def _unreached(reader: Reader) -> tuple[str, ...]:
 def _is_single_norm(reader: Reader, node: Node, path: str) -> bool:
     """Can this batch norm be one term of a sum (a RepVGG identity branch)? Plain, in eval mode, called once."""
     module = reader.model.get_submodule(path)
-    return type(module) is nn.BatchNorm2d and not node.args[5] and len(reader.readers(node.args[3])) == 1  # type: ignore[arg-type]
+    plain = type(module) is nn.BatchNorm2d or as_batch_norm(module) is not None
+    return plain and not node.args[5] and len(reader.readers(node.args[3])) == 1  # type: ignore[arg-type]
 
 
 def source_of(reader: Reader, norm: Node) -> tuple[str | None, str]:
-    """The module that a batch norm folds into, or None and the reason."""
+    """The module that a batch norm folds into, or None and the reason.
+
+    Both may be called several times, as a head is on several maps, if every call of the one leads to the other.
+    """
     statistics = norm.args[3]
     if norm.args[5] or not isinstance(statistics, Node):
         return None, "it normalises by the batch"
-    if any(isinstance(own, Node) and len(reader.readers(own)) > 1 for own in norm.args[1:5]):
+    calls = reader.readers(statistics)
+    if any(isinstance(own, Node) and set(reader.readers(own)) != set(calls) for own in norm.args[1:5]):
         return None, "it, or a parameter of it, is used more than once"
     path = reader.owner(statistics, "running_mean")
     reason = _norm_type(reader.model.get_submodule(path)) if path is not None else "its statistics are computed"
     if reason:
         return None, reason
+    found = [_read_by(reader, call) for call in calls if call.target is BATCH_NORM]
+    source, conv, reason = found[0] if found else (None, None, "something else reads its statistics")
+    if source is None:
+        return None, reason
+    if len(calls) > 1 and (len(found) < len(calls) or {each[0] for each in found} != {source}):
+        return None, "it, or a parameter of it, is used more than once"
+    convolutions = {each[1] for each in found}
+    if conv and any(isinstance(own, Node) and set(reader.readers(own)) != convolutions for own in conv.args[1:3]):
+        return None, f"{source}, or a parameter of it, is used more than once"
+    return source, ""
+
+
+def _read_by(reader: Reader, norm: Node) -> tuple[str | None, Node | None, str]:
+    """What one call of a batch norm reads, and nothing else: `(module, its convolution or None, "")` or the reason."""
     node = norm.args[0]
     while isinstance(node, Node) and node.target in IDENTITIES and len(reader.readers(node)) == 1:
         node = node.args[0]
     if not isinstance(node, Node) or node.op != "call_function":
-        return None, "it reads the model's input"
+        return None, None, "it reads the model's input"
     if len(reader.readers(node)) > 1:
-        return None, "something else also reads what it normalises"
-    absorbing = _absorbing_module(reader, node)
-    if absorbing is not None:
-        return absorbing, ""
-    conv = reader.convolution(node)
-    if conv is None:
-        return None, f"it follows {_operator_name(node)}, not a convolution"
-    if any(isinstance(own, Node) and len(reader.readers(own)) > 1 for own in node.args[1:3]):
-        return None, f"{conv}, or a parameter of it, is used more than once"
-    return conv, ""
+        return None, None, "something else also reads what it normalises"
+    absorbing, conv = _absorbing_module(reader, node), reader.convolution(node)
+    if absorbing is None and conv is None:
+        return None, None, f"it follows {_operator_name(node)}, not a convolution"
+    return (conv, node, "") if absorbing is None else (absorbing, None, "")
 
 
 def _operator_name(node: Node) -> str:
@@ -174,6 +189,8 @@ def _operator_name(node: Node) -> str:
 def _norm_type(norm: nn.Module) -> str | None:
     """Why this batch norm module cannot be taken out, or None."""
     if type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) or after_norm(norm) is not None:
+        return None
+    if as_batch_norm(norm) is not None:
         return None
     return f"it is a {type(norm).__module__}.{type(norm).__name__}"
 

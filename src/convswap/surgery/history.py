@@ -8,6 +8,8 @@ from torch import nn
 
 _ATTRIBUTE = "_convswap_history"
 _CONSTRUCTOR = "_convswap_constructor"
+CARD = "convswap_card"
+"""The attribute in which `convswap.models` keeps what a model was trained on."""
 
 
 def history_of(model: nn.Module) -> list[dict[str, Any]]:
@@ -22,7 +24,7 @@ def append_history(model: nn.Module, record: dict[str, Any]) -> None:
 
 def carry_history(old: nn.Module, new: nn.Module) -> None:
     """Copy the records of a model to the model that replaces it as a whole."""
-    for name in (_ATTRIBUTE, _CONSTRUCTOR):
+    for name in (_ATTRIBUTE, _CONSTRUCTOR, CARD):
         if name in old.__dict__:
             new.__dict__[name] = old.__dict__[name]
 

@@ -6,13 +6,14 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import UsageError
+from .inputs import ExampleInput, Inputs
 from .modes import evaluating
 
 
-def count_macs(model: nn.Module, example_input: Tensor) -> int:
+def count_macs(model: nn.Module, example_input: ExampleInput) -> int:
     """Multiply-accumulates of one example's forward pass in eval mode.
 
     Convolutions and matrix products are counted (attention as its two products). Elementwise work, normalisation,
@@ -23,21 +24,24 @@ def count_macs(model: nn.Module, example_input: Tensor) -> int:
     operator that the meta device does not support runs for real. The given model is left as it was.
 
     Args:
-        model: any module that takes one tensor.
-        example_input: (N, C, H, W), N at least 1; only its first example is used.
+        model: any module.
+        example_input: (N, C, H, W), N at least 1; only its first example is used. Other forms of input
+            (`convswap.surgery.inputs`) are counted whole, and the number is divided by that of their examples.
 
     >>> count_macs(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 32, 32))
     221184
     """
-    if example_input.ndim == 0 or example_input.shape[0] < 1:
-        raise UsageError(f"example_input of shape {tuple(example_input.shape)} holds no example; give at least one")
-    one = example_input[:1]
+    inputs = Inputs.of(example_input, model)
+    if inputs.first.ndim == 0 or inputs.images < 1:
+        raise UsageError(f"example_input of shape {tuple(inputs.first.shape)} holds no example; give at least one")
+    one = inputs if inputs.single is None else inputs.map(lambda tensor: tensor[:1])
     try:
-        return _count(meta_copy(model), one.to("meta"))
-    except (RuntimeError, NotImplementedError, TypeError):
+        macs = _count(meta_copy(model), one.map(lambda tensor: tensor.to("meta")))
+    except Exception:
         # There is no meta kernel, forward reads a value, or a tensor is held outside parameters and buffers. If the
         # model itself is at fault, the real pass raises the error that says so.
-        return _count(model, one)
+        macs = _count(model, one)
+    return macs // one.images
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
@@ -51,11 +55,11 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _count(model: nn.Module, one: Tensor) -> int:
+def _count(model: nn.Module, one: Inputs) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode  # takes 0.1 s to import, and only counting needs it
 
     # The fused attention kernels lack a formula on some devices. The plain kernel is two counted products.
     with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(one.clone())  # it may work in place
+        one.call(model)
     return counter.get_total_flops() // 2

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Node
 
 from ..errors import FusionError
 from ..units.contract.registry import spec_of
 from .copying import copy_model
 from .graph import BATCH_NORM, Reader, after_norm, module_of, source_of
+from .inputs import Inputs
 from .sites import replace, sites
 
 RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
@@ -52,13 +53,13 @@ class Neighbourhood:
         return [path for path, readers in self.relu_readers.items() if readers and readers <= set(convolutions)]
 
 
-def read_neighbourhood(model: nn.Module, example_input: Tensor) -> Neighbourhood:
+def read_neighbourhood(model: nn.Module, inputs: Inputs) -> Neighbourhood:
     """Export a copy of the model in eval mode and find the neighbours of each of its convolutions.
 
     Raises:
         FusionError: `torch.export` cannot read the model.
     """
-    reader = Reader(_with_plain_convolutions(model).eval(), example_input)
+    reader = Reader(_with_plain_convolutions(model).eval(), inputs)
     nodes = [node for node in reader.program.graph.nodes if node.op == "call_function"]
     norms: dict[str, Node] = {}
     for node in nodes:

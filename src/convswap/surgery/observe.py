@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import SurgeryError, UsageError
-from .compare import tensors_of
+from ..errors import SurgeryError, first_line
+from .compare import Outputs, named_outputs
+from .inputs import ExampleInput, Inputs
 from .modes import evaluating
 from .sites import Site, is_unit
 
@@ -29,14 +30,14 @@ class Observation:
         outputs: its output shapes, likewise.
         functional: number of convolutions computed outside any convolution module or unit.
         readers: by path, what reads an observed convolution's weight besides its own call.
-        result: the tensors of the model's output.
+        result: the tensors of the model's output, by path.
     """
 
     inputs: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
     outputs: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
     functional: int = 0
     readers: dict[str, str] = field(default_factory=dict)
-    result: list[Tensor] = field(default_factory=list)
+    result: Outputs = field(default_factory=dict)
 
 
 class ReaderWatch:
@@ -89,11 +90,15 @@ def _convolves(module: nn.Module) -> bool:
 def follow_calls(
     model: nn.Module, enter: Callable[[nn.Module, Any], None], leave: Callable[[nn.Module, Any], None]
 ) -> Iterator[None]:
-    """Call `enter(module, args)` before and `leave(module, output)` after every call of a module."""
+    """Call `enter(module, arguments)` before and `leave(module, output)` after every call of a module."""
     hooks: list[RemovableHandle] = []
     try:
         for module in model.modules():
-            hooks.append(module.register_forward_pre_hook(enter, prepend=True))
+            hooks.append(
+                module.register_forward_pre_hook(
+                    lambda m, args, kwargs: enter(m, [args, kwargs]), prepend=True, with_kwargs=True
+                )
+            )
             hooks.append(module.register_forward_hook(lambda m, _, output: leave(m, output), always_call=True))
         yield
     finally:
@@ -101,7 +106,7 @@ def follow_calls(
             hook.remove()
 
 
-def observe(model: nn.Module, example_input: Tensor, watched: Sequence[Site]) -> Observation:
+def observe(model: nn.Module, example_input: ExampleInput, watched: Sequence[Site]) -> Observation:
     """Run the model once in eval mode without gradients, and record what its convolutions see.
 
     Raises:
@@ -110,21 +115,21 @@ def observe(model: nn.Module, example_input: Tensor, watched: Sequence[Site]) ->
     seen = Observation()
     readers = ReaderWatch(model, watched)
 
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and args and isinstance(args[0], Tensor):
-            seen.inputs.setdefault(id(module), []).append(tuple(args[0].shape))
+    def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        given = args[0] if args else next(iter(kwargs.values()), None)
+        if isinstance(output, Tensor) and isinstance(given, Tensor):
+            seen.inputs.setdefault(id(module), []).append(tuple(given.shape))
             seen.outputs.setdefault(id(module), []).append(tuple(output.shape))
 
-    handles = [site.module.register_forward_hook(note) for site in watched]
+    handles = [site.module.register_forward_hook(note, with_kwargs=True) for site in watched]
+    inputs = Inputs.of(example_input, model)
     with follow_calls(model, lambda module, _: readers.enter(module), lambda *_: readers.leave()):
-        seen.result = tensors_of(run_watched(model, example_input, _Watch(seen, readers), handles))
+        seen.result = named_outputs(run_watched(model, inputs, _Watch(seen, readers), handles))
     seen.readers = readers.found
     return seen
 
 
-def run_watched(
-    model: nn.Module, example_input: Tensor, mode: TorchDispatchMode, hooks: Sequence[RemovableHandle]
-) -> Any:
+def run_watched(model: nn.Module, inputs: Inputs, mode: TorchDispatchMode, hooks: Sequence[RemovableHandle]) -> Any:
     """One pass over the example in eval mode, without gradients, under `mode`; the hooks are removed after it.
 
     Raises:
@@ -132,23 +137,16 @@ def run_watched(
     """
     try:
         with evaluating(model), torch.no_grad(), mode:
-            return model(example_input.clone())  # it may work in place
+            return inputs.call(model)
     except Exception as error:
-        shape = tuple(example_input.shape)
-        message = str(error).strip() or type(error).__name__
-        raise SurgeryError(f"the model does not accept the example input of shape {shape}: {message}") from error
+        problem = f"{first_line(error)}{inputs.hint}"
+        raise SurgeryError(f"the model does not accept the example input {inputs}: {problem}") from error
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def check_example(example_input: object) -> None:
-    """Raise a `UsageError` for an example that is not a tensor: surgery runs models that take one image batch."""
-    if example_input is not None and not isinstance(example_input, Tensor):
-        raise UsageError(f"example_input must be one tensor (N, C, H, W), got {type(example_input).__name__}")
-
-
-def example_input_of(model: nn.Module) -> Tensor | None:
+def example_input_of(model: nn.Module) -> Inputs | None:
     """One random image of the size a timm model declares, on the model's device, or None if it declares none."""
     declared = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     size = declared.get("input_size") if isinstance(declared, dict) else getattr(declared, "input_size", None)
@@ -158,4 +156,4 @@ def example_input_of(model: nn.Module) -> Tensor | None:
     weight = cast(Tensor, first.weight)
     channels = cast(int, first.in_channels)  # the model may have been built for other channels than it declares
     image = torch.randn(1, channels, *size[1:], generator=torch.Generator().manual_seed(0))
-    return image.to(device=weight.device, dtype=weight.dtype)
+    return Inputs((image.to(device=weight.device, dtype=weight.dtype),), {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import SurgeryError, UsageError
 from ..units.contract.registry import UnitSpec
@@ -13,14 +13,15 @@ from .absorb import Absorption, plan_absorption
 from .blocks import BlockSite, find_blocks, find_stages
 from .build import is_frozen, replacement_row, tied_parameters, why_not
 from .flow import FlowReader
+from .inputs import Inputs
 from .observe import Observation
 from .plan import Replacement, Skip
 from .reorder import plan_reorder, takes_signs
-from .selection import Where, asks_for_flow, select_blocks, select_sites
-from .sites import Site, held_elsewhere
+from .selection import Where, asks_for_flow, none_selected, select_blocks, select_sites
+from .sites import Site, held_elsewhere, other_convolutions
 from .stems import find_stem
 
-_FINDERS: dict[str, Callable[[nn.Module, Tensor], Sequence[BlockSite]]] = {
+_FINDERS: dict[str, Callable[[nn.Module, Inputs], Sequence[BlockSite]]] = {
     "block": find_blocks,
     "stage": find_stages,
     "stem": find_stem,
@@ -33,15 +34,14 @@ _WHAT = {
 
 
 def choose_sites(
-    spec: UnitSpec, model: nn.Module, where: Where, described: str, example: Tensor | None, reader: FlowReader
+    spec: UnitSpec, model: nn.Module, where: Where, described: str, example: Inputs | None, reader: FlowReader
 ) -> Sequence[Site]:
     """The sites that `where` means: convolutions, or for a block unit residual blocks or stages."""
     if spec.replaces == "convolution":
         chosen: Sequence[Site] = select_sites(model, where, reader)
         if not chosen:
-            total = len(select_sites(model, "all"))
             default = f", the places {spec.name!r} takes by default," if where is spec.default_where else ""
-            raise UsageError(f"where={described!r}{default} matches none of the model's {total} convolutions")
+            raise none_selected(model, f"where={described!r}{default}", _left_alone(model))
         return chosen
     if example is None:
         raise UsageError(
@@ -68,7 +68,7 @@ def sort_out(
     chosen: Sequence[Site],
     options: dict[str, Any],
     seen: Observation,
-    example: Tensor | None,
+    example: Inputs | None,
 ) -> tuple[list[Site], list[Skip]]:
     """The sites that can take the unit, and the others with the reason.
 
@@ -120,7 +120,7 @@ def plan_rows(
     start: str,
     options: dict[str, Any],
     seen: Observation,
-    example: Tensor | None,
+    example: Inputs | None,
 ) -> tuple[tuple[Replacement, ...], tuple[str, ...]]:
     """The rows of the plan and its notes. Frozen places whose start is not exact join the skipped ones.
 
@@ -128,7 +128,7 @@ def plan_rows(
         SurgeryError: no place is left.
     """
     absorb = plan_reorder if takes_signs(spec) else plan_absorption
-    images = None if example is None else example.shape[0]
+    images = None if example is None else example.images
     while True:
         absorbed, notes = absorb(spec, model, places, options, example)
         rows = tuple(
@@ -145,13 +145,24 @@ def plan_rows(
         _refuse_nothing(spec, places, skipped)
 
 
-def unproven(
-    spec: UnitSpec, where: Where, rows: Sequence[Replacement], reader: FlowReader, example: Tensor | None
+def _left_alone(model: nn.Module) -> str:
+    """Which other convolutions the model holds, or nothing."""
+    kinds = [f"{count} {kind}" for kind, count in other_convolutions(model).items()]
+    return f"left alone: {', '.join(kinds)} (units stand for Conv2d)" if kinds else ""
+
+
+def remarks(
+    spec: UnitSpec,
+    model: nn.Module,
+    where: Where,
+    rows: Sequence[Replacement],
+    reader: FlowReader,
+    example: Inputs | None,
 ) -> tuple[str, ...]:
-    """Notes on what a plan assumes."""
+    """Notes on what a plan assumes and leaves out."""
     if spec.replaces != "convolution":
         return ()
-    notes = []
+    notes = [note] if (note := _left_alone(model)) else []
     if example is None and any(row.start == "exact" for row in rows):
         notes.append("an exact start is what the unit declares; with example_input= apply() proves it")
     if (example is None or asks_for_flow(where)) and reader.flow is None:

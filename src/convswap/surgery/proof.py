@@ -18,18 +18,20 @@ from ..errors import SurgeryError
 from ..units.contract.geometry import Geometry, plain_conv
 from ..units.contract.registry import UnitSpec
 from .build import as_convolution, build_unit
-from .compare import outputs_of, precision_of, relative_difference, rounding
+from .compare import Outputs, in_output, largest_difference, outputs_of, precision_of, relative_difference, rounding
 from .copying import copy_model
+from .inputs import Inputs
 from .modes import evaluating
 from .plan import Replacement
+from .sites import padding_before
 
 _WINDOW = 8  # pixels of the map, at least: enough for several outputs, at little cost
 
 
 def prove_places(
-    spec: UnitSpec, model: nn.Module, rows: Sequence[Replacement], options: dict[str, Any], example: Tensor
-) -> list[Tensor]:
-    """Run the given model once and check every row that says "exact". Returns the model's output tensors.
+    spec: UnitSpec, model: nn.Module, rows: Sequence[Replacement], options: dict[str, Any], inputs: Inputs
+) -> Outputs:
+    """Run the given model once and check every row that says "exact". Returns the model's outputs.
 
     Rows whose unit takes over a BatchNorm are left to the comparison of the networks.
 
@@ -43,7 +45,8 @@ def prove_places(
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             given = args[0] if args else kwargs.get("input")
             if isinstance(given, Tensor) and path not in seen and given.numel() and not given.is_meta:
-                seen[path] = _window(module, given)
+                padding = padding_before(module)
+                seen[path] = _window(module, given if padding is None else padding.pad(given))
 
         return hook
 
@@ -54,11 +57,11 @@ def prove_places(
             hooks.append(place.register_forward_pre_hook(note(row.path), with_kwargs=True))
     try:
         with evaluating(model):
-            outputs = outputs_of(model, example)
+            outputs = outputs_of(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    with _drawing_apart(example), torch.no_grad():
+    with _drawing_apart(inputs), torch.no_grad():
         for row in rows:
             if row.path in seen:
                 _prove(spec, model.get_submodule(row.path), row, options | row.site_options, seen[row.path])
@@ -74,7 +77,7 @@ def _prove(spec: UnitSpec, module: nn.Module, row: Replacement, options: dict[st
     expected, found = conv(x), unit(x)
     if expected.shape != found.shape:
         return  # the shapes of the whole pass are compared later, with a better message
-    difference = relative_difference([expected], [found])
+    difference = relative_difference({"": expected}, {"": found})
     if difference > rounding(torch.float64):
         raise SurgeryError(
             f"unit {spec.name!r} declares an exact start, but at {row.path or 'the model'} its output differs from the "
@@ -99,39 +102,40 @@ def _window(module: nn.Module, given: Tensor) -> Tensor:
 
 
 @contextmanager
-def _drawing_apart(example: Tensor) -> Any:
+def _drawing_apart(inputs: Inputs) -> Any:
     """Keep the random generators as they are: building a unit draws numbers, and a proof must not change them."""
-    with torch.random.fork_rng(devices=[example.device.index or 0] if example.is_cuda else []):
+    first = inputs.first
+    with torch.random.fork_rng(devices=[first.device.index or 0] if first.is_cuda else []):
         yield
 
 
-def prove_network(model: nn.Module, swap: Callable[[nn.Module], nn.Module], example: Tensor, unit: str) -> None:
+def prove_network(model: nn.Module, swap: Callable[[nn.Module], nn.Module], inputs: Inputs, unit: str) -> None:
     """Raise unless a network in which every unit starts exactly gives the same output as before, up to rounding.
 
     Args:
         model: the given model, without the units. It stays as it is.
         swap: puts the units into a copy, which it may edit.
-        example: the input.
+        inputs: the example.
         unit: registry name.
 
     Raises:
         SurgeryError: the outputs differ in float64, or in the model's own precision where it does not run in float64.
     """
-    for dtype in dict.fromkeys((torch.float64, precision_of(model, example))):
-        plain, x = copy_model(model).to(dtype).eval(), example.detach().to(dtype)
+    for dtype in dict.fromkeys((torch.float64, precision_of(model, inputs))):
+        plain, x = copy_model(model).to(dtype).eval(), inputs.cast(dtype)
         try:
             before = outputs_of(plain, x)
         except Exception:
             if dtype != torch.float64:
                 raise
             continue  # such a host computes in a precision of its own: the comparison in that precision counts
-        with _drawing_apart(example):
-            difference = relative_difference(before, outputs_of(swap(plain).eval(), x))
+        with _drawing_apart(inputs):
+            difference, path = largest_difference(before, outputs_of(swap(plain).eval(), x))
         break
     if difference > rounding(dtype):
         raise SurgeryError(
             f"unit {unit!r} declares an exact start at every place of the plan, but the network's output differs by "
-            f"{difference:.1e} (relative, {str(dtype).removeprefix('torch.')}); something uses a replaced convolution "
-            "otherwise than by calling it, or the network draws random numbers: leave places out by where=, or "
-            'register the unit with warm_start="approximate"'
+            f"{difference:.1e}{in_output(path)} (relative, {str(dtype).removeprefix('torch.')}); something uses a "
+            "replaced convolution otherwise than by calling it, or the network draws random numbers: leave places out "
+            'by where=, or register the unit with warm_start="approximate"'
         )

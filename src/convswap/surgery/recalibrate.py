@@ -7,14 +7,15 @@ from itertools import chain
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import SurgeryError
+from .inputs import ExampleInput, Inputs
 from .modes import evaluating
 
 
-def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+def recalibrate_batch_norm(model: nn.Module, batches: Iterable[ExampleInput]) -> nn.Module:
     """Set every batch norm's running statistics to their average over these batches, in place.
 
     Everything else runs in eval mode, so a stochastic unit uses its expected kernel, as in inference. Statistics
@@ -22,7 +23,7 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Mo
 
     Args:
         model: the model, which is also returned.
-        batches: inputs (N, C, H, W). A few hundred images in all are enough.
+        batches: inputs, each in any form of `example_input`. A few hundred images in all are enough.
 
     Raises:
         SurgeryError: no batch was given.
@@ -39,7 +40,7 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> nn.Mo
             norm.momentum = None  # a cumulative average
             norm.train()
         for batch in chain([first], remaining):
-            model(batch)
+            Inputs.of(batch, model).call(model)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model

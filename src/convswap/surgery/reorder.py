@@ -13,13 +13,14 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Node
 
 from ..errors import FusionError
 from ..units.contract.registry import UnitSpec
 from .absorb import Absorption
 from .graph import BATCH_NORM, Reader, source_of
+from .inputs import Inputs
 from .neighbours import RELUS, _with_plain_convolutions
 from .sites import Site, held_elsewhere
 
@@ -45,7 +46,7 @@ def takes_signs(spec: UnitSpec) -> bool:
 
 
 def plan_reorder(
-    spec: UnitSpec, model: nn.Module, places: Sequence[Site], options: dict[str, Any], example: Tensor | None
+    spec: UnitSpec, model: nn.Module, places: Sequence[Site], options: dict[str, Any], example: Inputs | None
 ) -> tuple[dict[str, Absorption], tuple[str, ...]]:
     """The host's BatchNorm that each unit makes redundant, by the site's path, and notes for the plan."""
     brings_norm = bool(spec.cls.normalizes_input(**options))

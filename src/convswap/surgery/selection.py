@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ..errors import unknown_name
+from ..errors import UsageError, unknown_name
 from ..units.contract.where import BLOCKS, CONVOLUTIONS, KERNEL, Keywords, bare_words, parse
 from .blocks import BlockSite
 from .flow import FlowReader
@@ -41,7 +41,7 @@ def select_sites(model: nn.Module, where: Where, reader: FlowReader | None = Non
     """The sites (convolutions and weight-bearing units) that `where` selects, in definition order.
 
     Raises:
-        UsageError: the string is empty or has an empty condition.
+        UsageError: the string is not well-formed, or names a module that is no convolution of the model.
     """
     found = [site for site in sites(model) if not is_block_unit(site.module)]
     if callable(where):
@@ -68,7 +68,7 @@ def select_blocks(found: Sequence[BlockSite], where: Where) -> list[BlockSite]:
     """Those of these blocks or stages that `where` selects, in their order.
 
     Raises:
-        UsageError: the string is empty or has an empty condition.
+        UsageError: the string is not well-formed, or names a module that is no such place.
     """
     if callable(where):
         return [site for site in found if any(where(path, site.module) for path in site.paths)]
@@ -91,8 +91,9 @@ def _choose(
     ends: Mapping[str, Sequence[Site]],
 ) -> list[S]:
     alternatives = parse(where)
-    for term in bare_words(alternatives):
-        _refuse_misspelt(term, found, [*keywords, *(ends or ("first", "last"))])
+    for term in sorted({term.lstrip("! ") for part in alternatives for term in part}):
+        if not KERNEL.fullmatch(term) and not set("*?[") & set(term):
+            _refuse_misspelt(term, found, [*keywords, *(ends or ("first", "last"))])
 
     def holds(term: str, site: S) -> bool:
         if term.startswith("!"):
@@ -112,9 +113,35 @@ def _choose(
 
 
 def _refuse_misspelt(term: str, found: Sequence[Site], known: Sequence[str]) -> None:
-    """Refuse a bare word that names neither a keyword nor a module: under `!` a slip would select everything."""
-    if term not in known and found and not any(term in site.paths for site in found):
-        raise unknown_name("condition in where", term, known)
+    """Refuse a word that names neither a keyword nor a place: under `!` a slip would select everything."""
+    paths = [path for site in found for path in site.paths]
+    if term in known or term in paths or not found:
+        return
+    inside = sum(path.startswith(f"{term}.") for path in paths)
+    if inside:
+        raise UsageError(
+            f"condition {term!r} in where is a module around {inside} of the model's places and none itself; write "
+            f"'{term}.*' for those inside"
+        )
+    raise unknown_name("condition in where", term, known if term.replace("_", "").isalpha() else [*known, *paths])
+
+
+def none_selected(model: nn.Module, selection: str, others: str = "") -> UsageError:
+    """The error for a selection (in words) that matches no convolution: it names those that are there."""
+    found = select_sites(model, "all")
+    others = f"; {others}" if others else ""
+    if not found:
+        return UsageError(f"{selection} matches nothing: the model has no 2-d convolution that is a module{others}")
+    few = ", ".join(f"{site.path or '(the model)'} ({_geometry(site.module)})" for site in found[:4])
+    more = ", ..." if len(found) > 4 else ""
+    number = "the model's only convolution" if len(found) == 1 else f"none of the model's {len(found)} convolutions"
+    verb = "does not match" if len(found) == 1 else "matches"
+    way_out = "choose others by where= (--where), such as 'all'"
+    return UsageError(f"{selection} {verb} {number}: {few}{more}; {way_out}{others}")
+
+
+def _geometry(conv: Any) -> str:
+    return f"{'x'.join(map(str, conv.kernel_size))}, {conv.in_channels} -> {conv.out_channels}"
 
 
 def select(model: nn.Module, where: Where) -> list[tuple[str, nn.Module]]:

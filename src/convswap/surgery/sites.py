@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
@@ -15,6 +17,7 @@ from ..units.contract.block import BlockUnit
 from ..units.contract.feature import FeatureUnit
 from ..units.contract.registry import spec_of
 from ..units.contract.weight import WeightUnit
+from .padding import InputPadding, read_padding
 
 _WRAPPERS = {
     "DistributedDataParallel": "swap first, then wrap in DistributedDataParallel",
@@ -101,6 +104,17 @@ def sites(model: nn.Module) -> list[Site]:
     return [Site(tuple(paths[key]), module) for key, module in modules.items()]
 
 
+def other_convolutions(model: nn.Module) -> dict[str, int]:
+    """How many convolutions no unit stands for, by torch's name of their kind: one-dimensional, transposed, ..."""
+    modules = {id(m): m for _, m in _walk(model, "") if isinstance(m, _ConvNd) and not isinstance(m, nn.Conv2d)}
+    kinds = [
+        next(cls.__name__ for cls in type(m).__mro__ if cls.__module__ == _ConvNd.__module__)
+        for m in modules.values()
+        if not is_unit(m)
+    ]
+    return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
+
 def all_paths(model: nn.Module, module: nn.Module) -> tuple[str, ...]:
     """Every path under which the model holds this very object."""
     return tuple(path for path, other in model.named_modules(remove_duplicate=False) if other is module)
@@ -122,6 +136,28 @@ def carry_hooks(old: nn.Module, new: nn.Module) -> None:
     for name in _HOOKS:
         setattr(new, name, getattr(old, name))
     new._is_full_backward_hook = old._is_full_backward_hook
+
+
+def padding_before(module: nn.Module) -> InputPadding | None:
+    """How a convolution with a padding of its own (see `padding`) pads its map, or None."""
+    if is_plain(module) or is_unit(module):
+        return None
+    found = read_padding(module)
+    return None if found is None else found.padding
+
+
+def carry_padding(old: nn.Module, new: nn.Module) -> None:
+    """Let `new` pad its map as `old` does by itself, after any hook of the user's."""
+    padding = padding_before(old)
+    if padding is not None:
+        for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
+            setattr(new, name, OrderedDict(getattr(new, name)))  # the old module must not pad twice
+        new.register_forward_pre_hook(padding, with_kwargs=True)
+
+
+def pads_by_hook(module: nn.Module) -> bool:
+    """Does a hook of ours pad this module's map?"""
+    return any(isinstance(hook, InputPadding) for hook in module._forward_pre_hooks.values())
 
 
 def held_elsewhere(model: nn.Module) -> dict[int, str]:
@@ -173,6 +209,8 @@ def why_not_plain(conv: nn.Module) -> str | None:
     """Why this convolution cannot be read as `conv2d(x, weight, bias)`, or None."""
     if "forward" in conv.__dict__:
         return "its forward was replaced on the object"
+    if any(is_lazy(parameter) for parameter in conv._parameters.values()):
+        return "it has no weights yet; run the model once on a real input first"
     weight = getattr(conv, "weight", None)
     if isinstance(weight, Tensor) and weight.is_complex():
         return f"its weight is complex ({weight.dtype})"
@@ -182,7 +220,7 @@ def why_not_plain(conv: nn.Module) -> str | None:
         kind = type(hook).__name__
         if kind in ("WeightNorm", "SpectralNorm") or hasattr(hook, "apply_mask"):
             return f"its weight is recomputed by a {kind} hook; remove it first"
-    if not is_plain(conv) and not is_unit(conv):
+    if not is_plain(conv) and not is_unit(conv) and read_padding(conv) is None:
         return (
             f"it is a {type(conv).__module__}.{type(conv).__name__}, a subclass of nn.Conv2d that may behave otherwise"
         )

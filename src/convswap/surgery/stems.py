@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Node
 
 from ..errors import FusionError, UsageError
@@ -15,6 +15,7 @@ from ..units.contract.block import Place
 from .blocks import BlockSite
 from .copying import copy_model
 from .graph import BATCH_NORM, Reader, calls_of, module_of
+from .inputs import Inputs
 from .neighbours import RELUS
 
 _POOLS = (torch.ops.aten.max_pool2d.default,)
@@ -27,7 +28,7 @@ class StemSite(BlockSite):
     others: tuple[str, ...] = ()
 
 
-def find_stem(model: nn.Module, example_input: Tensor) -> list[StemSite]:
+def find_stem(model: nn.Module, inputs: Inputs) -> list[StemSite]:
     """The stem of a model, if any: convolution, perhaps BatchNorm, ReLU, max-pool, each read only by the next.
 
     A deep stem, in which the first three repeat and the first convolution is strided, counts as one stem.
@@ -36,7 +37,7 @@ def find_stem(model: nn.Module, example_input: Tensor) -> list[StemSite]:
         UsageError: the model cannot be exported, so that its order of operations is not known.
     """
     try:
-        reader = Reader(copy_model(model, FusionError).eval(), example_input)
+        reader = Reader(copy_model(model, FusionError).eval(), inputs)
     except FusionError as error:
         raise UsageError(f"the model's stem cannot be found: {error}") from error
     for node in reader.program.graph.nodes:

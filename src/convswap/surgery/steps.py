@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FusionError
-from ..ops.batch_norm import batch_norm_affine
 from ..units.contract.geometry import Geometry, plain_conv
 from . import algebra
 from .chain import fold_threshold, join_chain
+from .frozen import norm_affine
 from .graph import after_norm
-from .sites import all_paths, carry_hooks, is_plain, is_unit, replace, why_not_plain
+from .sites import all_paths, carry_hooks, is_plain, is_unit, pads_by_hook, replace, why_not_plain
 
 Step = list[Any]
 BLOCK_HOOKS = ("fuse", "reparameterize", "switch_to_deploy")
@@ -107,7 +107,7 @@ def _takes_nothing(method: Callable[..., Any]) -> bool:
 def fold_batch_norm(model: nn.Module, source: str, norm: str) -> nn.Module:
     """Fold a batch norm into the convolution (or absorbing unit) before it and take it out of the model."""
     module, batch_norm = model.get_submodule(source), model.get_submodule(norm)
-    scale, shift = batch_norm_affine(batch_norm)
+    scale, shift = norm_affine(batch_norm)
     with torch.no_grad():
         if isinstance(module, nn.Conv2d):
             old_bias = None if module.bias is None else module.bias.double()
@@ -162,7 +162,7 @@ def _branch_kernel(
     if target.stride != (1, 1) or target.in_channels != target.out_channels:
         raise FusionError("an identity branch needs stride 1 and as many output as input channels")
     identity = algebra.identity_kernel(target.in_channels, target.groups, like=target.weight.detach().double())
-    weight, bias = algebra.scale_outputs(identity, None, *batch_norm_affine(branch))
+    weight, bias = algebra.scale_outputs(identity, None, *norm_affine(branch))
     return algebra.embed_kernel(weight.detach(), (0, 0), (1, 1), size, padding), bias.detach()
 
 
@@ -179,6 +179,8 @@ def _cannot_merge(convs: dict[str, nn.Conv2d], main: str) -> str | None:
     for path, conv in convs.items():
         if not is_plain(conv) or why_not_plain(conv) is not None:
             return f"{path} is not a plain convolution"
+        if pads_by_hook(conv):
+            return f"{path} pads its map by itself"
         if conv.stride != target.stride or conv.groups != target.groups:
             return f"{path} and {main} differ in stride or groups"
         if conv.out_channels != target.out_channels:

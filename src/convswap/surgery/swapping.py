@@ -7,25 +7,26 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import SurgeryError, check_choice
 from ..units.contract.block import Place
 from ..units.contract.registry import get_unit
 from .absorb import take_out
 from .build import build_unit, check_options
-from .compare import precision_of, relative_difference, rounding
+from .compare import Outputs, precision_of, relative_difference, rounding
 from .copying import check_copy, copy_model
 from .flow import FlowReader
 from .history import append_history, carry_history
+from .inputs import ExampleInput, Inputs
 from .modes import evaluating
-from .observe import Observation, check_example, example_input_of, observe
+from .observe import Observation, example_input_of, observe
 from .optimizer import check_optimizer, update_optimizer
-from .placing import choose_sites, plan_rows, sort_out, unproven
+from .placing import choose_sites, plan_rows, remarks, sort_out
 from .plan import SwapReport
 from .proof import prove_network, prove_places
 from .selection import Where
-from .sites import Site, all_paths, carry_hooks, refuse_lazy, refuse_wrappers, replace
+from .sites import Site, all_paths, carry_hooks, carry_padding, refuse_lazy, refuse_wrappers, replace
 from .stems import StemSite
 
 Start = Literal["warm", "fresh"]
@@ -46,7 +47,7 @@ class SwapPlan(SwapReport):
 
     start: Start = "warm"
     model: nn.Module = field(repr=False, default_factory=nn.Identity)
-    example_input: Tensor | None = field(repr=False, default=None)
+    example_input: Inputs | None = field(repr=False, default=None)
     output_shapes: dict[str, list[tuple[int, ...]]] = field(repr=False, default_factory=dict)
     modules: tuple[nn.Module, ...] = field(repr=False, default=())
 
@@ -107,10 +108,10 @@ class SwapPlan(SwapReport):
             update_optimizer(optimizer, pairs, get_unit(self.unit).no_weight_decay)
         return model
 
-    def _prove_given(self, target: nn.Module) -> list[Tensor] | None:
+    def _prove_given(self, target: nn.Module) -> Outputs | None:
         """Run the given model on the example. Check each place that starts exactly, and the copy to be edited.
 
-        Returns the given model's output tensors, or None where nothing can be proven.
+        Returns the given model's outputs, or None where nothing can be proven.
         """
         if self.start != "warm" or self.example_input is None:
             return None
@@ -131,7 +132,7 @@ class SwapPlan(SwapReport):
         }
         return record | {key: value for key, value in extra.items() if any(value)}
 
-    def _check(self, model: nn.Module, before: list[Tensor] | None) -> bool:
+    def _check(self, model: nn.Module, before: Outputs | None) -> bool:
         """Compare, in one pass over the example, every replaced layer's output shapes with those seen when planning.
 
         Returns whether a network in which every unit starts exactly gives the given model's output (`before`).
@@ -168,6 +169,8 @@ def perform_swap(model: nn.Module, record: dict[str, Any]) -> tuple[nn.Module, P
         place = None if where is None else _place(old, where)
         new = build_unit(spec, old, record["start"], record["options"] | (extra or {}), place)
         carry_hooks(old, new)
+        if place is None:
+            carry_padding(old, new)
         model = replace(model, tuple(paths), new)
         pairs.append((old, new))
         pairs += [take_out(model, path, new, warm=record["start"] == "warm") for path in absorbed or ()]
@@ -185,7 +188,7 @@ def plan_swap(
     *,
     where: Where | None = None,
     start: Start = "warm",
-    example_input: Tensor | None = None,
+    example_input: ExampleInput | None = None,
     **options: Any,
 ) -> SwapPlan:
     """Work out what `swap` would do, without changing anything.
@@ -198,8 +201,9 @@ def plan_swap(
             placement (`default_where`).
         start: `"warm"` starts each unit from its convolution's function (as far as its `warm_start` declares);
             `"fresh"` starts it as for training from scratch, with the weights the host drew.
-        example_input: (N, C, H, W); adds MACs to the plan and a shape check to `apply()`. For a timm model
-            its declared input size is used. A block unit needs one: blocks are found by watching a forward pass.
+        example_input: (N, C, H, W), or another form that the model takes (`convswap.surgery.inputs`); adds MACs to the
+            plan and a shape check to `apply()`. For a timm model its declared input size is used. A block unit needs
+            one: blocks are found by watching a forward pass.
         options: the unit's options.
 
     Raises:
@@ -211,10 +215,9 @@ def plan_swap(
     check_options(spec, options)
     check_choice("start", start, ("warm", "fresh"))
     refuse_wrappers(model)
-    check_example(example_input)
     selection = spec.default_where if where is None else where
     described = selection if isinstance(selection, str) else getattr(selection, "__name__", "a predicate")
-    guess = example_input_of(model) if example_input is None else example_input
+    guess = example_input_of(model) if example_input is None else Inputs.of(example_input, model)
     if guess is not None:
         refuse_lazy(model)
     reader = FlowReader(model, guess)
@@ -227,7 +230,7 @@ def plan_swap(
     places, skipped = sort_out(spec, model, chosen, options, seen, example)
     replacements, notes = plan_rows(spec, model, places, skipped, start, options, seen, example)
     places = [site for site in places if site.path in {row.path for row in replacements}]
-    notes += unproven(spec, selection, replacements, reader, example)
+    notes += remarks(spec, model, selection, replacements, reader, example)
     return SwapPlan(
         unit,
         dict(options),
@@ -256,8 +259,8 @@ def _output_shapes(model: nn.Module, chosen: Sequence[Site], seen: Observation) 
 
 
 def _observe(
-    model: nn.Module, example: Tensor | None, watched: list[Site], *, given: bool
-) -> tuple[Tensor | None, Observation]:
+    model: nn.Module, example: Inputs | None, watched: list[Site], *, given: bool
+) -> tuple[Inputs | None, Observation]:
     """One pass over the example. A guessed example that the model does not accept counts as no example."""
     if example is None:
         return None, Observation()
@@ -275,7 +278,7 @@ def swap(
     *,
     where: Where | None = None,
     start: Start = "warm",
-    example_input: Tensor | None = None,
+    example_input: ExampleInput | None = None,
     **options: Any,
 ) -> nn.Module:
     """A copy of the model with `unit` in the place of its convolutions: `plan_swap(...).apply()`.

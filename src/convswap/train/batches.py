@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..data import ArrayImages, FolderImages
 from ..errors import DataError, UsageError
@@ -22,6 +22,8 @@ from ..machine import usable_cores
 from .augment import Draws, Normalize, check_padding, crop_flip
 
 Batch = tuple[Tensor, Tensor]
+MOST_SEED = 2**63 - 1
+"""The largest seed: what a signed integer of 64 bits can hold."""
 
 
 def generator_for(seed: int, epoch: int, purpose: str) -> torch.Generator:
@@ -161,18 +163,39 @@ def worker_count() -> int:
     return min(8, usable_cores())
 
 
-def _loader(images: Any, rows: list[list[int]], device: torch.device) -> Iterator[Any]:
-    """Read the given rows of indices in worker processes. They start anew each epoch, so they know `set_epoch`."""
+class _Handed(Dataset[Any]):
+    """The images, with a `DataError` handed over as an item: a worker would bury it in the text of its traceback."""
+
+    def __init__(self, images: FolderImages) -> None:
+        self.images = images
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.images[index]
+        except DataError as error:
+            return error
+
+
+def _collate(items: list[Any]) -> Any:
+    return next((item for item in items if isinstance(item, DataError)), None) or default_collate(items)
+
+
+def _loader(images: FolderImages, rows: list[list[int]], device: torch.device) -> Iterator[Any]:
+    """Read the given rows of indices in worker processes. They start anew each epoch, so they know `set_epoch`.
+
+    Raises:
+        DataError: a file can no longer be read.
+    """
     loader: DataLoader[Any] = DataLoader(
-        images,
+        _Handed(images),
         batch_sampler=rows,
+        collate_fn=_collate,
         num_workers=min(worker_count(), len(rows)),
         pin_memory=device.type == "cuda",
         # Without its own generator the loader would take a number from the global one.
         generator=torch.Generator().manual_seed(0),
     )
-    try:
-        yield from loader
-    except DataError as error:  # a worker's error comes with its traceback in the message, of which the end is ours
-        line = str(error).strip().splitlines()[-1]
-        raise DataError(line.partition(f"{DataError.__name__}: ")[2] or line) from None
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Data, Images
-from ..errors import StoreError, TrainingError, UsageError
+from ..errors import StoreError, TrainingError, UsageError, check_whole
 from ..files import remove_unfinished
 from .augment import Normalize
-from .batches import Augmentation, Share, TrainBatches, evaluation_batches
+from .batches import MOST_SEED, Augmentation, Share, TrainBatches, evaluation_batches
 from .checkpoint import Identity, describe_model, load_checkpoint, restore_random_state, save_checkpoint
 from .evaluation import check_logits, evaluation_batch_size, sum_up
+from .faults import divergence, explained
 from .interrupts import deferred_interrupt
 from .losses import training_loss
 from .metrics import append_metrics, rewrite_metrics
@@ -49,6 +50,7 @@ class FitResult:
         precision: `"bf16"` or `"fp32"`, also where the recipe says `"auto"`.
         device: where the last epoch ran.
         processes: number of processes.
+        warnings: what a reader of the result must know, such as a loss that diverged without becoming infinite.
     """
 
     history: list[dict[str, Any]]
@@ -60,6 +62,7 @@ class FitResult:
     precision: str
     device: str
     processes: int
+    warnings: tuple[str, ...] = ()
 
 
 def fit(
@@ -100,9 +103,11 @@ def fit(
         on_epoch: called with each epoch's metrics after they are saved.
 
     Raises:
-        TrainingError: the loss is not finite, or the checkpoint belongs to another training.
+        TrainingError: the loss is not finite, the model's own code raises an error, or the checkpoint belongs to
+            another training.
         StoreError: the checkpoint is damaged, or the disk cannot be written.
     """
+    check_whole("seed", seed, 0, MOST_SEED)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError("the model has no parameter to train; unfreeze some, or use evaluate()")
     place = resolve_device(device)
@@ -133,6 +138,7 @@ def fit(
         precision=precision,
         device=str(fabric.device),
         processes=fabric.world_size,
+        warnings=divergence(history[-1], data.num_classes),
     )
 
 
@@ -254,7 +260,8 @@ class _Training:
         for step, (images, labels) in enumerate(self.batches.epoch(epoch)):
             rate = recipe.learning_rate_at(before + step, total)
             set_learning_rate(self.optimizer, rate)
-            logits = check_logits(self.forward(images))
+            with explained(self.model, images):
+                logits = check_logits(self.forward(images))
             if step == 0:
                 self._check_classes(logits)
             loss = self.loss(logits, labels)
@@ -286,7 +293,8 @@ class _Training:
                 rate = self.recipe.learning_rate_at((epoch - 1) * steps + step, total)
                 raise TrainingError(
                     f"the loss is {loss} in epoch {epoch} of {self.recipe.epochs}, step {step + 1} of {steps}, at "
-                    f"learning rate {rate:.4g}; try a lower learning_rate, a longer warmup or precision='fp32'"
+                    f"learning rate {rate:.4g}; try a lower learning_rate (--learning-rate), a longer warmup or "
+                    "precision='fp32'"
                 )
 
     def _evaluate_parts(self, epoch: int, learning_rate: float) -> dict[str, float]:
@@ -300,7 +308,7 @@ class _Training:
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the {name} loss is {loss} after epoch {epoch} of {self.recipe.epochs}, at learning rate "
-                    f"{learning_rate:.4g}; try a lower learning_rate or precision='fp32'"
+                    f"{learning_rate:.4g}; try a lower learning_rate (--learning-rate) or precision='fp32'"
                 )
             found |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
         return found

@@ -116,6 +116,7 @@ def render(
         robustness=[_with_legend(section) for section in robustness.sections(rows)],
         glyphs=_glyphs(rows),
         failed=[record for record in records if record["status"] == "failed"],
+        warned=[record for record in records if (record.get("result") or {}).get("warnings")],
         records=records,
         row_of={trial_id: row for row in rows for trial_id in row.trial_ids},
         recipes=_recipes(trials),

@@ -35,7 +35,8 @@ def terminal_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = Non
     cells = [_cells(view) for view in views]
     fitting = _fitting(views, cells, NEEDED, width)
     columns = [name for name in COLUMNS if name in fitting]
-    table = _table(None if several_models or not views else views[0].model, columns, _notes(views, columns))
+    notes = "\n".join(filter(None, [_notes(views, columns), _left_out(COLUMNS, columns)]))
+    table = _table(None if several_models or not views else views[0].model, columns, notes)
     model = None
     for view, texts in zip(views, cells, strict=True):
         if several_models and view.model != model:
@@ -62,7 +63,8 @@ def robustness_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = N
     cells = [{score.short: _score(view, score) for score in scores} for view in views]
     columns = _fitting(views, cells, [score.short for score in scores], width)
     several_models = len({view.model for view in views}) > 1
-    table = _table("robustness, %", columns, _robustness_notes(views, cells))
+    left_out = _left_out([score.short for score in scores], columns)
+    table = _table("robustness, %", columns, "\n".join(filter(None, [_robustness_notes(views, cells), left_out])))
     for view, texts in zip(views, cells, strict=True):
         name = f"{escape(view.model)} {_name(view)}" if several_models else _name(view)
         table.add_row(name, *(texts[name] for name in columns))
@@ -120,6 +122,12 @@ def _fitting(
             break
         chosen.append(name)
     return [name for name in needed if name in chosen]
+
+
+def _left_out(every: Sequence[str], columns: Sequence[str]) -> str:
+    """Which columns a narrow terminal has no room for."""
+    missing = [name for name in every if name not in columns]
+    return f"no room for {', '.join(missing)}: see the report, or widen the terminal" if missing else ""
 
 
 def _cells(view: RowView) -> dict[str, str]:

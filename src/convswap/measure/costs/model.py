@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from ...errors import ConvswapError, UsageError, check_choice
 from ...hooks import Hooks
+from ...surgery.inputs import ExampleInput, Inputs
 from ...surgery.macs import count_macs, meta_copy
+from ...surgery.tree import tensors_of
 from .counts import Call, CostError, Counts, register_cost, unregister_cost
 
 __all__ = [
@@ -93,7 +95,8 @@ class Cost:
 
     Attributes:
         mode: `"inference"` (a forward pass) or `"training"` (forward and backward).
-        input_shape: shape of the counted batch. Counts are of the whole batch.
+        input_shape: shape of the counted batch, or of its first tensor where there are several. Counts are of the
+            whole batch.
         parameters: what the model holds.
         counts: all operations.
         modules: counts by module path (`""` is the model), inner ones included in outer ones; of the forward pass.
@@ -138,7 +141,7 @@ class Cost:
 
 def cost(
     model: nn.Module,
-    example_input: Tensor,
+    example_input: ExampleInput,
     *,
     mode: Mode = "inference",
     fused: bool = True,
@@ -153,12 +156,12 @@ def cost(
     pass is counted.
 
     Args:
-        model: any module that takes one tensor.
-        example_input: the batch, (N, C, H, W).
+        model: any module.
+        example_input: the batch, (N, C, H, W), or another form that the model takes (`convswap.surgery.inputs`).
         mode: `"inference"`: forward in eval mode without gradients. `"training"`: forward in train mode, then backward
             from a given gradient of the output; a loss and an optimiser come on top.
         fused: whether an inference also counts the model after `convswap.fuse`, which runs it once in float64.
-        input_gradient: in training, whether the input gets a gradient, as the input of an inner layer does.
+        input_gradient: in training, whether the floating-point inputs get a gradient, as that of an inner layer does.
 
     Raises:
         CostError: an operator has no formula; module and operator are named.
@@ -169,13 +172,14 @@ def cost(
     (221184, 8192, 224)
     """
     check_choice("mode", mode, ("inference", "training"))
-    if example_input.ndim == 0 or example_input.numel() == 0:
-        raise UsageError(f"example_input of shape {tuple(example_input.shape)} holds no example; give at least one")
-    counter = _count(model, example_input, mode, input_gradient)
-    after, problem = _after_fuse(model, example_input) if fused and mode == "inference" else (None, None)
+    inputs = Inputs.of(example_input, model).map(torch.Tensor.detach)
+    if inputs.first.ndim == 0 or inputs.first.numel() == 0:
+        raise UsageError(f"example_input of shape {tuple(inputs.first.shape)} holds no example; give at least one")
+    counter = _count(model, inputs, mode, input_gradient)
+    after, problem = _after_fuse(model, inputs) if fused and mode == "inference" else (None, None)
     return Cost(
         mode,
-        tuple(example_input.shape),
+        tuple(inputs.first.shape),
         Parameters.of(model),
         counter.total,
         dict(counter.modules),
@@ -185,32 +189,33 @@ def cost(
     )
 
 
-def _after_fuse(model: nn.Module, example: Tensor) -> tuple[Cost | None, str | None]:
+def _after_fuse(model: nn.Module, inputs: Inputs) -> tuple[Cost | None, str | None]:
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         return None, "the model has no memory (meta device), and fusing needs its values"
     from ...surgery.fusing import fuse
 
     try:
-        plain = fuse(copy.deepcopy(model).eval(), example[:1])
+        one = inputs if inputs.single is None else inputs.map(lambda tensor: tensor[:1])
+        plain = fuse(copy.deepcopy(model).eval(), one)
     except ConvswapError as error:
         return None, str(error)
-    return cost(plain, example, fused=False), None
+    return cost(plain, inputs, fused=False), None
 
 
-def _count(model: nn.Module, example: Tensor, mode: Mode, input_gradient: bool) -> Any:
-    if mode == "inference" and not example.is_meta and _remembers(model):
+def _count(model: nn.Module, inputs: Inputs, mode: Mode, input_gradient: bool) -> Any:
+    if mode == "inference" and not inputs.first.is_meta and _remembers(model):
         own = copy.deepcopy(model).eval()
         with torch.random.fork_rng(), torch.no_grad():
-            own(example.detach().clone())
-        return _run(own, example.detach().clone(), mode, input_gradient)
+            inputs.call(own)
+        return _run(own, inputs, mode, input_gradient)
     try:
-        return _run(meta_copy(model), example.detach().to("meta"), mode, input_gradient)
+        return _run(meta_copy(model), inputs.map(lambda tensor: tensor.to("meta")), mode, input_gradient)
     except CostError:
         raise
-    except (RuntimeError, NotImplementedError, TypeError):
+    except Exception:
         # No meta kernel, or a value read inside forward. If the model is at fault, the real pass raises that again.
         with torch.random.fork_rng():
-            return _run(copy.deepcopy(model), example.detach().clone(), mode, input_gradient)
+            return _run(copy.deepcopy(model), inputs, mode, input_gradient)
 
 
 def _remembers(model: nn.Module) -> bool:
@@ -220,25 +225,29 @@ def _remembers(model: nn.Module) -> bool:
     return any(isinstance(module, Hooks) and module.keeps_results for module in model.modules())
 
 
-def _run(model: nn.Module, example: Tensor, mode: Mode, input_gradient: bool) -> Any:
+def _run(model: nn.Module, inputs: Inputs, mode: Mode, input_gradient: bool) -> Any:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     from .mode import CountingMode  # 0.1 s to import, and only counting needs it
 
     training = mode == "training"
     model.train(training)
-    example.requires_grad_(training and input_gradient)
+    own = inputs.map(lambda tensor: tensor.clone().requires_grad_(_gets_gradient(tensor, training and input_gradient)))
     counter = CountingMode(model)
     # The fused attention kernels lack a formula on some devices. The plain form consists of products that are counted.
     with torch.set_grad_enabled(training), sdpa_kernel(SDPBackend.MATH), counter.tracker, _plain_attention():
         with counter:
-            output = model(example)
+            output = model(*own.args, **own.kwargs)
         if training:
-            heads = [tensor for tensor in Call((), {}, output).outputs if tensor.requires_grad]
+            heads = [tensor for tensor in tensors_of(output) if tensor.requires_grad]
             seeds = [torch.ones_like(tensor) for tensor in heads]
             with counter:
                 torch.autograd.backward(heads, seeds)
     return counter
+
+
+def _gets_gradient(tensor: Tensor, wanted: bool) -> bool:
+    return wanted and (tensor.is_floating_point() or tensor.is_complex())
 
 
 class _plain_attention:

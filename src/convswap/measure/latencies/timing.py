@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_whole
+from ...surgery.inputs import ExampleInput, Inputs
 from ...surgery.modes import evaluating
 
 # One timed block lasts at least this long. A shorter block would measure the clock and the scheduler.
@@ -82,7 +83,7 @@ class Latency:
 
 def measure_latency(
     models: Mapping[str, nn.Module],
-    example_input: Tensor,
+    example_input: ExampleInput,
     *,
     threads: int = 1,
     repeats: int = 30,
@@ -96,7 +97,8 @@ def measure_latency(
 
     Args:
         models: by name; at least one.
-        example_input: the batch that is passed, (N, C, H, W).
+        example_input: the batch that is passed, (N, C, H, W), or another form that the models take
+            (`convswap.surgery.inputs`).
         threads: torch's intra-operator threads while measuring.
         repeats: timed blocks per model, at least 3. A block repeats a fast pass until it lasts 2 ms.
         warmup: untimed passes per model, at least 1.
@@ -105,24 +107,25 @@ def measure_latency(
         raise UsageError("models={} has nothing to measure; give at least one model by name")
     for name, value, least in (("threads", threads, 1), ("repeats", repeats, 3), ("warmup", warmup, 1)):
         check_whole(name, value, least)
+    inputs = {name: Inputs.of(example_input, model) for name, model in models.items()}
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with evaluating(*models.values()), torch.inference_mode():
-            times, busy = _interleaved(models, example_input, repeats, warmup)
+            times, busy = _interleaved(models, inputs, repeats, warmup)
     finally:
         torch.set_num_threads(threads_before)
     return {name: _summary(values, threads, busy[name]) for name, values in times.items()}
 
 
 def _interleaved(
-    models: Mapping[str, nn.Module], example: Tensor, repeats: int, warmup: int
+    models: Mapping[str, nn.Module], inputs: Mapping[str, Inputs], repeats: int, warmup: int
 ) -> tuple[dict[str, list[float]], dict[str, float | None]]:
     """Milliseconds per pass of each block; on the CPU, processor time over elapsed time of all of them."""
     calls: dict[str, int] = {}
     for name, model in models.items():
-        _block_ms(model, example, warmup)
-        calls[name] = min(_MOST_CALLS, max(1, math.ceil(_BLOCK_MS / max(_block_ms(model, example, 1), 1e-6))))
+        _block_ms(model, inputs[name], warmup)
+        calls[name] = min(_MOST_CALLS, max(1, math.ceil(_BLOCK_MS / max(_block_ms(model, inputs[name], 1), 1e-6))))
     names = list(models)
     times: dict[str, list[float]] = {name: [] for name in names}
     worked, elapsed = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
@@ -130,20 +133,20 @@ def _interleaved(
     for _ in range(repeats):
         for name in order.sample(names, len(names)):
             before = process_time()
-            times[name].append(_block_ms(models[name], example, calls[name]))
+            times[name].append(_block_ms(models[name], inputs[name], calls[name]))
             worked[name] += process_time() - before
             elapsed[name] += times[name][-1] * calls[name] / 1e3
-    on_cpu = example.device.type == "cpu"
+    on_cpu = all(own.first.device.type == "cpu" for own in inputs.values())
     return times, {name: worked[name] / max(elapsed[name], 1e-9) if on_cpu else None for name in names}
 
 
-def _block_ms(model: nn.Module, example: Tensor, calls: int) -> float:
+def _block_ms(model: nn.Module, inputs: Inputs, calls: int) -> float:
     """Milliseconds per pass over a block of passes."""
-    _wait(example)
+    _wait(inputs.first)
     start = perf_counter()
     for _ in range(calls):
-        model(example)
-    _wait(example)
+        model(*inputs.args, **inputs.kwargs)
+    _wait(inputs.first)
     return (perf_counter() - start) * 1e3 / calls
 
 

@@ -31,6 +31,9 @@ BLOCKS: Keywords = {
     "same": lambda place: place.stride == 1 and place.in_channels == place.out_channels,
 }
 """Keywords for a `Place`."""
+_SIGN = re.compile(r"[(){}|^$\\\"'<>;]|\[(?![^\],&]+\])")
+"""Signs of other languages, and a bracket that is never closed."""
+_SPACE = re.compile(r"(?<=[^\s&,!])\s+(?=[^\s&,])")
 KERNEL = re.compile(r"(\d+)x(\d+)")
 CONVOLUTION_ENDS = ("first", "last", "output")
 BLOCK_ENDS = ("first", "last")
@@ -40,12 +43,23 @@ def parse(where: str) -> list[list[str]]:
     """The conditions of each alternative, `!` included.
 
     Raises:
-        UsageError: the string is empty or has an empty condition.
+        UsageError: the string is empty, has an empty condition, or a sign that is no part of the language.
     """
+    strange = _SIGN.search(where) or _SPACE.search(where)
+    if strange is not None:
+        raise _syntax_error(where, strange[0], strange.start())
     alternatives = [[term.strip() for term in part.split("&")] for part in where.split(",")]
     if any(term in ("", "!") for part in alternatives for term in part):
         raise UsageError(f"where={where!r} has an empty condition; write for example 'spatial & !first' or 'layer4.*'")
     return alternatives
+
+
+def _syntax_error(where: str, sign: str, start: int) -> UsageError:
+    named = "a space within a condition" if sign.isspace() else repr(sign)
+    return UsageError(
+        f"where={where!r} is not well-formed: it has {named} at character {start + 1}; join conditions by '&', "
+        "separate alternatives by ',', negate by '!', for example 'spatial & !first' or 'layer[34].*, stem'"
+    )
 
 
 def bare_words(alternatives: Iterable[Iterable[str]]) -> set[str]:
