@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import convswap
+from benchmarks.common import git_commit
 from benchmarks.hosts.randomize import as_if_trained, randomize
 from benchmarks.hosts.table import HOSTS, Host, find_host
 from benchmarks.hosts.values import call, cast, difference, leaves, outputs
@@ -229,7 +230,7 @@ COLUMNS: dict[str, Callable[[Case], Cell]] = {
 def examine(host: Host) -> Iterator[dict[str, Any]]:
     """The record of a host, handed out again after every column."""
     start = time.perf_counter()
-    record: dict[str, Any] = {"name": host.name, "package": host.package}
+    record: dict[str, Any] = {"name": host.name, "package": host.package, "commit": git_commit()}
     try:
         case = open_case(host)
     except Exception as error:

@@ -133,6 +133,7 @@ def adapt(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, _FusesUnits):
         model.__class__ = _unit_class(type(model))
+    model.__dict__.pop("fuse", None)  # the guard that a swap puts before a host's own fuse(), which now is ours
     return model
 
 
