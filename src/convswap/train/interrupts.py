@@ -47,7 +47,7 @@ def requests_interrupt() -> Iterator[None]:
         _unheard.append(signal.Signals(number).name)
         raise KeyboardInterrupt(_unheard[-1])
 
-    stopping = {number: stop for number in _REQUESTS if _handler(number) is not signal.SIG_IGN}
+    stopping: dict[int, Handler] = {number: stop for number in _REQUESTS if _handler(number) is not signal.SIG_IGN}
     if _handler(signal.SIGINT) is signal.default_int_handler:
         stopping[signal.SIGINT] = stop
     try:
