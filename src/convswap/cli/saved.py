@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..data import Data
+    from ..data.options import DataOptions
     from ..lab import Trial
     from ..models import ModelCard
 
@@ -123,25 +124,46 @@ def next_command(verb: str, path: Path, model: str) -> str:
 def data_of(saved: Saved, root: Path | None) -> Data | None:
     """The data a run was trained on, None without a trial."""
     from ..lab.run import trial_data
+    from ..lab.store import STORE_FILE
 
     if saved.trial is None:
         return None
     # Unreadable files were refused or left out when the run began. The fingerprint shows that the rest is unchanged.
     folder = saved.weights.parent
-    return trial_data(saved.trial, root=root, skip_unreadable=True, download=False, cache=folder)
+    lab = folder.parent.parent
+    kept = lab if (lab / STORE_FILE).is_file() else folder  # where the facts on the files were kept
+    return trial_data(saved.trial, root=root, skip_unreadable=True, download=False, cache=kept)
 
 
-def data_for(name: str, card: ModelCard | None, root: Path | None) -> Data:
+def reading_options(trial: Trial | None, data: str | None, given: DataOptions) -> dict[str, str]:
+    """How images are read: as for the run, where nothing else is given.
+
+    Args:
+        trial: the run's, None for a model alone.
+        data: the name of other data than the run's, None for the run's own.
+        given: the options given now.
+    """
+    own = {} if trial is None else dict(trial.data_options)
+    if data is not None:  # other data: their pixels are read as the model knows them, their parts are their own
+        own = {key: value for key, value in own.items() if key != "eval_split" and data.startswith("imagefolder:")}
+    return {**own, **given.as_dict()}
+
+
+def data_for(name: str, card: ModelCard | None, root: Path | None, trial: Trial | None = None) -> Data:
     """The data of `--data`, with the size and the normalisation that a saved model was trained with.
 
     Raises:
         UsageError: the data have other classes or channels than the model.
     """
     from ..data import load_data
+    from ..data.options import DataOptions
 
     folder = name.startswith("imagefolder:") and card is not None and card.image_size is not None
     size = card.image_size[0] if folder and card is not None and card.image_size is not None else None
-    data = load_data(name, root=root, image_size=size, skip_unreadable=True)
+    options = reading_options(trial, name, DataOptions())
+    if folder and card is not None and card.channels == 1:
+        options["channels"] = "gray"
+    data = load_data(name, root=root, image_size=size, skip_unreadable=True, download=True, cache=None, **options)
     if card is None:
         return data
     if card.channels not in (None, data.channels):

@@ -34,7 +34,7 @@ from .arguments import (
 from .grid import Parent, check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, parse_options, parse_units
 from .output import print_warnings, tell_data
-from .saved import find_saved, next_command, open_saved
+from .saved import find_saved, next_command, open_saved, reading_options
 
 if TYPE_CHECKING:
     from ..lab import Trial
@@ -94,6 +94,7 @@ def run(
       convswap train --from runs/bees --epochs 20
     """
     from ..data import load_data
+    from ..data.options import DataOptions
     from ..lab import run_trial
     from ..train.interrupts import requests_interrupt
 
@@ -103,7 +104,10 @@ def run(
     options = parse_options(option or [], names)
     existing_file("--weights", weights)
     parent = None
+    reading = DataOptions(channels=channels, background=background, eval_split=eval_split)
+    how = reading.as_dict()
     if source is not None:
+        how = reading_options(find_saved(source).trial, data, reading)
         parent, data, image_size = _parent(source, model, data, image_size)
         model = parent.model
     if model is None or data is None:
@@ -114,10 +118,9 @@ def run(
         root=data_root,
         image_size=image_size,
         skip_unreadable=skip_unreadable,
-        channels=channels,
-        background=background,
-        eval_split=eval_split,
+        download=True,
         cache=out or Path("runs"),
+        **how,
     )
     trained = pretrained or weights is not None or parent is not None
     chosen = chosen_recipe(
