@@ -111,6 +111,10 @@ def test_the_options_travel_with_a_run(photos: Path, capsys: pytest.CaptureFixtu
     accuracy = json.loads(Path("run/result.json").read_text())["test_accuracy"]
     printed, _ = run(capsys, "fuse", "run", "--model", os.environ["NETWORK"], "--no-latency")
     assert f"test accuracy {accuracy:.2%} -> {accuracy:.2%}; 0 of 8 predictions changed" in printed
+    run(capsys, "train", "--from", "run", "--model", os.environ["NETWORK"], "--epochs", "1", "--out", "child")
+    assert json.loads(Path("child/trial.json").read_text())["data_options"] == wanted
+    on_copy = ["fuse", "run", "--model", os.environ["NETWORK"], "--no-latency", "--data", "imagefolder:photos"]
+    assert "of 8 predictions changed" in run(capsys, *on_copy)[0]
 
 
 def test_plan_and_see_say_what_the_data_are(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

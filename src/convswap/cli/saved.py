@@ -123,12 +123,15 @@ def next_command(verb: str, path: Path, model: str) -> str:
 def data_of(saved: Saved, root: Path | None) -> Data | None:
     """The data a run was trained on, None without a trial."""
     from ..lab.run import trial_data
+    from ..lab.store import STORE_FILE
 
     if saved.trial is None:
         return None
     # Unreadable files were refused or left out when the run began. The fingerprint shows that the rest is unchanged.
     folder = saved.weights.parent
-    return trial_data(saved.trial, root=root, skip_unreadable=True, download=False, cache=folder)
+    lab = folder.parent.parent
+    kept = lab if (lab / STORE_FILE).is_file() else folder  # where the facts on the files were kept
+    return trial_data(saved.trial, root=root, skip_unreadable=True, download=False, cache=kept)
 
 
 def is_folder(name: str) -> bool:

@@ -116,8 +116,8 @@ def run(
         root=data_root,
         image_size=image_size,
         skip_unreadable=skip_unreadable,
-        **how,
         cache=out or Path("runs"),
+        **how,
     )
     trained = pretrained or weights is not None or parent is not None
     chosen = chosen_recipe(

@@ -1,7 +1,7 @@
 """Data sets by name: `load_data("digits")`, `load_data("cifar10")`, `load_data("imagefolder:PATH")`, ...
 
-This package stands alone: it uses only torch and the errors of convswap. torchvision, scikit-learn and Pillow are
-imported when a data set needs them.
+This package stands alone: it uses only torch, and of convswap the errors and the writing of files. torchvision,
+scikit-learn and Pillow are imported when a data set needs them.
 """
 
 from .describe import Description

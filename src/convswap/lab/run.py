@@ -186,6 +186,7 @@ def load_trial_data(
 ) -> Data:
     """Load what now lies where the trial's data lay, with the trial's options."""
     from ..data import load_data
+    from ..data.options import DataOptions
 
     return load_data(
         trial.data,
@@ -194,7 +195,7 @@ def load_trial_data(
         skip_unreadable=skip_unreadable,
         download=download,
         cache=cache,
-        **trial.data_options,
+        **DataOptions.from_dict(trial.data_options).as_dict(),
     )
 
 
