@@ -20,18 +20,20 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Whoever stands on a level may import the levels before it, and neighbours as long as no circle closes.
 LEVELS = [
-    {"errors", "files", "hooks", "machine", "packages", "page_style", "palette", "_version"},
+    {"errors", "files", "hooks", "machine", "marks", "packages", "page_style", "palette", "_version"},
     {"data"},
     {"units", "ops"},
     {"surgery"},
     {"models"},
-    {"train", "measure", "see"},
+    {"train", "measure", "see", "hosts"},
     {"lab", "testing"},
     {"cli", "doctor"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 # The faces: what a person imports or runs; they may reach everything and are imported by nobody.
 FACES = {"__init__", "__main__"}
+# What hosts need is loaded only where a user imports it: nothing else may import that room.
+HOST_MAY_KNOW = {"hosts", "errors", "surgery", "models", "units"}
 DATA_MAY_KNOW = {"data", "errors", "files", "machine", "_version"}
 
 TEXT_TESTS = {"startswith", "endswith", "find", "index", "count", "replace"}
@@ -57,6 +59,7 @@ HEAVY = (
     "hypothesis",
     "matplotlib",
     "filelock",
+    "ultralytics",
 )
 
 
@@ -132,6 +135,10 @@ def test_imports_point_one_way() -> None:
             wrong.append(f"{where}: {room} imports {target}, which stands above it")
         elif room == "data" and target not in DATA_MAY_KNOW:
             wrong.append(f"{where}: data stands alone")
+        elif target == "hosts":
+            wrong.append(f"{where}: hosts is for users only, since it loads packages that nobody else needs")
+        elif room == "hosts" and target not in HOST_MAY_KNOW:
+            wrong.append(f"{where}: hosts knows {', '.join(sorted(HOST_MAY_KNOW))} only")
     assert not wrong, "\n".join(wrong)
 
 

@@ -21,16 +21,23 @@ IMPORTED_AS = {
     "pillow": "PIL",
     "pillow-heif": "pillow_heif",
     "scikit-learn": "sklearn",
+    "segmentation-models-pytorch": "segmentation_models_pytorch",
     "pytest-xdist": "xdist",
     "vl-convert-python": "vl_convert",
 }
 # What a declared distribution brings along, imported only where it did.
-BROUGHT_ALONG = {"triton": "torch", "vl_convert": "altair"}
+BROUGHT_ALONG = {"triton": "torch", "vl_convert": "altair", "huggingface_hub": "timm"}
+IN_TESTS_ONLY = ("huggingface_hub", "lab")
 OWN = {"convswap", "benchmarks", "convswap_site"}
 # Run, and never imported.
 TOOLS = {"ruff", "mypy", "pytest-xdist", "clang-format"}
 # In an environment of its own, see the script's first lines.
 FOREIGN = {"benchmarks/kernels/larq_peer.py": {"larq", "larq_compute_engine", "tensorflow"}}
+# Imported where the user has them, and brought by no extra: too large for one, or (ultralytics) AGPL-3.0.
+USERS_OWN = {
+    "src/convswap/hosts/ultralytics.py": {"ultralytics"},
+    "tests/hosts/test_ultralytics.py": {"ultralytics"},
+}
 
 
 def _distribution(requirement: str) -> str:
@@ -61,7 +68,9 @@ def _imported(file: Path) -> Iterator[str]:
 
 
 def _beside(file: Path, name: str) -> bool:
-    return any((folder / f"{name}.py").is_file() for folder in [file.parent, *file.parents] if ROOT in folder.parents)
+    """Is this a module that a script finds beside itself? Within the package an absolute import finds none there."""
+    scripts = [folder for folder in file.parents if ROOT in folder.parents and ROOT / "src" not in folder.parents]
+    return any((folder / f"{name}.py").is_file() for folder in scripts)
 
 
 def _all_imported(*folders: str) -> dict[str, set[str]]:
@@ -71,7 +80,7 @@ def _all_imported(*folders: str) -> dict[str, set[str]]:
         for file in sorted((ROOT / folder).rglob("*.py")):
             place = file.relative_to(ROOT).as_posix()
             for package in _imported(file):
-                if package not in FOREIGN.get(place, ()):
+                if package not in FOREIGN.get(place, ()) and package not in USERS_OWN.get(place, ()):
                     found.setdefault(package, set()).add(place)
     return found
 
@@ -103,12 +112,14 @@ def test_every_declaration_is_imported() -> None:
         f"{extra or 'core'}: {requirement}"
         for extra, rows in {"": PROJECT["dependencies"], **EXTRAS}.items()
         for requirement in rows
-        if extra not in ("dev", "docs") and _module(requirement) not in shipped
+        if extra not in ("dev", "docs", "hosts") and _module(requirement) not in shipped
     }
     site = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
     named = {"sphinx", *re.findall(r'"(\w+)"', site)}
     idle |= {f"docs: {r}" for r in EXTRAS["docs"] if _module(r).replace("-", "_") not in named}
     everywhere = _all_imported("tests", "benchmarks", "src")
+    recipes = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "hosts").glob("*.md"))
+    idle |= {f"hosts: {r}" for r in EXTRAS["hosts"] if not re.search(rf"^import .*\b{_module(r)}\b", recipes, re.M)}
     tools = {_distribution(requirement) for requirement in EXTRAS["dev"]} - TOOLS - {"convswap"}
     idle |= {f"dev: {name}" for name in tools if IMPORTED_AS.get(name, name) not in everywhere}
     assert not idle, "nothing imports these: take them out of pyproject.toml"
@@ -118,7 +129,7 @@ def test_the_table_of_optional_packages_is_that_of_the_extras() -> None:
     declared = {
         (_module(r), extra) for extra, rows in EXTRAS.items() if extra in {p.extra for p in OPTIONAL} for r in rows
     }
-    brought = {(name, "lab") for name, by in BROUGHT_ALONG.items() if (by, "lab") in declared}
+    brought = {(name, "lab") for name, by in BROUGHT_ALONG.items() if (by, "lab") in declared} - {IN_TESTS_ONLY}
     assert {(package.name, package.extra) for package in OPTIONAL} == declared | brought
     assert {"lab", "onnx"} <= {package.extra for package in OPTIONAL}
     for package in OPTIONAL:

@@ -1,7 +1,7 @@
 """convswap: swap any convolution unit into any CNN, train, compare, see, fuse, compress, export.
 
 The public face: `list_units`, `get_unit`, `register_unit`; `plan_swap`, `swap`; `plan_fuse`, `fuse`;
-`create_model`, `save`, `load`. All of it needs torch alone, and loads when it is first used.
+`create_model`, `save`, `load`, `load_plain`. All of it needs torch alone, and loads when it is first used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         TrainingError,
         UsageError,
     )
-    from .models import create_model, load, save
+    from .models import create_model, load, load_plain, save
     from .surgery import FusePlan, SwapPlan, fuse, plan_fuse, plan_swap, recalibrate_batch_norm, swap
     from .units import FeatureUnit, UnitSpec, WeightUnit, get_unit, list_units, register_unit
 
@@ -44,6 +44,7 @@ __all__ = [
     "get_unit",
     "list_units",
     "load",
+    "load_plain",
     "plan_fuse",
     "plan_swap",
     "recalibrate_batch_norm",

@@ -51,6 +51,8 @@ OPTIONAL = (
     Package("matplotlib", "the pictures of see and of the report"),
     Package("pytest", "checking units", extra="testing"),
     Package("hypothesis", "checking units", extra="testing"),
+    Package("segmentation_models_pytorch", "a recipe", "hosts", "segmentation-models-pytorch"),
+    Package("lightning", "a recipe", "hosts"),
     Package("onnx", "ONNX export", extra="onnx"),
     Package("onnxscript", "ONNX export", extra="onnx"),
     Package("onnxruntime", "running ONNX models", extra="onnx"),

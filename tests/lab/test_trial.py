@@ -30,6 +30,11 @@ def test_the_id_is_known() -> None:
     assert make().id == "544f0080104f7090"
 
 
+def test_data_options_are_described() -> None:
+    grey = make(data_options={"channels": "gray"})
+    assert Trial.from_json(grey.to_json()) == grey
+
+
 def test_the_id_is_the_same_in_another_process() -> None:
     code = "import sys; from convswap.lab.trial import Trial; print(Trial.from_json(sys.argv[1]).id)"
     found = subprocess.run([sys.executable, "-c", code, make().to_json()], capture_output=True, text=True, check=True)
@@ -54,6 +59,7 @@ def test_the_id_is_the_same_in_another_process() -> None:
         {"pretrained": True},
         {"network": {"structure": "1", "source": None}},
         {"parent": {"file": "m", "run": "1", "sha256": "1"}},
+        {"data_options": {"channels": "gray"}},
         {"version": "0.2.0"},
     ],
     ids=lambda change: next(iter(change)),

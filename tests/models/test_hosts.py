@@ -1,4 +1,4 @@
-"""`docs/hosts.md`: every unit, by its default placement, stands in the host where its paper puts it."""
+"""`docs/hosts/papers.md`: every unit, by its default placement, stands in the host where its paper puts it."""
 
 from __future__ import annotations
 

@@ -320,3 +320,23 @@ def test_a_lazy_convolution_is_left_and_the_fix_is_said() -> None:
         ("1", "it has no weights yet; run the model once on a real input first")
     ]
     assert isinstance(model[1], nn.LazyConv2d)
+
+
+class Counting(Plain):
+    """Counts the passes of all its copies."""
+
+    passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Counting.passes += 1
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("unit", "passes"), [("circle", 2), ("quantized", 3)])
+def test_a_proof_of_exact_starts_costs_one_pass(unit: str, passes: int) -> None:
+    """One pass gives the given model's output, one that of the swapped model. The copy had a third."""
+    model = randomize(Counting())
+    plan = convswap.plan_swap(model, unit, where="3x3", example_input=image(1, 3, 9, 9))
+    Counting.passes = 0
+    plan.apply()
+    assert Counting.passes == passes

@@ -232,11 +232,19 @@ class RanksDiffer(Honest):
         return self.conv(x) * (1 + torch.initial_seed() % 7)
 
 
-class RejectsCheckpoint(HonestWeight):
-    def setup(self) -> None:
-        super().setup()
-        self.gain = nn.Parameter(torch.ones((), **self.place))
-        self.register_buffer("must", torch.ones((), **self.place))
+class WritesNoMark(Honest):
+    get_extra_state = nn.Module.get_extra_state
+    set_extra_state = nn.Module.set_extra_state
+
+
+class LoadsAnything(Honest):
+    def settle(self, *state: Any, assign: bool) -> str | None:
+        return None
+
+
+class TakesPlainForItsOwn(HonestWeight):
+    def recognizes(self, given: Any) -> bool:
+        return True
 
 
 class AnyChannels(HonestBlock):
@@ -372,7 +380,9 @@ LIES = [
     Lie(RoundsConstants, "meta_then_to_empty_then_load", "gives another function"),
     Lie(RoundsConstants, "meta_then_load_by_assignment", "still on the meta device: ['third']"),
     Lie(ForgetsState, "state_dict_holds_all", "a new unit with the same state dict is another function"),
-    Lie(RejectsCheckpoint, "plain_checkpoint_loads_strictly", "Missing key(s)"),
+    Lie(WritesNoMark, "state_says_what_it_is_of", "the state has no mark"),
+    Lie(LoadsAnything, "state_of_another_unit_is_refused", "the state of another unit is accepted"),
+    Lie(TakesPlainForItsOwn, "plain_state_starts_the_unit", "loading a plain state is accepted"),
     Lie(SharesPickles, "deepcopy_and_pickle_give_independent_equals", "deepcopy shares state with the original"),
     Lie(RoundsConstants, "loading_by_assignment_takes_the_given_precision", "float64"),
     Lie(MutatesHost, "warm_start_is_as_declared_at_home", "from_conv changed weight of the given convolution"),

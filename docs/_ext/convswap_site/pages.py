@@ -52,7 +52,7 @@ def generated(repository: Path) -> dict[Path, str]:
 
 
 def sections(docs: Path) -> dict[str, list[str]]:
-    """The pages by the headings they stand under in `docs/README.md`; a unit family's pages under `Units`."""
+    """The pages by the headings they stand under in `docs/README.md`. Units and hosts have captions of their own."""
     found: dict[str, list[str]] = {"Documents": ["README"]}
     caption = "Documents"
     for line in (docs / "README.md").read_text(encoding="utf-8").splitlines():
@@ -62,11 +62,13 @@ def sections(docs: Path) -> dict[str, list[str]]:
             continue
         for match in _LINK.finditer(line):
             entry = match["path"].removesuffix(".md")
-            inside = not match["path"].startswith("..") and not match["path"].startswith("units/")
+            inside = not match["path"].startswith(("..", "units/", "hosts/"))
             if inside and all(entry not in entries for entries in found.values()):
                 found.setdefault(caption, []).append(entry)
-    families = sorted(page.stem for page in (docs / "units").glob("*.md") if page.stem != "README")
-    found["Units"] = ["units/README", *(f"units/{family}" for family in families)]
+    for folder in ("units", "hosts"):
+        names = sorted(page.stem for page in (docs / folder).glob("*.md") if page.stem != "README")
+        if names:
+            found[folder.capitalize()] = [f"{folder}/README", *(f"{folder}/{name}" for name in names)]
     return found
 
 

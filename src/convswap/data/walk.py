@@ -89,7 +89,7 @@ class Walker:
         except OSError as error:
             raise DataError(f"{shown(folder)} cannot be read ({error.strerror}); check its permissions") from error
         for entry in entries:
-            path = Path(entry.path)
+            path = folder / entry.name
             if is_hidden(entry.name):
                 self.hidden += [path] if entry.is_dir() else []
                 continue

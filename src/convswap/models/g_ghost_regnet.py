@@ -16,6 +16,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..marks import with_marks
 from ..units.ghost.g_ghost import FEWEST_BLOCKS, GGhostStage, RegNetXBlock
 from .classifier import Classifier, imagenet_cfg
 from .state import unwrap_state_dict
@@ -121,7 +122,7 @@ def _build(size: str, pretrained: bool, arguments: dict[str, Any]) -> GGhostRegN
         GGhostRegNet,
         f"g_ghost_regnetx_{size}",
         pretrained,
-        pretrained_filter_fn=lambda state, model: unwrap_state_dict(state),
+        pretrained_filter_fn=lambda state, model: with_marks(model, unwrap_state_dict(state)),
         **given,
     )
 

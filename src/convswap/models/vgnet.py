@@ -29,6 +29,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
+from ..marks import with_marks
 from ..units.contract.weight import WeightUnit
 from ..units.vgnet.downsampling import DownsamplingBlock
 from ..units.vgnet.half_identity import HalfIdentityBlock
@@ -198,7 +199,7 @@ def official_state(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
     state = unwrap_state_dict(state)
     last = f"features.stage4.{model.depths[3] + 1}."  # type: ignore[index]
     gated = any(".conv1x1.1.reduce." in key for key in state)
-    return {_renamed(key, last, gated): value for key, value in state.items()}
+    return with_marks(model, {_renamed(key, last, gated): value for key, value in state.items()})
 
 
 def _renamed(key: str, last: str, gated: bool) -> str:

@@ -19,6 +19,7 @@ from ..errors import FusionError, first_line
 from .chain import find_chains, find_thresholds
 from .compare import Outputs, in_output, largest_difference, outputs_of, precision_of, rounding
 from .copying import check_copy, copy_model
+from .diagnose import why_different
 from .history import append_history, carry_history
 from .inputs import ExampleInput, Inputs
 from .observe import example_input_of
@@ -160,7 +161,7 @@ def plan_fuse(
     if difference > tolerance:
         raise FusionError(
             f"the fused model differs by {difference:.1e}{in_output(path)} (relative, {name}), more than "
-            f"tolerance={tolerance:g}; the model may depend on random numbers or read parameters that fusing changes"
+            f"tolerance={tolerance:g}: {why_different(reference, inputs, tolerance)}"
         )
     _restore_dtypes(fused, dtypes)
     if steps:
@@ -274,7 +275,8 @@ def _fuse_verified(
     if not use_sums:
         given_up.append(("(the model)", f"merging summed convolutions {problems[use_blocks, True, True]}"))
     if not use_parts:
-        given_up.append(("(the model)", f"folding in parts {problems[False, False, True]}"))
+        why = why_different(reference, inputs, tolerance)
+        given_up.append(("(the model)", f"folding in parts {problems[False, False, True]}: {why}"))
     return model, steps, [*given_up, *skipped], worst
 
 

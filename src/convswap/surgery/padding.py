@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -95,8 +95,8 @@ def _classify(geometry: Geometry, borders: dict[tuple[int, int], Borders]) -> Pa
     left, right, top, bottom = fixed = next(iter(borders.values()))
     if all(each == fixed for each in borders.values()):
         if (left, top) == (right, bottom):  # as much on both sides: an ordinary padding
-            rows, columns = geometry.padding
-            whole = geometry.arguments() | {"padding": (int(rows) + top, int(columns) + left)}
+            rows, columns = cast(tuple[int, int], geometry.padding)
+            whole = geometry.arguments() | {"padding": (rows + top, columns + left)}
             return PaddedConvolution(Geometry(**whole), None)
         return PaddedConvolution(geometry, InputPadding(*kind, fixed))
     same = InputPadding(*kind)

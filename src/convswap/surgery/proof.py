@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..errors import SurgeryError
 from ..units.contract.geometry import Geometry, plain_conv
 from ..units.contract.registry import UnitSpec
+from ..units.contract.weight import WeightUnit
 from .build import as_convolution, build_unit
 from .compare import Outputs, in_output, largest_difference, outputs_of, precision_of, relative_difference, rounding
 from .copying import copy_model
@@ -74,7 +75,7 @@ def _prove(spec: UnitSpec, module: nn.Module, row: Replacement, options: dict[st
     weight = source.weight.double()
     conv = plain_conv(Geometry.of(source), weight, bias, like=weight)
     unit = build_unit(spec, conv, "warm", options).double().eval()
-    expected, found = conv(x), unit(x)
+    expected, found = _compared(conv, unit, x)
     if expected.shape != found.shape:
         return  # the shapes of the whole pass are compared later, with a better message
     difference = relative_difference({"": expected}, {"": found})
@@ -83,6 +84,19 @@ def _prove(spec: UnitSpec, module: nn.Module, row: Replacement, options: dict[st
             f"unit {spec.name!r} declares an exact start, but at {row.path or 'the model'} its output differs from the "
             f'convolution\'s by {difference:.1e} (relative, float64); register it with warm_start="approximate"'
         )
+
+
+def _compared(conv: nn.Conv2d, unit: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What tells whether two modules are one function: their outputs, or all that a weight unit's output follows from.
+
+    A weight unit that leaves the forward to its base is a convolution with its effective weight and bias.
+    """
+    if not isinstance(unit, WeightUnit) or type(unit).forward is not WeightUnit.forward:
+        return conv(x), unit(x)
+    none = x.new_zeros(0)
+    held = ((conv.weight, conv.bias), (unit.effective_weight(), unit.bias))
+    expected, found = (torch.cat([w.flatten(), none if b is None else b]) for w, b in held)
+    return expected, found
 
 
 def _window(module: nn.Module, given: Tensor) -> Tensor:

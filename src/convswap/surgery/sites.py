@@ -209,7 +209,7 @@ def why_not_plain(conv: nn.Module) -> str | None:
     """Why this convolution cannot be read as `conv2d(x, weight, bias)`, or None."""
     if "forward" in conv.__dict__:
         return "its forward was replaced on the object"
-    if any(is_lazy(parameter) for parameter in conv._parameters.values()):
+    if any(is_lazy(parameter) for parameter in conv.parameters(recurse=False)):
         return "it has no weights yet; run the model once on a real input first"
     weight = getattr(conv, "weight", None)
     if isinstance(weight, Tensor) and weight.is_complex():

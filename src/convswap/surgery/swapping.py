@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from .compare import Outputs, precision_of, relative_difference, rounding
 from .copying import check_copy, copy_model
 from .flow import FlowReader
 from .history import append_history, carry_history
+from .host_folds import guard_folds
 from .inputs import ExampleInput, Inputs
 from .modes import evaluating
 from .observe import Observation, example_input_of, observe
@@ -99,6 +100,8 @@ class SwapPlan(SwapReport):
             raise
         if before is not None and self.example_input is not None and not agrees:
             exchange(model, undo)
+            if target is not self.model:
+                self._check_copy(copy_model(self.model), before)
             prove_network(self.model, lambda twin: perform_swap(twin, record)[0], self.example_input, self.unit)
             exchange(model, pairs if inplace else [])
         if root:
@@ -111,15 +114,24 @@ class SwapPlan(SwapReport):
     def _prove_given(self, target: nn.Module) -> Outputs | None:
         """Run the given model on the example. Check each place that starts exactly, and the copy to be edited.
 
+        Where all places start exactly, the edited copy is compared with the given model instead, later.
+
         Returns the given model's outputs, or None where nothing can be proven.
         """
         if self.start != "warm" or self.example_input is None:
             return None
         outputs = prove_places(get_unit(self.unit), self.model, self.replacements, self.options, self.example_input)
-        if target is not self.model:
-            with evaluating(self.model, target):
-                check_copy(outputs, self.model, target, self.example_input, SurgeryError)
+        if target is not self.model and not self._all_exact:
+            self._check_copy(target, outputs)
         return outputs
+
+    @property
+    def _all_exact(self) -> bool:
+        return all(row.start == "exact" for row in self.replacements)
+
+    def _check_copy(self, twin: nn.Module, outputs: Outputs) -> None:
+        with evaluating(self.model, twin):
+            check_copy(outputs, self.model, twin, cast(Inputs, self.example_input), SurgeryError)
 
     def _record(self) -> dict[str, Any]:
         """The swap as data, which `perform_swap` can repeat on this or on a freshly built model."""
@@ -147,7 +159,7 @@ class SwapPlan(SwapReport):
                 raise SurgeryError(
                     f"{site.path or 'the model'}: {self.unit} gives output shapes {new_shapes}, not {shapes}"
                 )
-        if before is None or any(r.start != "exact" for r in self.replacements):
+        if before is None or not self._all_exact:
             return True
         return relative_difference(before, seen.result) <= rounding(precision_of(model, self.example_input))
 
@@ -172,6 +184,8 @@ def perform_swap(model: nn.Module, record: dict[str, Any]) -> tuple[nn.Module, P
         if place is None:
             carry_padding(old, new)
         model = replace(model, tuple(paths), new)
+        for path in paths:
+            guard_folds(model, path)
         pairs.append((old, new))
         pairs += [take_out(model, path, new, warm=record["start"] == "warm") for path in absorbed or ()]
     return model, pairs

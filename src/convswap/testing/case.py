@@ -58,8 +58,7 @@ class Case:
 
     def warm_start(self, conv: nn.Conv2d) -> str:
         """What `from_conv` promises here: the unit's own answer for this geometry, else the registry's."""
-        refine = getattr(self.cls, "warm_start_for", None)
-        return (refine(conv, **self.options) if refine else None) or self.spec.warm_start
+        return self.cls.warm_start_for(conv, **self.options) or self.spec.warm_start
 
     def homes(self) -> list[dict[str, Any]]:
         """The geometries the unit must support, read off its `default_where`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .contract.registry import register_unit
 from .contract.weight import WeightUnit
@@ -20,6 +20,10 @@ from .contract.weight import WeightUnit
 )
 class PlainConv2d(WeightUnit):
     """The plain convolution: `effective_weight() = weight`. Same arguments as `nn.Conv2d`, no options."""
+
+    # No mark, because the state is a plain convolution's in every respect.
+    get_extra_state = nn.Module.get_extra_state
+    set_extra_state = nn.Module.set_extra_state
 
     def effective_weight(self) -> Tensor:
         """The weight itself, (out_channels, in_channels/groups, kH, kW)."""

@@ -13,7 +13,13 @@ from torch.nn import functional as F
 
 import convswap
 from convswap.train import constrain, parameter_groups
-from convswap.units import FusedQuantized, QuantizedConv2d, StochasticQuantizedConv2d, nearest_power_of_two
+from convswap.units import (
+    FusedQuantized,
+    QuantizedConv2d,
+    StochasticQuantizedConv2d,
+    nearest_power_of_two,
+    with_marks,
+)
 
 
 def level(x: float, bits: int, scheme: str, signed: bool = True) -> float:
@@ -75,7 +81,7 @@ def test_it_is_the_formula_number_by_number(options: dict[str, Any]) -> None:
 
 
 def check_golden(case: dict[str, Any], unit: QuantizedConv2d) -> None:
-    unit.load_state_dict(case["state_dict"])
+    unit.load_state_dict(with_marks(unit, case["state_dict"]))
     x = case["input"].clone().requires_grad_()
     output = unit(x)
     output.backward(case["grad_output"])
@@ -125,7 +131,7 @@ def test_the_gradient_is_rounded_to_powers_of_two(bits: int) -> None:
     options = {"weight_bits": 32, "activation_bits": 32}
     unit = QuantizedConv2d(3, 4, 3, gradient_bits=bits, **options, dtype=torch.float64)
     plain = nn.Conv2d(3, 4, 3, dtype=torch.float64)
-    plain.load_state_dict(unit.state_dict())
+    plain.load_state_dict(dict(unit.named_parameters()))
     x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
     gradient = torch.randn(2, 4, 4, 4, dtype=torch.float64) * 2.0 ** torch.randint(-9, 9, (2, 4, 4, 4))
     gradient[0, 0, 0] = 0
@@ -258,7 +264,7 @@ def test_a_swap_takes_out_the_relu_before_it() -> None:
 def test_padding_modes_and_names_of_a_plain_checkpoint() -> None:
     conv = nn.Conv2d(3, 4, 3, padding=2, padding_mode="reflect")
     unit = StochasticQuantizedConv2d(3, 4, 3, padding=2, padding_mode="reflect")
-    unit.load_state_dict(conv.state_dict(), strict=True)
+    unit.load_state_dict(with_marks(unit, conv.state_dict()), strict=True)
     x = torch.randn(1, 3, 6, 6)
     sign = torch.where(x >= 0, 1.0, -1.0)
     weight = torch.where(conv.weight >= 0, 1.0, -1.0)

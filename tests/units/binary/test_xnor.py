@@ -11,7 +11,7 @@ from torch import nn
 import convswap
 from convswap.data import load_data
 from convswap.train import default_recipe, fit
-from convswap.units import XnorConv2d
+from convswap.units import XnorConv2d, with_marks
 
 DOUBLE = torch.float64
 
@@ -140,7 +140,8 @@ def test_batch_norm_stands_before_the_sign():
     torch.manual_seed(0)
     unit = XnorConv2d(4, 6, 3, padding=1, dtype=DOUBLE)
     twin = XnorConv2d(4, 6, 3, padding=1, order="host", dtype=DOUBLE)
-    twin.load_state_dict({key: value for key, value in unit.state_dict().items() if not key.startswith("bn.")})
+    theirs = {key: value for key, value in unit.state_dict().items() if not key.startswith("bn.")}
+    twin.load_state_dict(with_marks(twin, theirs))
     x = torch.randn(8, 4, 5, 5, dtype=DOUBLE) * 3 + 2
     norm = nn.BatchNorm2d(4, eps=1e-4, dtype=DOUBLE)
     assert torch.equal(unit(x), twin(norm(x)))
@@ -160,7 +161,7 @@ def test_levels_of_more_bits_come_nearer_to_the_real_input():
     x = torch.rand(2, 4, 6, 6, dtype=DOUBLE) * 2 - 1
     units = {bits: XnorConv2d(4, 6, 3, order="host", bits=bits, dtype=DOUBLE) for bits in (1, 2, 4, 8)}
     for unit in units.values():
-        unit.load_state_dict(units[1].state_dict())
+        unit.load_state_dict(with_marks(unit, units[1].state_dict()))
     plain = nn.functional.conv2d(x, units[1].effective_weight(), units[1].bias)
     errors = [(unit(x) - plain).square().mean().item() for unit in units.values()]
     assert errors == sorted(errors, reverse=True)

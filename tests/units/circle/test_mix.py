@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import conv2d
 from torch.utils.checkpoint import checkpoint
 
-from convswap.units import CircleMixConv2d
+from convswap.units import CircleMixConv2d, with_marks
 from convswap.units.circle.geometry import sampling_matrix
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "circle"
@@ -29,7 +29,8 @@ def load_official(case: dict) -> CircleMixConv2d:
     for other in ("cls", "numpy_seed"):
         config.pop(other, None)
     unit = CircleMixConv2d(**config, probabilities=(*probabilities, 1 - sum(probabilities)), dtype=torch.float64)
-    unit.load_state_dict({key: value for key, value in case["state_dict"].items() if key in ("weight", "bias")})
+    state = {key: value for key, value in case["state_dict"].items() if key in ("weight", "bias")}
+    unit.load_state_dict(with_marks(unit, state))  # unmarked, it would be a plain convolution's
     return unit
 
 

@@ -101,7 +101,7 @@ def test_weights_are_formed_in_at_least_float32(dtype: torch.dtype) -> None:
 
 
 def test_constants_are_no_state() -> None:
-    assert set(ThirdConv2d(**K3).state_dict()) == {"weight", "bias"}
+    assert set(ThirdConv2d(**K3).state_dict()) == {"weight", "bias", "_extra_state"}
 
 
 @pytest.mark.parametrize("how", ["to_empty", "assign"])

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import convswap
 from convswap.errors import FusionError
-from convswap.units import FusedMinimum, MinimumConv2d
+from convswap.units import FusedMinimum, MinimumConv2d, with_marks
 from convswap.units.minimum.core import MapNorm, minimum
 
 GEOMETRIES = [
@@ -168,7 +168,7 @@ def test_minimum_is_exact_and_so_is_its_gradient():
 def test_abs_relu_is_twice_the_minimum():
     least = randomised(MinimumConv2d(3, 4, 3, padding=1, bias=False, dtype=torch.float64))
     twice = MinimumConv2d(3, 4, 3, padding=1, bias=False, combine="abs_relu", dtype=torch.float64).eval()
-    twice.load_state_dict(least.state_dict())
+    twice.load_state_dict(with_marks(twice, least.state_dict()))
     x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
     torch.testing.assert_close(twice(x), 2 * least(x), rtol=1e-14, atol=1e-14)
 

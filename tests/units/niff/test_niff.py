@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from convswap.units import with_marks
 from convswap.units.niff.niff import FusedNIFF, NIFFConv2d
 from convswap.units.niff.spatial import resampling_error
 
@@ -140,9 +141,9 @@ CHANGES: dict[str, Callable[[NIFFConv2d], Any]] = {
     "through .data": lambda unit: unit.spectrum.imag.last.weight.data.mul_(2),
     "another tensor as .data": lambda unit: setattr(unit.spectrum.real.last.bias, "data", torch.ones(3, **DOUBLE)),
     "another parameter": lambda unit: setattr(unit.spectrum.real.last, "bias", nn.Parameter(torch.ones(3, **DOUBLE))),
-    "load_state_dict": lambda unit: unit.load_state_dict(NIFFConv2d(**DENSE, **DOUBLE).state_dict()),
+    "load_state_dict": lambda unit: unit.load_state_dict(with_marks(unit, NIFFConv2d(**DENSE, **DOUBLE).state_dict())),
     "load_state_dict(assign)": lambda unit: unit.load_state_dict(
-        NIFFConv2d(**DENSE, **DOUBLE).state_dict(), assign=True
+        with_marks(unit, NIFFConv2d(**DENSE, **DOUBLE).state_dict()), assign=True
     ),
     "there and back": lambda unit: unit.half().double(),
 }
@@ -286,7 +287,7 @@ def test_reference_size_keeps_the_kernels_at_another_size() -> None:
     torch.manual_seed(0)
     plain = NIFFConv2d(**DEPTHWISE, **DOUBLE)
     scaled = NIFFConv2d(**DEPTHWISE, reference_size=16, **DOUBLE)
-    scaled.load_state_dict(plain.state_dict())
+    scaled.load_state_dict(with_marks(scaled, plain.state_dict()))
     x = torch.randn(1, 4, 16, 16, **DOUBLE)
     assert torch.equal(plain(x), scaled(x))
     errors = [resampling_error(unit, (16, 16), (32, 32)) for unit in (plain, scaled)]

@@ -143,7 +143,8 @@ def test_golden(golden, case, options, stride):
 def test_the_kernels_never_train():
     unit = FixedConv2d(8, 8, 3, padding=1, groups=8, bias=False)
     assert list(unit.parameters()) == []
-    assert list(unit.state_dict()) == ["weight"]
+    assert [name for name, _ in unit.named_buffers()] == ["weight"]
+    assert set(unit.state_dict()) == {"weight", "_extra_state"}
     unit.requires_grad_(True)
     assert not unit.weight.requires_grad
     assert not unit.fuse().weight.requires_grad
@@ -179,8 +180,8 @@ def test_other_kernels_are_refused_and_not_kept(strict):
     unit = FixedConv2d(8, 8, 3, padding=1, groups=8)
     exact = unit.weight.clone()
     plain = nn.Conv2d(8, 8, 3, padding=1, groups=8).state_dict()
-    other = FixedConv2d(8, 8, 3, padding=1, groups=8, bank="gaussian").state_dict()
-    for state in (plain, other):
+    damaged = unit.state_dict() | {"weight": exact + 1}
+    for state in (plain, damaged):
         with pytest.raises(RuntimeError, match=r"weight holds other kernels than bank='auto'.*before the swap"):
             unit.load_state_dict(state, strict=strict)
         assert torch.equal(unit.weight, exact)
@@ -188,11 +189,23 @@ def test_other_kernels_are_refused_and_not_kept(strict):
         unit.load_state_dict({"weight": torch.zeros(4, 1, 3, 3), "bias": plain["bias"]})
 
 
+def test_the_state_of_another_bank_is_refused():
+    unit = FixedConv2d(8, 8, 3, padding=1, groups=8)
+    other = FixedConv2d(8, 8, 3, padding=1, groups=8, bank="gaussian").state_dict()
+    with pytest.raises(RuntimeError, match=r"is of fixed\(bank='gaussian'\), but this is fixed\(bank='auto'\)"):
+        unit.load_state_dict(other)
+    with pytest.warns(UserWarning, match="but this is fixed"):
+        missing, _ = unit.load_state_dict(other, strict=False)
+    assert missing == ["weight", "bias"] or missing == ["bias", "weight"]
+
+
 def test_a_scale_stays_where_the_given_state_has_none():
     scaled = FixedConv2d(4, 4, 3, groups=4, scale="learnable")
     with torch.no_grad():
         scaled.channel_scale.fill_(2.0)
-    scaled.load_state_dict(FixedConv2d(4, 4, 3, groups=4).state_dict())
+    authors = dict(FixedConv2d(4, 4, 3, groups=4).state_dict())
+    del authors["_extra_state"]
+    scaled.load_state_dict(authors)
     assert scaled.channel_scale.eq(2).all()
 
 

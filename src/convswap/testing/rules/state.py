@@ -9,8 +9,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import nn
 
+from ...marks import KEY, as_tensor, marks_in, read
 from ..aids import demand_close, image, lived_in, train_steps
 from ..case import Case
 from ..rule import CONVOLUTIONS, demand, rule
@@ -45,17 +47,63 @@ def training_goes_on_alike_from_a_state_dict(case: Case) -> None:
         demand(torch.equal(other(x), expected), f"training pass {step} after loading differs")
 
 
-@rule(("weight",))
-def plain_checkpoint_loads_strictly(case: Case) -> None:
-    """An `nn.Conv2d`'s state dict must load strictly into a weight unit, or be refused where kernels are constant."""
+def _bears_a_mark(case: Case) -> bool:
+    # The state of the plain convolution as a unit is a plain convolution's.
+    return case.spec.name != "conv"
+
+
+@rule(only=_bears_a_mark)
+def state_says_what_it_is_of(case: Case) -> None:
+    """The state must bear the unit's mark through safetensors, a cast and an average, and load bit by bit."""
+    unit = lived_in(case)
+    state = unit.state_dict()
+    mark = marks_in(state).get("")
+    demand(mark is not None, f"the state has no mark; leave {KEY} to the base")
+    demand(mark == unit.mark(), f"the mark says {mark}")
+    other = case.home().eval()
+    other.load_state_dict(load(save({name: value.clone() for name, value in state.items()})), strict=True)
+    x = image(unit)
+    demand(torch.equal(other(x), unit(x)), "a new unit with the state from a safetensors file is another function")
+    for how, changed in (("a cast", state[KEY].bfloat16()), ("an average", (state[KEY].double() * 3) / 3)):
+        demand(read(changed) == mark, f"{how} of the state dict destroys the mark")
+
+
+@rule(only=_bears_a_mark)
+def state_of_another_unit_is_refused(case: Case) -> None:
+    """A state of another unit, or of this one with another option, must be refused, and nothing of it loaded."""
+    unit = lived_in(case)
+    others = {"another unit": {"unit": "another_unit", "options": {}}}
+    for name in unit.options:
+        changed = {**unit.mark()["options"], name: "another value"}
+        others[f"another {name}"] = {"unit": unit.mark()["unit"], "options": changed}
+    kept = {name: value.clone() for name, value in unit.state_dict().items()}
+    for what, mark in others.items():
+        state = {name: value + 1 for name, value in kept.items()} | {KEY: as_tensor(mark, torch.device("cpu"))}
+        raised(f"loading the state of {what}", RuntimeError, partial(unit.load_state_dict, state), "the state given is")
+        missing = set(unit.load_state_dict(state, strict=False).missing_keys)
+        demand(missing == kept.keys() - {n for n in kept if n.endswith(KEY)}, f"strict=False misses only {missing}")
+        left = all(torch.equal(value, kept[name]) for name, value in unit.state_dict().items())
+        demand(left, f"the refused state of {what} was loaded in part")
+
+
+@rule(CONVOLUTIONS)
+def plain_state_starts_the_unit(case: Case) -> None:
+    """An `nn.Conv2d`'s state dict must start the unit as `from_conv` does, or be refused where it keeps nothing."""
     for geometry in case.geometries():
-        conv, unit = nn.Conv2d(**geometry), case.build(geometry)
+        conv, unit = nn.Conv2d(**geometry).eval(), lived_in(case, geometry)
+        load_plain = partial(unit.load_state_dict, conv.state_dict(), strict=True)
         if case.spec.constant_weight:  # trained kernels would be dropped, which must not happen silently
-            load = partial(unit.load_state_dict, conv.state_dict(), strict=True)
-            raised("loading trained kernels", RuntimeError, load, "weight holds other kernels")
+            raised("loading trained kernels", RuntimeError, load_plain, "weight holds other kernels")
             continue
-        unit.load_state_dict(conv.state_dict(), strict=True)
-        demand(torch.equal(unit.weight, conv.weight), "the loaded weight differs")
+        kind = case.cls.warm_start_for(conv, **unit.options) or case.spec.warm_start
+        if kind == "none" or case.cls.absorbs_batch_norm:
+            raised("loading a plain state", RuntimeError, load_plain, "load it before the swap")
+            continue
+        with torch.random.fork_rng(devices=[]):
+            started = case.cls.from_conv(conv, **unit.options)
+        load_plain()
+        x = image(conv, size=(11, 10))
+        demand(torch.equal(unit(x), started(x)), f"the function is not that of from_conv in {geometry}")
 
 
 @rule()

@@ -159,16 +159,10 @@ class CircleConv2d(WeightUnit):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Load, accepting a plain convolution's keys, and the official ones if they mean the same circle."""
+        """Load, accepting the official code's state if it means the same circle."""
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        if prefix + "weight" not in missing_keys and prefix + "radius_logit" in missing_keys:
-            missing_keys.remove(prefix + "radius_logit")  # a plain checkpoint has no radius: it stays as it is
-            if self.radius_logit.is_meta:
-                place = torch.empty(self.radius_logit.shape, device=self.weight.device, dtype=self.weight.dtype)
-                self.radius_logit = nn.Parameter(place, self.radius_logit.requires_grad)
-                self.reset_radius()
         official = prefix + "w_transform_matrix"
         if official in unexpected_keys:
             unexpected_keys.remove(official)

@@ -17,6 +17,7 @@ from torch import nn
 from ...errors import UsageError, check_whole
 from ...hooks import Hooks
 from .options import Configured
+from .state import UnitState
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Place:
         return text if self.stride == 1 else f"{text} s{self.stride}"
 
 
-class BlockUnit(Configured, Hooks, nn.Module):
+class BlockUnit(UnitState, Configured, Hooks, nn.Module):
     """A module in the place of a residual block: (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
 
     A subclass writes `setup()`, which takes its options and builds its parameters, and `forward()`, from stock modules.

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...hooks import Hooks
+from .folded import RefusesFolding
 from .geometry import Geometry
 from .options import Configured
 from .start import FromConv
+from .state import UnitState
 
 
-class FeatureUnit(Configured, FromConv, Hooks, nn.Module):
+class FeatureUnit(UnitState, RefusesFolding, Configured, FromConv, Hooks, nn.Module):
     """A module with an `nn.Conv2d`'s constructor, attribute names and shapes that is not one convolution.
 
     A subclass writes `setup()`, which takes its options and builds its parameters, and `forward()`, from stock

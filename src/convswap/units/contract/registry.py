@@ -69,7 +69,8 @@ class register_unit(UnitRow):
             "variants": tuple(MappingProxyType(dict(v)) for v in self.variants),
             "no_weight_decay": frozenset(self.no_weight_decay),
         }
-        _UNITS[self.name] = UnitSpec(**row, cls=cast(Any, cls), kind=kind, origin=origin)
+        spec = _UNITS[self.name] = UnitSpec(**row, cls=cast(Any, cls), kind=kind, origin=origin)
+        cast(Any, cls)._registered = spec  # its marks and its loading ask the class, which knows no registry
         return cls
 
 

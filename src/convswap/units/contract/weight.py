@@ -8,18 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from ...hooks import Hooks
+from .folded import RefusesFolding
 from .geometry import Geometry, plain_conv
 from .options import Configured
 from .precision import Constants, double_copy
 from .start import FromConv
+from .state import UnitState
 
 
-class WeightUnit(Configured, Constants, FromConv, Hooks, nn.Conv2d):
+class WeightUnit(UnitState, RefusesFolding, Configured, Constants, FromConv, Hooks, nn.Conv2d):
     """An ordinary convolution whose weight is a function of its parameters.
 
     `forward(x) = conv2d(x, effective_weight(), bias)` with stride, padding, dilation, groups and padding mode of
-    `nn.Conv2d`. The parameter keeps the key `weight`, so a plain checkpoint loads strictly. The effective weight
-    is formed once per forward, in at least float32 also under autocast.
+    `nn.Conv2d`. A plain checkpoint loads strictly: the unit then starts from it, as `UnitState` says. The effective
+    weight is formed once per forward, in at least float32 also under autocast.
 
     A subclass writes `effective_weight()`. Options and further parameters go in `setup`, where `weight` and `bias` are
     already drawn. If its map is invertible, it also writes `start_from(conv)`.

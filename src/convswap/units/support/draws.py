@@ -44,13 +44,16 @@ class Draws:
 
     def _load_from_state_dict(self, state: Any, prefix: str, local: Any, strict: bool, *lists: Any) -> None:
         """Load. A plain convolution's checkpoint has no draws, so this layer then keeps its own."""
+        name = prefix + "draw_state"
+        own, given = cast(nn.Module, self)._buffers.get("draw_state"), name in state
+        kept = None if own is None else own.clone()
         super()._load_from_state_dict(state, prefix, local, strict, *lists)  # type: ignore[misc]
         missing = lists[0]
-        name = prefix + "draw_state"
-        if name in missing and prefix + "weight" not in missing:
-            missing.remove(name)
-            if self.draw_state.is_meta:
-                self.draw_state = fresh_state(cast(Tensor, cast(Any, self).weight).device)
+        if kept is not None and not given and prefix + "weight" not in missing:
+            device = cast(Tensor, cast(Any, self).weight).device
+            self.draw_state = fresh_state(device) if kept.is_meta else kept.to(device)
+            if name in missing:
+                missing.remove(name)
 
 
 def fresh_state(device: torch.device) -> Tensor:

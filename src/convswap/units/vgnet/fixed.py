@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_choice
+from ...marks import KEY, difference
 from ..contract.precision import compute_dtype
 from ..contract.registry import register_unit
 from ..contract.weight import WeightUnit
@@ -128,6 +130,21 @@ class FixedConv2d(WeightUnit):
             conv.bias.requires_grad_(self.bias is not None and self.bias.requires_grad)
         return conv
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a parameter; one in the place of the constant kernels is refused."""
+        if name == "weight" and param is not None and "options" in self.__dict__ and "place" not in self.__dict__:
+            # torch has taken the buffer away already
+            self._buffers["weight"] = self.constants()["weight"].to(param.device, param.dtype)
+        super().register_parameter(name, param)
+
+    def recognizes(self, given: Mapping[str, Tensor]) -> bool:
+        """Are these the bank's kernels? The authors' states have no other names than a plain convolution's."""
+        return given["weight"].is_meta or self._is_the_bank(given["weight"])
+
+    def _is_the_bank(self, given: Tensor) -> bool:
+        exact = self.constants()["weight"]
+        return bool((given.to("cpu", torch.float64) - exact).abs().max() <= _SAME * exact.abs().max())
+
     def _load_from_state_dict(
         self,
         state_dict: dict[str, Any],
@@ -140,18 +157,19 @@ class FixedConv2d(WeightUnit):
     ) -> None:
         """Load, refusing other kernels than the bank's. The unit keeps its exact constants."""
         given = state_dict.get(prefix + "weight")
-        if isinstance(given, Tensor) and given.shape == self.weight.shape and not given.is_meta:
-            exact = self.constants()["weight"]
-            if (given.to("cpu", torch.float64) - exact).abs().max() > _SAME * exact.abs().max():
-                error_msgs.append(
-                    f"{prefix}weight holds other kernels than bank={self.bank!r} with sigma={self.sigma!r}, which are "
-                    "constant; to start from a plain model, load its weights before the swap"
-                )
+        mark = state_dict.get(prefix + KEY)
+        claimed = mark is None or difference(mark, self.mark()) is None
+        fits = isinstance(given, Tensor) and given.shape == self.weight.shape and not given.is_meta
+        if claimed and fits and not self._is_the_bank(cast(Tensor, given)):
+            error_msgs.append(
+                f"{prefix}weight holds other kernels than bank={self.bank!r} with sigma={self.sigma!r}, which are "
+                "constant; to start from a plain model, load its weights before the swap"
+            )
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        plain = prefix + "weight" in state_dict and prefix + "channel_scale" in missing_keys
-        if plain and self.channel_scale is not None and not self.channel_scale.is_meta:
+        lacks_scale = prefix + "weight" not in missing_keys and prefix + "channel_scale" in missing_keys
+        if lacks_scale and self.channel_scale is not None and not self.channel_scale.is_meta:
             missing_keys.remove(prefix + "channel_scale")  # the authors' layers have no scale, so ours stays as it is
         self._replace_constants()
 

@@ -1,0 +1,1 @@
+"""Does surgery keep the function of foreign networks, and what is refused? `python -m benchmarks.hosts.matrix`."""
