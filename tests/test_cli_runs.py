@@ -166,6 +166,9 @@ def test_see_takes_a_model_of_ones_own(folder: Path, capsys: pytest.CaptureFixtu
     (advice,) = re.findall(r"give (--model \S+) to load it", error)
     run(capsys, "see", "mine", "--images", "4", *advice.split())
     assert (folder / "mine" / "see.html").is_file()
+    run(capsys, "train", "--model", "cifar_resnet8", "--data", "digits", *TINY, "--out", "named")
+    run(capsys, "see", "mine", "named", "--images", "4", *advice.split())
+    assert "leave --model out" in run(capsys, "see", "named", "--images", "4", *advice.split(), code=2)[1]
 
 
 @pytest.mark.parametrize("loss", ["moved", "one deleted"])

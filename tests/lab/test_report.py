@@ -266,8 +266,11 @@ def test_terminal_table_fits(width: int) -> None:
     assert "circle" in text
     assert "91.00" in text
     assert "ic*" in text
-    assert ("P(better)" in text) == (width >= 100)
-    assert ("~ noisy" in text) == ("ms fused" in text)
+    header, left_out = text.splitlines()[1], " ".join(text.partition("no room for ")[2].split())
+    assert ("P(better)" in header) == (width >= 100)
+    assert ("~ noisy" in text) == ("ms fused" in header)
+    for name in ("accuracy %", "vs conv", "n", "p (Holm)", "params", "MACs", "ms fused", "P(better)"):
+        assert (f" {name} " in f" {header} ") != (name in left_out.partition(":")[0].split(", ")), name
 
 
 def test_one_epoch_is_no_curve(tmp_path: Path) -> None:

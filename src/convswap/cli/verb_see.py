@@ -89,7 +89,8 @@ def run(
 
         options: dict[str, Any] = {"channels": channels, "background": background, "eval_split": eval_split}
         given = None if data is None else _load_data(data, data_root, sources[0], options)
-        found = [_source(text, model, weights, pretrained, classes, given, data_root) for text in sources]
+        several = len(sources) > 1
+        found = [_source(text, model, several, weights, pretrained, classes, given, data_root) for text in sources]
         first = found[0]
         used = given or first.data
         pictures, normalised, where = _images(first, used, images)
@@ -138,18 +139,24 @@ def _load_data(name: str, root: Path | None, shown: str, options: dict[str, Any]
 def _source(
     text: str,
     own_model: str | None,
+    several: bool,
     weights: Path | None,
     pretrained: bool,
     classes: int | None,
     data: Data | None,
     root: Path | None,
 ) -> Source:
+    from ..models.own import is_own
+    from ..models.saved import built_by
+
     path = Path(text)
     if path.exists() and path.suffix != ".py":
         run_ = find_saved(path)
         own, missing = (None, "") if data is not None else _data_of(run_, root)
         name = path.name if run_.trial is None else f"{run_.trial.model}, {run_.trial.unit}"
         page = run_.weights.with_name("see.html")
+        if several and not is_own(built_by(run_.weights)[0]):
+            own_model = None  # --model is for another of them
         return Source(name, open_saved(run_, own_model), own, page, True, run_.trial, missing)
     beside = near(path)
     if path.suffix != ".py" and (beside or "/" in text or text.endswith(".safetensors")):
