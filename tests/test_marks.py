@@ -67,8 +67,8 @@ def test_only_the_options_that_differ_are_named() -> None:
     mine = CircleConv2d(2, 3, 3).mark()
     theirs = CircleConv2d(2, 3, 3, radius=0.5).get_extra_state()
     assert difference(theirs, mine) == (
-        "the state given is of circle(radius=0.5), but this is circle(radius=1); open it with convswap.load, or swap "
-        "to circle(radius=0.5)"
+        "the state given is of circle(radius=0.5), but this is circle(radius=1); open it with convswap.load, or build "
+        "the model with circle(radius=0.5)"
     )
     absent = as_tensor({"unit": "circle", "options": {"ring": "max", "radius": 1}}, CPU)
     assert "circle(angles='absent')" in str(difference(absent, mine))
