@@ -198,3 +198,8 @@ def with_marks(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
         if writes_mark(module)
     }
     return {**state, **marks}
+
+
+def without_marks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of a state dict with its tensors alone, for code that knows no marks."""
+    return {name: value for name, value in state.items() if not name.endswith(KEY)}
