@@ -53,7 +53,7 @@ def image() -> torch.Tensor:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_plain_checkpoint_after_the_swap_is_as_good_as_before_it_or_refused(case: Case) -> None:
-    """circle loaded 82.6 % of 91.5 % before, as another function: 0.5 to 1.5 relative on this host."""
+    """circle took it for its own before: a pretrained resnet20 was 50 % off, without a word."""
     if any(case.refuses(conv) is not None for conv in (host()[2], host()[4])):
         pytest.skip("does not stand in this host")
     trained = copy.deepcopy(host())
