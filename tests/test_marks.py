@@ -9,7 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from convswap.marks import KEY, Marked, as_tensor, difference, marks_in, name_of, read, with_marks, writes_mark
+from convswap.marks import (
+    KEY,
+    Marked,
+    as_tensor,
+    difference,
+    marks_in,
+    name_of,
+    read,
+    with_marks,
+    without_marks,
+    writes_mark,
+)
 from convswap.units import CircleConv2d, ICConv2d, PlainConv2d, XnorConv2d
 
 CPU = torch.device("cpu")
@@ -67,8 +78,8 @@ def test_only_the_options_that_differ_are_named() -> None:
     mine = CircleConv2d(2, 3, 3).mark()
     theirs = CircleConv2d(2, 3, 3, radius=0.5).get_extra_state()
     assert difference(theirs, mine) == (
-        "the state given is of circle(radius=0.5), but this is circle(radius=1); open it with convswap.load, or swap "
-        "to circle(radius=0.5)"
+        "the state given is of circle(radius=0.5), but this is circle(radius=1); open it with convswap.load, or build "
+        "the model with circle(radius=0.5)"
     )
     absent = as_tensor({"unit": "circle", "options": {"ring": "max", "radius": 1}}, CPU)
     assert "circle(angles='absent')" in str(difference(absent, mine))
@@ -104,7 +115,8 @@ def test_marks_in_and_with_marks_know_every_path() -> None:
         "2": "circle",
         "3": "circle",
     }
-    bare = {name: value for name, value in model.state_dict().items() if not name.endswith(KEY)}
+    bare = without_marks(model.state_dict())
+    assert set(bare) == {name for name in model.state_dict() if not name.endswith(KEY)}
     assert not marks_in(bare)
     assert marks_in(with_marks(model, bare)) == marks
     assert list(with_marks(model[2], model[2].state_dict())) == ["weight", "bias", KEY]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import convswap
 from convswap.models import create_model
 from convswap.ops.binary_conv.module import PackedBinaryConv2d
+from convswap.units import without_marks
 
 SIZE = 224
 TWINS = "resnet18", "xnor_resnet18"
@@ -46,10 +47,10 @@ def compiled(model: nn.Module) -> nn.Module:
 def weight_bytes(model: nn.Module, *, binary: bool | None = None) -> int:
     """Bytes of the state; of the packed layers only (True), of the others only (False)."""
     layers = [module for module in model.modules() if isinstance(module, PackedBinaryConv2d)]
-    inside = {tensor.data_ptr() for layer in layers for tensor in layer.state_dict().values()}
+    inside = {tensor.data_ptr() for layer in layers for tensor in without_marks(layer.state_dict()).values()}
     return sum(
         tensor.numel() * tensor.element_size()
-        for tensor in model.state_dict().values()
+        for tensor in without_marks(model.state_dict()).values()
         if binary is None or (tensor.data_ptr() in inside) == binary
     )
 

@@ -20,7 +20,7 @@ from benchmarks.peers.harmonic import Harmonic
 from benchmarks.peers.niff import Frequency
 from benchmarks.peers.pide import DensePIDE, Hamiltonian
 from benchmarks.peers.quantized import Quantized, StochasticQuantized
-from convswap.units import Geometry, WeightUnit
+from convswap.units import Geometry, WeightUnit, without_marks
 
 _CLASSES: dict[str, type[nn.Module]] = {}
 _LIBRARY: dict[str, tuple[str, Callable[[Any], nn.Module | None]]] = {}
@@ -341,7 +341,7 @@ def _timm_ghost(unit: Any) -> nn.Module | None:
         unit.stride[0],
         act_layer=nn.ReLU if unit.relu else nn.Identity,
     )
-    peer.load_state_dict(unit.state_dict(), strict=True)
+    peer.load_state_dict(without_marks(unit.state_dict()), strict=True)
     return peer
 
 
@@ -358,7 +358,7 @@ def _timm_sk(unit: Any) -> nn.Module | None:
         rd_channels=unit.attention.reduce.out_channels,
         split_input=False,
     )
-    ours, theirs = unit.state_dict(), peer.state_dict()
+    ours, theirs = without_marks(unit.state_dict()), peer.state_dict()
     if [v.shape for v in ours.values()] != [v.shape for v in theirs.values()]:
         return None
     peer.load_state_dict(dict(zip(theirs, ours.values(), strict=True)), strict=True)

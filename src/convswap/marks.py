@@ -158,7 +158,7 @@ def difference(value: Any, mine: Mapping[str, Any]) -> str | None:
     """In what a mark differs from this module's own, as the reason for an error, or None.
 
     >>> difference(as_tensor({"unit": "ic", "options": {}}, torch.device("cpu")), {"unit": "circle", "options": {}})
-    'the state given is of ic, but this is circle; open it with convswap.load, or swap to ic'
+    'the state given is of ic, but this is circle; open it with convswap.load, or build the model with ic'
     """
     if isinstance(value, Tensor) and value.is_meta:
         return None  # without values there is nothing to load either
@@ -173,7 +173,8 @@ def difference(value: Any, mine: Mapping[str, Any]) -> str | None:
         here, there = (
             f"{mark['unit']}({', '.join(f'{n}={_at(mark, n)!r}' for n in names)})" for mark in (mine, theirs)
         )
-    return f"the state given is of {there}, but this is {here}; open it with convswap.load, or swap to {there}"
+    told = f"the state given is of {there}, but this is {here}"
+    return f"{told}; open it with convswap.load, or build the model with {there}"
 
 
 def _at(mark: Mapping[str, Any], name: str) -> Any:
@@ -197,3 +198,8 @@ def with_marks(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
         if writes_mark(module)
     }
     return {**state, **marks}
+
+
+def without_marks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of a state dict with its tensors alone, for code that knows no marks."""
+    return {name: value for name, value in state.items() if not name.endswith(KEY)}

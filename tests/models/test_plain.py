@@ -134,7 +134,7 @@ def test_what_bears_a_mark_is_loaded_as_it_is() -> None:
 
 
 def test_the_pretrained_resnet20_keeps_its_predictions(shared: Path) -> None:
-    """circle predicted otherwise for 97 %, ic for 93 % of these images before; 91.5 % of accuracy became 82.6 %."""
+    """circle took the state for its own before: output 50 % off, 34 % of the predictions on noise changed."""
     weights = shared / "data" / "weights" / "resnet20-12fca82f.th"
     plain = convswap.create_model("cifar_resnet20", num_classes=10, weights=weights).eval()
     x = torch.randn(64, 3, 32, 32)

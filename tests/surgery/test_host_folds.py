@@ -145,7 +145,7 @@ def detector() -> Detector:
 
 @pytest.mark.parametrize("unit", ["circle", "ic", "quantized"])
 def test_a_hosts_own_method_is_refused_while_units_are_inside(unit: str) -> None:
-    """Such a method read the raw weights before: circle 34 % off and more."""
+    """Such a method read the raw weights before, without a word."""
     x = torch.randn(1, 3, 16, 16)
     swapped = convswap.swap(detector(), unit, where="body.1.conv", example_input=x).eval()
     for model in (swapped, copy.deepcopy(swapped), pickle.loads(pickle.dumps(swapped))):

@@ -3,7 +3,7 @@
 Importing this package registers every unit of convswap; a new unit adds one file and one line here.
 """
 
-from ..marks import with_marks
+from ..marks import with_marks, without_marks
 from .binary.binary_weight import BinaryWeightConv2d
 from .binary.quantized import FusedQuantized, FusedSigns, QuantizedConv2d, StochasticQuantizedConv2d
 from .binary.quantized_rnn import QuantizedLSTM, QuantizedRNN
@@ -121,4 +121,5 @@ __all__ = [
     "resampling_error",
     "spec_of",
     "with_marks",
+    "without_marks",
 ]

@@ -95,7 +95,7 @@ def test_weights_are_one_bit_each() -> None:
     torch.manual_seed(0)
     weight, scale, *_, packed = random_conv(128, 64)
     state = packed.state_dict()
-    assert set(state) == {"weight_bits", "scale", "bias", "threshold", "flip"}
+    assert set(state) == {"weight_bits", "scale", "bias", "threshold", "flip", "_extra_state"}
     assert state["weight_bits"].numel() * 64 == weight.numel()
     assert {name for name, _ in packed.named_parameters()} == {"scale", "bias"}
     assert not any(p.requires_grad for p in packed.train().parameters())
@@ -113,6 +113,13 @@ def test_loads_strictly_without_float_weights(tmp_path: Path) -> None:
         empty = PackedBinaryConv2d(70, 24, 3, padding=1, norm=True, expand="once", device="meta" if assign else None)
         empty.load_state_dict(state, strict=True, assign=assign)
         assert torch.equal(empty(x), packed(x))
+
+
+def test_the_state_of_another_packed_form_is_refused() -> None:
+    """With and without the rectifier the tensors are the same."""
+    plain, rectified = (PackedBinaryConv2d(70, 24, 3, relu=relu) for relu in (False, True))
+    with pytest.raises(RuntimeError, match=r"is of PackedBinaryConv2d\(relu=True\), but this is .*\(relu=False\)"):
+        plain.load_state_dict(rectified.state_dict())
 
 
 class _Halves:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ...errors import FusionError, check_choice
 from ...hooks import Hooks
+from ...marks import Marked
 from ..batch_norm import batch_norm_affine
 from ..memory_format import is_channels_last
 from . import native_calls
@@ -20,7 +21,7 @@ from .packing import pack_weight, unpack_weight, weight_shape, words_for
 from .thresholds import batch_norm_threshold
 
 
-class PackedBinaryConv2d(Hooks, nn.Module):
+class PackedBinaryConv2d(Marked, Hooks, nn.Module):
     """`y = relu?(scale * K? * conv(sign(norm(x)), signs) + bias)` on bits, for inference.
 
     sign is +1 from 0 on (-0 too), -1 below and for NaN. The signs' sum is an exact integer; scale and bias are applied
@@ -50,6 +51,8 @@ class PackedBinaryConv2d(Hooks, nn.Module):
     Raises:
         ValueError: an argument is not allowed.
     """
+
+    marked_settings = ("norm", "input_scale", "relu")
 
     weight_bits: Tensor
     scale: nn.Parameter

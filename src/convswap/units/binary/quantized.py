@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import check_choice
+from ...marks import Marked
 from ...ops.binary_conv import PackedBinaryConv2d
 from ..contract.feature import FeatureUnit
 from ..contract.geometry import Geometry, plain_conv
@@ -259,12 +260,14 @@ class FusedSigns(FeatureUnit):
         return convolve(self.layer, input, self.weight, self.bias)
 
 
-class FusedQuantized(nn.Module):
+class FusedQuantized(Marked, nn.Module):
     """The inference form of `QuantizedConv2d`: the quantiser of the input, then a plain convolution.
 
     Attributes:
         conv: `nn.Conv2d` of the quantised weight.
     """
+
+    marked_settings = ("bits", "scheme", "signed")
 
     def __init__(self, bits: int, scheme: str, signed: bool, conv: nn.Conv2d) -> None:
         super().__init__()

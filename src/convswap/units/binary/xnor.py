@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import check_choice, check_whole
+from ...marks import Marked
 from ...ops.binary_conv import PackedBinaryConv2d
 from ...ops.signs import levels, levels_ste
 from ..contract.feature import FeatureUnit
@@ -146,12 +147,14 @@ class XnorConv2d(FeatureUnit):
         ).train(train)
 
 
-class FusedLevels(nn.Module):
+class FusedLevels(Marked, nn.Module):
     """The inference form of an `XnorConv2d` of several bits: `conv(q(BN(x))) [* K] + b` with a plain convolution."""
+
+    marked_settings = ("bits", "input_scale")
 
     def __init__(self, bn: nn.BatchNorm2d | None, conv: nn.Conv2d, bits: int, input_scale: str) -> None:
         super().__init__()
-        self.bn, self.conv, self.bits = bn, conv, bits
+        self.bn, self.conv, self.bits, self.input_scale = bn, conv, bits, input_scale
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.window_sum = GroupSum(Geometry.of(conv)) if input_scale == "K" else None
 
@@ -165,7 +168,7 @@ class FusedLevels(nn.Module):
 
     def extra_repr(self) -> str:
         """The number of bits and whether there is K."""
-        return f"bits={self.bits}, input_scale={'none' if self.window_sum is None else 'K'!r}"
+        return f"bits={self.bits}, input_scale={self.input_scale!r}"
 
 
 def _scaled_by_input(window_sum: GroupSum, x: Tensor, s: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

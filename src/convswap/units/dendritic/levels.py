@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...hooks import Hooks
+from ...marks import Marked
 from ..contract.geometry import Geometry, plain_conv
 from ..contract.precision import compute_dtype
 
 _ROUNDS = 100
 
 
-class LevelConv2d(Hooks, nn.Module):
+class LevelConv2d(Marked, Hooks, nn.Module):
     """`conv(relu(x_c + levels[c, t]))` over T maps per input channel: (N, in, H, W) -> (N, out, H', W').
 
     The inference form of a dendritic convolution whose biases take at most T values per input channel. Weights stand
@@ -25,6 +26,8 @@ class LevelConv2d(Hooks, nn.Module):
         conv: the convolution over in * T maps, the T maps of a channel side by side.
         bias_error: the largest difference between a dendrite's bias and its level.
     """
+
+    marked_settings = ("margins",)
 
     def __init__(self, levels: Tensor, conv: nn.Conv2d, margins: tuple[int, ...], bias_error: float) -> None:
         super().__init__()
