@@ -230,6 +230,18 @@ def test_a_swapped_run_goes_on_as_a_child(folder: Path, capsys: pytest.CaptureFi
     )
 
 
+def test_a_grey_run_goes_on_and_is_measured_in_grey(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos(folder / "photos")
+    run(capsys, "train", "--model", "cifar_resnet8", *PHOTOS, "--channels", "gray", "--out", "first")
+    run(capsys, "train", "--from", "first", *TINY, "--out", "second")
+    trial = Trial.from_json((folder / "second" / "trial.json").read_text())
+    assert (trial.data_options, trial.image_size) == ({"channels": "gray"}, 32)
+    (folder / "photos").rename(folder / "moved")
+    for named in ("second", "second/model.safetensors"):
+        printed, _ = run(capsys, "fuse", named, "--no-latency", "--data", "imagefolder:moved", "--out", "f.safetensors")
+        assert "0 of 12 predictions changed" in printed
+
+
 def normalization_of(run_folder: str) -> dict[str, list[float]]:
     card = convswap.load(Path(run_folder) / "model.safetensors").convswap_card
     assert card is not None

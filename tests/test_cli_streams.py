@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import signal
@@ -18,7 +19,7 @@ from rich.table import Table
 from convswap.cli import main
 from convswap.cli.app import app
 from convswap.cli.failure import as_failure
-from convswap.cli.streams import console, plain
+from convswap.cli.streams import console, each_warning_once, plain
 from convswap.lab import Store, Trial
 from convswap.lab.report import terminal_table
 from convswap.lab.store import STORE_FILE
@@ -187,3 +188,14 @@ def test_nohup_is_respected(tmp_path: Path, child_environment: Callable[..., dic
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_warning_is_said_once_in_a_command(caplog: pytest.LogCaptureFixture) -> None:
+    """Before: `w.pth: the classifier has other classes and starts fresh`, once for every trial."""
+    logger = logging.getLogger("convswap")
+    for _ in range(2):
+        with each_warning_once():
+            for name in ("one", "one", "two"):
+                logger.warning("%s starts fresh", name)
+    logger.warning("%s starts fresh", "two")
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["one", "two", "one", "two", "two"]

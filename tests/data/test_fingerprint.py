@@ -12,7 +12,6 @@ from convswap.data.arrays import data_from_arrays
 from convswap.data.image_folder import fingerprint as folder_fingerprint
 from convswap.data.scan import Entry
 
-USES = ("train", "test")
 Arrays = dict[str, np.ndarray]
 
 
@@ -60,27 +59,23 @@ def test_the_layout_of_the_file_is_not() -> None:
 
 
 def of_folder(train: str = "abc", test: str = "de", **changes: object) -> str:
-    """The fingerprint of files whose contents are these letters, labelled 0, 1, 0, ..."""
-    parts = {
-        use: [Entry(Path(f"{c}.png"), i % 2) for i, c in enumerate(text)]
-        for use, text in zip(USES, (train, test), strict=True)
-    }
-    digests = {"train": list(train), "test": list(test)}
+    """The fingerprint of files whose contents are these letters, labelled 0, 1, 0, ... over both parts."""
+    entries = [Entry(Path(f"{letter}.png"), index % 2) for index, letter in enumerate(train + test)]
+    parts = {"train": entries[: len(train)], "test": entries[len(train) :]}
     given = {"class_names": ("ant", "bee"), "decoding": "RGB", **changes}
-    return folder_fingerprint(parts, digests, **given)  # type: ignore[arg-type]
+    return folder_fingerprint(parts, {"train": list(train), "test": list(test)}, **given)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        of_folder("abd"),  # another content
-        of_folder("bac"),  # exchanged contents: other labels
-        of_folder("ab", "cde"),  # another split
-        of_folder("abcd", "e"),
-        of_folder(class_names=("bee", "ant")),
-        of_folder(decoding="grey"),
-    ],
-)
-def test_every_change_of_a_folder_is_seen(changed: str) -> None:
+FOLDER_CHANGES: dict[str, dict[str, object]] = {
+    "another content": {"train": "abd"},
+    "exchanged contents": {"train": "bac"},
+    "another split": {"train": "ab", "test": "cde"},
+    "other names of classes": {"class_names": ("bee", "ant")},
+    "other pixels": {"decoding": "grey"},
+}
+
+
+@pytest.mark.parametrize("change", FOLDER_CHANGES)
+def test_every_change_of_a_folder_is_seen(change: str) -> None:
     assert of_folder() == of_folder()
-    assert changed != of_folder()
+    assert of_folder(**FOLDER_CHANGES[change]) != of_folder()  # type: ignore[arg-type]

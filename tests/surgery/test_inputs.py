@@ -291,3 +291,18 @@ def test_a_model_that_takes_no_noise_is_proven_on_the_example_unless_that_is_con
     assert convswap.plan_fuse(model, image(1, 3, 8, 8).sigmoid()).count("fold") == 1
     with pytest.raises(FusionError, match=r"the example input is constant, which proves nothing, .* from 0 to 1"):
         convswap.plan_fuse(model, torch.zeros(1, 3, 8, 8))
+
+
+def test_macs_are_per_image_whatever_the_form() -> None:
+    """An image without a batch raised "Invalid channel dimensions"."""
+    conv = nn.Sequential(nn.Conv2d(3, 4, 3)).eval()
+    expected = 4 * 3 * 9 * 36
+    for example in (image(1, 3, 8, 8), image(5, 3, 8, 8), image(3, 8, 8)):
+        (row,) = convswap.plan_swap(conv, "circle", where="all", example_input=example).replacements
+        assert row.macs_before == expected
+    body = 4 * 3 * 9
+    images, maps = [image(3, 8, 8), image(3, 6, 6)], [image(2, 3, 8, 8), image(2, 3, 6, 6)]
+    for example, macs in ((images, body * (64 + 36) // 2), (maps, body * (64 + 36))):
+        (row,) = convswap.plan_swap(Batches().eval(), "circle", where="all", example_input=example).replacements
+        assert row.macs_before == macs
+        assert count_macs(Batches(), example) == macs

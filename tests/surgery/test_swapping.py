@@ -128,7 +128,7 @@ class OwnConvolution(nn.Conv2d):
     ("conv", "reason"),
     [
         (OwnConvolution(3, 3, 3), "subclass of nn.Conv2d"),
-        (nn.LazyConv2d(3, 3), "subclass of nn.Conv2d"),
+        (nn.LazyConv2d(3, 3), "it has no weights yet"),
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 3)), "parametrized"),
         (nn.utils.spectral_norm(nn.Conv2d(3, 3, 3)), "SpectralNorm hook"),
         (nn.Conv2d(3, 3, 2), "2x2 kernel"),

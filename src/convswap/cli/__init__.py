@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from .._version import __version__
 from .failure import as_failure
-from .streams import show_any_text
+from .streams import each_warning_once, show_any_text
 
 __all__ = ["main"]
 
@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     show_any_text()
     try:
-        return _run(arguments or ["--help"])
+        with each_warning_once():
+            return _run(arguments or ["--help"])
     except BrokenPipeError:
         sys.stdout = open("/dev/null", "w")  # noqa: SIM115 - the reader is gone (`convswap units | head`)
         return 1

@@ -22,11 +22,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parent:
-    """A saved model that a training goes on from: what a trial records of it, its name, and the network."""
+    """A saved model that a training goes on from.
+
+    Attributes:
+        described: what a trial records of it.
+        model: the name of its constructor.
+        network: the model.
+        data: the name of the data to train on: the run's unless others are named.
+        image_size: the size that they are brought to.
+        reading: the options of `load_data` by which they are read.
+    """
 
     described: dict[str, str | None]
     model: str
     network: nn.Module
+    data: str
+    image_size: int | None
+    reading: dict[str, str]
 
 
 def chosen_recipe(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,13 @@ def existing_file(option: str, path: Path | None) -> Path | None:
         reason = "is a folder" if path.is_dir() else "does not exist"
         raise UsageError(f"{option} {path}: {reason}; a file is needed")
     return path
+
+
+def given_options(options: Mapping[str, str]) -> dict[str, str]:
+    """Those of `--channels`, `--background` and `--eval-split` that are not at their default."""
+    from ..data.options import DataOptions
+
+    return DataOptions(**options).as_dict()
 
 
 def absolute_data(name: str) -> str:

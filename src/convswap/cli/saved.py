@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError, UsageError
 
@@ -131,17 +131,28 @@ def data_of(saved: Saved, root: Path | None) -> Data | None:
     return trial_data(saved.trial, root=root, skip_unreadable=True, download=False, cache=folder)
 
 
-def data_for(name: str, card: ModelCard | None, root: Path | None) -> Data:
-    """The data of `--data`, with the size and the normalisation that a saved model was trained with.
+def is_folder(name: str) -> bool:
+    """Is this the name of a folder of images, which are read in any size?"""
+    return name.startswith("imagefolder:")
+
+
+def reading(name: str, found: Saved, card: ModelCard | None) -> dict[str, Any]:
+    """The options of `load_data` by which other data of the run's kind are read as its own were."""
+    if found.trial is not None and found.trial.data.partition(":")[0] == name.partition(":")[0]:
+        return dict(found.trial.data_options)
+    return {"channels": "gray"} if is_folder(name) and card is not None and card.channels == 1 else {}
+
+
+def data_for(name: str, found: Saved, card: ModelCard | None, root: Path | None) -> Data:
+    """The data of `--data`, read as the saved model's own were: size, colours, background, normalisation.
 
     Raises:
         UsageError: the data have other classes or channels than the model.
     """
     from ..data import load_data
 
-    folder = name.startswith("imagefolder:") and card is not None and card.image_size is not None
-    size = card.image_size[0] if folder and card is not None and card.image_size is not None else None
-    data = load_data(name, root=root, image_size=size, skip_unreadable=True)
+    size = card.image_size[0] if is_folder(name) and card is not None and card.image_size is not None else None
+    data = load_data(name, root=root, image_size=size, skip_unreadable=True, **reading(name, found, card))
     if card is None:
         return data
     if card.channels not in (None, data.channels):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import logging
 import sys
 import unicodedata
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -66,3 +69,21 @@ def console(file: TextIO | None = None, **settings: Any) -> Console:
             return super().render_str(plain(text, self.encoding), **given)
 
     return PlainConsole(file=file, **settings)
+
+
+@contextlib.contextmanager
+def each_warning_once() -> Iterator[None]:
+    """Say each warning of convswap once in a command, however many trials give it."""
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        known = record.getMessage() in said
+        said.add(record.getMessage())
+        return not known
+
+    logger = logging.getLogger("convswap")
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)

@@ -109,7 +109,7 @@ def _data(found: Saved, card: ModelCard | None, name: str | None, root: Path | N
         DataError: the data that the command line names are not there.
     """
     if name is not None:
-        return data_for(name, card, root), ""
+        return data_for(name, found, card, root), ""
     try:
         return data_of(found, root), ""
     except DataError as error:

@@ -11,8 +11,9 @@ import typer
 
 from ..errors import DataError, UsageError
 from .arguments import Background, Channels, DataRoot, EvalSplit, OwnModel, Pretrained, Weights
+from .options import given_options
 from .output import tell_data
-from .saved import Saved, data_of, find_saved, near, open_saved
+from .saved import Saved, data_of, find_saved, is_folder, near, open_saved, reading
 from .streams import console
 
 if TYPE_CHECKING:
@@ -126,9 +127,11 @@ def _load_data(name: str, root: Path | None, shown: str, options: dict[str, Any]
     from ..models.saved import card_in
 
     size = None
-    if name.startswith("imagefolder:") and Path(shown).exists():
-        card = card_in(find_saved(Path(shown)).weights)
+    if is_folder(name) and Path(shown).exists():
+        found = find_saved(Path(shown))
+        card = card_in(found.weights)
         size = card.image_size[0] if card is not None and card.image_size is not None else None
+        options = reading(name, found, card) | given_options(options)
     return load_data(name, root=root, image_size=size, skip_unreadable=True, **options)
 
 

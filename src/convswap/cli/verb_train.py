@@ -6,7 +6,7 @@ import glob
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,9 +32,9 @@ from .arguments import (
     Where,
 )
 from .grid import Parent, check, chosen_recipe, make_trials, suitable_process
-from .options import existing_file, parse_options, parse_units
+from .options import existing_file, given_options, parse_options, parse_units
 from .output import print_warnings, tell_data
-from .saved import find_saved, next_command, open_saved
+from .saved import find_saved, is_folder, next_command, open_saved, reading
 
 if TYPE_CHECKING:
     from ..lab import Trial
@@ -103,9 +103,11 @@ def run(
     options = parse_options(option or [], names)
     existing_file("--weights", weights)
     parent = None
+    how: dict[str, Any] = {"channels": channels, "background": background, "eval_split": eval_split}
     if source is not None:
-        parent, data, image_size = _parent(source, model, data, image_size)
-        model = parent.model
+        parent = _parent(source, model, data, image_size)
+        model, data, image_size = parent.model, parent.data, parent.image_size
+        how = parent.reading | given_options(how)
     if model is None or data is None:
         missing = "--model" if model is None else "--data"
         raise UsageError(f"missing option '{missing}'; see convswap train --help")
@@ -114,9 +116,7 @@ def run(
         root=data_root,
         image_size=image_size,
         skip_unreadable=skip_unreadable,
-        channels=channels,
-        background=background,
-        eval_split=eval_split,
+        **how,
         cache=out or Path("runs"),
     )
     trained = pretrained or weights is not None or parent is not None
@@ -177,9 +177,7 @@ def _folder(trial: Trial) -> Path:
     return folder
 
 
-def _parent(
-    source: Path, model: str | None, data: str | None, image_size: int | None
-) -> tuple[Parent, str, int | None]:
+def _parent(source: Path, model: str | None, data: str | None, image_size: int | None) -> Parent:
     """The run to go on from, and the data to train on: the run's unless others are named."""
     from ..lab import describe_parent
     from ..models.card import card_of
@@ -193,12 +191,17 @@ def _parent(
             f"--from {source}: holds a fused model, which is for inference; go on from the one before fuse"
         )
     run_id = None if found.trial is None else found.trial.id
-    parent = Parent(describe_parent(found.weights, run_id), built_by(found.weights)[0], network)
-    if data is None:
-        if found.trial is None:
-            raise UsageError(f"--from {source}: is a file, whose data are not known; name them with --data NAME")
-        return parent, found.trial.data, image_size or found.trial.image_size
+    if data is None and found.trial is None:
+        raise UsageError(f"--from {source}: is a file, whose data are not known; name them with --data NAME")
+    name = data or (found.trial.data if found.trial is not None else "")
     card = card_of(network)
-    if image_size is None and data.startswith("imagefolder:") and card is not None and card.image_size is not None:
+    if image_size is None and is_folder(name) and card is not None and card.image_size is not None:
         image_size = card.image_size[0]
-    return parent, data, image_size
+    return Parent(
+        describe_parent(found.weights, run_id),
+        built_by(found.weights)[0],
+        network,
+        name,
+        image_size,
+        reading(name, found, card),
+    )

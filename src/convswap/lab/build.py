@@ -90,7 +90,7 @@ def card_of_trial(trial: Trial, data: Data, *, accuracy: float, versions: dict[s
         channels=data.channels,
         class_names=data.class_names,
         data=f"{kind}:{Path(rest).name}" if rest else kind,
-        data_description=getattr(data, "description", None),
+        data_description=None if data.description is None else str(data.description),
         unit=trial.label(),
         recipe=trial.recipe,
         test_accuracy=accuracy,

@@ -151,6 +151,7 @@ def _names(trials: Sequence[Trial]) -> list[str]:
 def _flat(trial: Trial) -> dict[str, str]:
     """A trial's setting with its inner dictionaries flattened, and values short enough to read."""
     setting: dict[str, Any] = json.loads(_setting(trial))
-    inner = setting.pop("recipe") | setting.pop("model_arguments") | setting.pop("data_options")
-    inner |= setting.pop("network") or {}
+    inner: dict[str, Any] = {}
+    for name in ("recipe", "model_arguments", "network", "data_options"):
+        inner |= setting.pop(name, None) or {}
     return {key: str(value)[:12] for key, value in {**setting, **inner}.items()}

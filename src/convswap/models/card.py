@@ -68,6 +68,9 @@ class ModelCard:
                 raise UsageError(f"card image_size={self.image_size!r} is not allowed; give (height, width)")
             for side in self.image_size:
                 check_whole("card image_size", side)
+        for name in ("data", "data_description", "unit"):
+            if not isinstance(getattr(self, name), str | None):
+                raise UsageError(f"card {name}={getattr(self, name)!r} is not allowed; give a text")
         if self.test_accuracy is not None:
             check_number("card test_accuracy", self.test_accuracy, lambda v: 0 <= v <= 1, "a fraction from 0 to 1")
 

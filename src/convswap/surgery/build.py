@@ -186,7 +186,8 @@ def _macs(module: nn.Module, shapes: list[tuple[int, ...]], batch: int) -> int:
     """MACs per image of the example, over all calls of the module. One call may see several windows of one image."""
     tensors = [*module.parameters(), *module.buffers()]  # a unit of constant kernels has no parameter
     dtype = next(t.dtype for t in tensors if t.is_floating_point())
+    batches = [shape if len(shape) > 3 else (1, *shape) for shape in shapes]
     return sum(
         count_macs(module, torch.empty((1, *shape[1:]), device="meta", dtype=dtype)) * shape[0] // batch
-        for shape in shapes
+        for shape in batches
     )

@@ -82,9 +82,9 @@ class Inputs:
 
     @property
     def images(self) -> int:
-        """The number of examples: the length of a list of tensors, or the first dimension of the first tensor."""
+        """The number of examples: the length of a list of images, or the first dimension of the first tensor."""
         leading = next(iter((*self.args, *self.kwargs.values())))
-        if isinstance(leading, list) and all(isinstance(each, Tensor) for each in leading):
+        if isinstance(leading, list) and all(isinstance(each, Tensor) and each.dim() == 3 for each in leading):
             return len(leading)
         return self.first.shape[0] if self.first.dim() else 1
 

@@ -128,7 +128,7 @@ def plan_rows(
         SurgeryError: no place is left.
     """
     absorb = plan_reorder if takes_signs(spec) else plan_absorption
-    images = None if example is None else example.images
+    images = None if example is None else _images(example, seen)
     while True:
         absorbed, notes = absorb(spec, model, places, options, example)
         rows = tuple(
@@ -143,6 +143,12 @@ def plan_rows(
         skipped += [Skip(site.path, reason) for site in frozen]
         places = [site for site in places if not any(site is other for other in frozen)]
         _refuse_nothing(spec, places, skipped)
+
+
+def _images(example: Inputs, seen: Observation) -> int:
+    """The number of images in an example. Convolutions also take a single one without a batch: (C, H, W)."""
+    shapes = [shape for calls in seen.inputs.values() for shape in calls]
+    return 1 if shapes and all(len(shape) == 3 for shape in shapes) else example.images
 
 
 def _left_alone(model: nn.Module) -> str:

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 _REQUESTS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """A batch system asks to stop, or the terminal was closed. Not every system knows the second."""
+_unheard: list[str] = []
+"""Signals whose interrupt was raised. Whoever catches one ends the block of `requests_interrupt`, which clears them."""
 Handler = Callable[[int, FrameType | None], Any]
 
 
@@ -36,13 +38,33 @@ def deferred_interrupt() -> Iterator[None]:
 
 @contextlib.contextmanager
 def requests_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP do what Ctrl-C does. A signal that is ignored, as under nohup, stays so."""
+    """Let SIGTERM and SIGHUP do what Ctrl-C does. A signal that is ignored, as under nohup, stays so.
+
+    All three are raised again by `raise_unheard` if Python dropped the first exception.
+    """
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt(signal.Signals(number).name)
+        _unheard.append(signal.Signals(number).name)
+        raise KeyboardInterrupt(_unheard[-1])
 
-    with _handlers({number: stop for number in _REQUESTS if _handler(number) is not signal.SIG_IGN}):
-        yield
+    stopping: dict[int, Handler] = {number: stop for number in _REQUESTS if _handler(number) is not signal.SIG_IGN}
+    if _handler(signal.SIGINT) is signal.default_int_handler:
+        stopping[signal.SIGINT] = stop
+    try:
+        with _handlers(stopping):
+            yield
+    finally:
+        _unheard.clear()
+
+
+def raise_unheard() -> None:
+    """Raise an interrupt once more whose exception was lost. The training calls this at every step.
+
+    Python drops what a signal handler raises while the interpreter runs certain callbacks, for example those around a
+    fork. A data loader forks its workers at every epoch, so a request to stop could be ignored there.
+    """
+    if _unheard:
+        raise KeyboardInterrupt(_unheard[-1])
 
 
 def _handler(number: int) -> Any:

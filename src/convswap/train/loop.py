@@ -21,7 +21,7 @@ from .batches import MOST_SEED, Augmentation, Share, TrainBatches, evaluation_ba
 from .checkpoint import Identity, describe_model, load_checkpoint, restore_random_state, save_checkpoint
 from .evaluation import check_logits, evaluation_batch_size, sum_up
 from .faults import divergence, explained
-from .interrupts import deferred_interrupt
+from .interrupts import deferred_interrupt, raise_unheard
 from .losses import training_loss
 from .metrics import append_metrics, rewrite_metrics
 from .optimizers import build_optimizer, set_learning_rate
@@ -275,6 +275,7 @@ class _Training:
                 window = mean_over_processes(self.fabric, losses[len(seen) : step + 1]).tolist()
                 self._check_losses(window, epoch, len(seen), total)
                 seen += window
+            raise_unheard()
             reporter.step()
         right = int(sum_over_processes(self.fabric, correct))
         return math.fsum(seen) / steps, right / (steps * self.batches.batch_size), rate
