@@ -117,8 +117,12 @@ def swap_cell(case: Case) -> Cell:
 
 def fuse_cell(case: Case) -> Cell:
     """The fused forms of the given network, of one with trained units, and of one with a structured unit."""
-    structured = convswap.swap(case.model, STRUCTURED, example_input=case.inputs[0]).eval()
-    case.swapped[STRUCTURED] = as_if_trained(structured, case.inputs[0])
+    refused: Cell = {}
+    try:
+        structured = convswap.swap(case.model, STRUCTURED, example_input=case.inputs[0]).eval()
+        case.swapped[STRUCTURED] = as_if_trained(structured, case.inputs[0])
+    except ConvswapError as error:
+        refused = {"refused": {STRUCTURED: str(error)[:500]}}
     sources = {"plain": case.model, **case.swapped}
     cells: dict[str, Cell] = {}
     for name, source in sources.items():
@@ -130,7 +134,11 @@ def fuse_cell(case: Case) -> Cell:
     order = ("wrong", "ok")
     worst = min(cells.values(), key=lambda cell: (order.index(cell["state"]), -_number(cell["difference"])))
     folded = {key: worst[key] for key in ("state", "difference")}
-    return folded | {"folded": cells["plain"]["folded"], "norms left": cells["plain"]["norms left"], "by source": cells}
+    return (
+        folded
+        | {"folded": cells["plain"]["folded"], "norms left": cells["plain"]["norms left"], "by source": cells}
+        | refused
+    )
 
 
 def norms(model: nn.Module) -> int:
