@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from convswap.errors import DataError, StoreError, UsageError
 from convswap.lab import Trial, run_trial
 from convswap.lab.normalization import choose_normalization
 from convswap.lab.run import trial_data
+from convswap.models import create_model
 from convswap.train import digits_recipe
 
 
@@ -39,6 +41,16 @@ GRAY = {"mean": [0.5], "std": [0.25]}
 )
 def test_choices(choice: str, channels: int, trained: bool, expected: dict[str, Any] | None) -> None:
     assert choose_normalization(choice, declaring(channels), load_data("digits"), trained=trained) == expected
+
+
+@pytest.mark.parametrize("name", ["resnet18", "torchvision:resnet18"])
+def test_a_network_by_name_declares_the_constants_of_its_published_weights(name: str) -> None:
+    """Trials are described by a network without weights. torchvision's declared nothing, so the data's were taken."""
+    with torch.device("meta"):
+        model = create_model(name, num_classes=10)
+    colours = replace(load_data("digits"), channels=3)
+    found = choose_normalization("auto", model, colours, trained=True)
+    assert found == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 @pytest.mark.parametrize("choice", ["imagenet", "0.1", "0.1/0", "0.1,0.2/0.1,0.2", "a/b", "0.1/0.2/0.3", "", "model"])

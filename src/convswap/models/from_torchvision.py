@@ -47,10 +47,11 @@ def create_torchvision_model(
             raise
         raise no_download(f"torchvision:{name}", error) from error
 
-    if pretrained:
+    if in_channels == 3:
         preset = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
-        # in timm's format: the normalisation that these weights need
+        # In timm's format, and as there also without the weights: the normalisation that the published ones need.
         model.__dict__["pretrained_cfg"] = {"mean": tuple(preset.mean), "std": tuple(preset.std)}
+    if pretrained:
         for head in _AUXILIARY_HEADS.get(name, ()):
             setattr(model, head, None)
             model.aux_logits = False  # type: ignore[assignment]
