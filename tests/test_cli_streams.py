@@ -136,6 +136,11 @@ def test_the_hint_of_the_first_ctrl_c_outlives_the_second() -> None:
     assert "run the same command again to resume" in str(as_failure(second.value))
 
 
+def _hear_hangup() -> None:
+    """Undo what `nohup` of the whole test run would hand down."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def _started(folder: Path, environment: dict[str, str], *prefix: str) -> subprocess.Popen[str]:
     argv = ["compare", "--units", "conv", "--seeds", "1", "--epochs", "1000", "--quiet", "--lab", "lab"]
     process = subprocess.Popen(
@@ -145,6 +150,7 @@ def _started(folder: Path, environment: dict[str, str], *prefix: str) -> subproc
         text=True,
         cwd=folder,
         env=environment,
+        preexec_fn=_hear_hangup,
     )
     deadline = time.monotonic() + 240
     while not list(folder.rglob("checkpoint.pt")):

@@ -5,12 +5,21 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+from importlib.util import find_spec
 
 import pytest
 
 import convswap
 
-MODULES = [m.name for m in pkgutil.walk_packages(convswap.__path__, "convswap.") if not m.name.endswith("__main__")]
+
+def _can_be_imported(name: str) -> bool:
+    """A module of `convswap.hosts` is called like the package it needs, which the user brings."""
+    room, _, package = name.rpartition(".")
+    return package != "__main__" and (room != "convswap.hosts" or find_spec(package) is not None)
+
+
+FOUND = [m.name for m in pkgutil.walk_packages(convswap.__path__, "convswap.")]
+MODULES = [name for name in FOUND if _can_be_imported(name)]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -113,13 +113,13 @@ def test_a_file_that_vanishes_is_named_in_one_line(split: str, photos: Data, tmp
     """Before: the whole text of a data worker's traceback."""
     gone = tmp_path / split / "a" / "2.png"
     gone.unlink()
-    with pytest.raises(DataError, match="can no longer be read") as caught:
+    with pytest.raises(DataError, match="cannot be read any more") as caught:
         fit(small(), photos, replace(digits_recipe(1), batch_size=4), seed=0, progress=False, device="cpu")
     assert str(gone) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)
     if split == "val":
-        with pytest.raises(DataError, match="can no longer be read"):
+        with pytest.raises(DataError, match="cannot be read any more"):
             evaluate(small(), photos, device="cpu")
 
 

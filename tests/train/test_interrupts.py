@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,17 @@ from convswap.train.interrupts import raise_unheard, requests_interrupt
 
 SIGNALS = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="os.kill ends the process there")
+
+
+@pytest.fixture(autouse=True)
+def _nobody_ignores_signals() -> Iterator[None]:
+    """Under `nohup`, SIGHUP is ignored and stays so."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS[1:]:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class Finalised:

@@ -70,7 +70,9 @@ class register_unit(UnitRow):
             "no_weight_decay": frozenset(self.no_weight_decay),
         }
         spec = _UNITS[self.name] = UnitSpec(**row, cls=cast(Any, cls), kind=kind, origin=origin)
-        cast(Any, cls)._registered = spec  # its marks and its loading ask the class, which knows no registry
+        known = vars(cls).get("_registered")
+        if known is None or known.name == self.name:  # under a second name a class keeps the first
+            cast(Any, cls)._registered = spec  # its marks and its loading ask the class, which knows no registry
         return cls
 
 
