@@ -84,7 +84,7 @@ def test_a_unit_pads_as_the_convolution_did(kind: str, unit: str) -> None:
     model = randomize(nn.Sequential(PADDED[kind](), nn.BatchNorm2d(4 if "grouped" in kind else 6)))
     x = image(2, 4, 17, 20)
     if unit == "circle_square" and kind in ("even kernel", "pointwise"):  # no circle
-        with pytest.raises(SurgeryError, match="a circle needs an odd kernel|has no ring"):
+        with pytest.raises(SurgeryError, match=r"a circle needs an odd kernel|has no ring"):
             convswap.plan_swap(model, unit, where="all", example_input=x)
         return
     plan = convswap.plan_swap(model, unit, where="all", example_input=x)
