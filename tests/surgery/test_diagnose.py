@@ -42,6 +42,30 @@ class Random(nn.Module):
         return F.dropout(self.body(x), training=True)
 
 
+class Amplifies(nn.Module):
+    """Each BatchNorm takes away almost all of its map, and keeps the rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pairs = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)) for _ in range(4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pairs(x)
+
+
+def test_rounding_that_grows_is_no_tie() -> None:
+    """Before: InceptionResnetV1 with random statistics was told of values that tie."""
+    model = Amplifies().double().eval()
+    with torch.no_grad():
+        for conv, norm in model.pairs:
+            conv.weight.copy_(torch.eye(3)[:, :, None, None])
+            conv.bias.fill_(1e4)
+            norm.running_mean.fill_(1e4)
+    inputs = [Inputs((image(1, 3, 9, 9).double(),), {})]
+    said = why_different(model, inputs, 1e-13)
+    assert re.match(r"rounding alone changes the model's output by .*: its layers amplify it step by step", said), said
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [

@@ -31,14 +31,29 @@ def why_different(model: nn.Module, inputs: list[Inputs], tolerance: float) -> s
         found, others = _run(model, each, step)
         difference = relative_difference(expected, found)
         if difference > tolerance:
-            pairs = zip(calls, others, strict=False)
-            jumped = (path for (path, a), (_, b) in pairs if path and relative_difference(a, b) > _JUMP * step)
+            said = f"rounding alone changes the model's output by {difference:.1e}"
+            changes = [(path, relative_difference(a, b)) for (path, a), (_, b) in zip(calls, others, strict=False)]
+            place = _jump([change for change in changes if change[0]], difference, step)
+            if place is None:
+                return (
+                    f"{said}: its layers amplify it step by step, as with BatchNorm statistics that are far from its "
+                    "maps; give the statistics of real images, or allow a larger tolerance="
+                )
             return (
-                f"rounding alone changes the model's output by {difference:.1e}, first in "
-                f"{next(jumped, 'its own forward')}: values that tie decide a sign or an order there, as in untrained "
-                "binary networks; train the model, or give another example"
+                f"{said}, first in {place}: values that tie decide a sign or an order there, as in untrained binary "
+                "networks; train the model, or give another example"
             )
     return "something reads a parameter or a module that fusing changes"
+
+
+def _jump(changes: list[tuple[str, float]], output: float, step: float) -> str | None:
+    """The first module whose output changes far more than every output before it, or None if there is no such leap."""
+    before = step
+    for path, change in [*changes, ("its own forward", output)]:
+        if change > _JUMP * before:
+            return path
+        before = max(before, change)
+    return None
 
 
 def _run(model: nn.Module, inputs: Inputs, step: float) -> tuple[Outputs, list[tuple[str, Outputs]]]:
