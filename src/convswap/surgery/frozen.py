@@ -6,6 +6,7 @@ torchvision, detectron2, DETR and others each have one, with equal attribute nam
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +19,8 @@ from ..ops.batch_norm import batch_norm_affine
 from .sites import all_paths, replace
 
 _VALUES = {"weight", "bias", "running_mean", "running_var"}
-_EPSILONS = (1e-5, 0.0)  # of classes that write it into their forward
+_NONE = sys.float_info.min  # stands for an epsilon of 0, which torch 2.11 refuses, and changes no sum
+_EPSILONS = (1e-5, _NONE)  # of classes that write it into their forward
 _AGREEMENT = 1e-10  # of float64 values of order 1
 
 
@@ -37,7 +39,7 @@ def as_batch_norm(module: nn.Module) -> nn.BatchNorm2d | None:
     if first.dim() != 1 or any(v.shape != first.shape or not v.is_floating_point() for v in values.values()):
         return None
     own = getattr(module, "eps", None)
-    for eps in (float(own),) if isinstance(own, int | float) else _EPSILONS:
+    for eps in (max(float(own), _NONE),) if isinstance(own, int | float) else _EPSILONS:
         norm = nn.BatchNorm2d(len(first), eps, device=first.device, dtype=first.dtype).eval().requires_grad_(False)
         for name, value in values.items():
             getattr(norm, name).data = value.detach()
