@@ -58,7 +58,8 @@ class GroupSum(nn.Module):
 
         For few pixels on a CPU the calls cost more than the sums, so this form makes fewer calls.
         """
-        few = not torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() < _FEW * x.shape[1]
+        eager = not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # a graph is one for all modes
+        few = eager and x.device.type == "cpu" and x.numel() < _FEW * x.shape[1]
         exact = y.dtype == x.dtype == compute_dtype(x.dtype) and not torch.is_grad_enabled()
         if not (few and exact and self.poolable):
             return add_scaled_sum(y, self(x), added[0], added[1], own=True)
@@ -163,7 +164,7 @@ def add_scaled_sum(y: Tensor, total: Tensor, scale: Tensor, shift: Tensor | None
         if _own_backward():
             added = cast(Tensor, _AddScaledSum.apply(flat, total, scale, shift))
         else:
-            overwrite = own and not torch.is_grad_enabled()
+            overwrite = own and not torch.is_grad_enabled() and not torch.jit.is_tracing()
             added = _add_product(flat, *_factors(total, scale, shift, y.dtype), overwrite=overwrite)
         # Views made here, by autograd's own operations, may be overwritten; views made inside the Function may not.
         images, out, height, width = y.shape
