@@ -9,20 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.hosts import recipes
 from convswap import list_units
 from convswap.units import UnitSpec, get_unit
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "docs/units"
 HOSTS = ROOT / "docs/hosts"
-# What the recipe of a host's page imports. A page that is not here needs the extra lab only.
-NEEDED = {
-    "lightning": ["lightning"],
-    "monai": ["monai", "dynamic_network_architectures"],
-    "segmentation_models_pytorch": ["segmentation_models_pytorch"],
-    "transformers": ["transformers"],
-    "ultralytics": ["ultralytics"],
-}
+# What the recipe of a host's page imports. These distributions are called like their modules.
+NEEDED = {page: [name.replace("-", "_") for name in names] for page, names in recipes.PAGES.items()}
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent != CARDS)
 PARTS = ["Options", "Example", "Start and fusing", "Known, inferred, ours", "Published numbers"]
 EXTRA_PARTS = ["Measured here", "Networks"]

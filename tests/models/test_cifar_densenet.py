@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from golden_block import check_block
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -45,18 +46,7 @@ BUILDERS = {
 
 @pytest.mark.parametrize("case", BUILDERS)
 def test_golden(golden, case):
-    reference = golden("densenet")[case]
-    module = BUILDERS[case]().double()
-    module.load_state_dict(reference["state_dict"], strict=True)
-    with torch.no_grad():
-        torch.testing.assert_close(module.eval()(reference["input"]), reference["output"], rtol=1e-9, atol=1e-9)
-    image = reference["input"].clone().requires_grad_()
-    output = module.train()(image)
-    (output * reference["loss_weight"]).sum().backward()
-    torch.testing.assert_close(output, reference["output_train"], rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(image.grad, reference["grad_input_train"], rtol=1e-9, atol=1e-9)
-    grads = {name: parameter.grad for name, parameter in module.named_parameters()}
-    torch.testing.assert_close(grads, reference["grad_params_train"], rtol=1e-9, atol=1e-9)
+    check_block(BUILDERS[case]().double(), golden("densenet")[case])
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import timm
 import torch
+from golden_block import check_block
 from torch.utils.flop_counter import FlopCounterMode
 
 import convswap.models.cifar_resnet as module
@@ -58,17 +59,8 @@ def test_block_golden(golden, case):
     reference = golden("resnet")[case]
     config = reference["config"]
     option = config["cls"][-1]  # "BasicBlock option A"
-    block = BasicBlock(config["in_planes"], config["planes"], config["stride"], shortcut=option).double()
-    block.load_state_dict(reference["state_dict"], strict=True)
-    with torch.no_grad():
-        torch.testing.assert_close(block.eval()(reference["input"]), reference["output"], rtol=1e-9, atol=1e-9)
-    image = reference["input"].clone().requires_grad_()
-    output = block.train()(image)
-    (output * reference["loss_weight"]).sum().backward()
-    torch.testing.assert_close(output, reference["output_train"], rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(image.grad, reference["grad_input_train"], rtol=1e-9, atol=1e-9)
-    grads = {name: parameter.grad for name, parameter in block.named_parameters()}
-    torch.testing.assert_close(grads, reference["grad_params_train"], rtol=1e-9, atol=1e-9)
+    block = BasicBlock(config["in_planes"], config["planes"], config["stride"], shortcut=option)
+    check_block(block.double(), reference)
 
 
 @pytest.mark.parametrize("depth", [20, 56])

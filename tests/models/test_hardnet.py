@@ -7,6 +7,7 @@ import weakref
 import pytest
 import timm
 import torch
+from golden_block import check_block
 from torch import nn
 
 import convswap
@@ -27,16 +28,8 @@ def test_golden(golden, case):
     config = reference["config"]
     block = HarmonicBlock(
         config["in_channels"], config["growth_rate"], config["grmul"], config["n_layers"], **CASES[case]
-    ).double()
-    block.load_state_dict(reference["state_dict"], strict=True)
-    torch.testing.assert_close(block.eval()(reference["input"]), reference["output"], rtol=1e-9, atol=1e-9)
-    x = reference["input"].requires_grad_()
-    y = block.train()(x)
-    torch.testing.assert_close(y, reference["output_train"], rtol=1e-9, atol=1e-9)
-    (y * reference["loss_weight"]).sum().backward()
-    torch.testing.assert_close(x.grad, reference["grad_input_train"], rtol=1e-9, atol=1e-9)
-    for name, parameter in block.named_parameters():
-        torch.testing.assert_close(parameter.grad, reference["grad_params_train"][name], rtol=1e-9, atol=1e-9)
+    )
+    check_block(block.double(), reference)
 
 
 def test_channels_of_the_block_that_the_note_writes_out():

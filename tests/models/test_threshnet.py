@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from golden_block import check_block
 from torch import nn
 
 import convswap
@@ -18,17 +19,7 @@ BOTH = ["dense", "dense", "dense", "harmonic", "harmonic"]
 
 
 def test_golden(golden):
-    reference = golden("threshnet")["case_threshlayer_40_32"]
-    layer = ThreshLayer(40, 32).double()
-    layer.load_state_dict(reference["state_dict"], strict=True)
-    torch.testing.assert_close(layer.eval()(reference["input"]), reference["output"], rtol=1e-9, atol=1e-9)
-    x = reference["input"].requires_grad_()
-    y = layer.train()(x)
-    torch.testing.assert_close(y, reference["output_train"], rtol=1e-9, atol=1e-9)
-    (y * reference["loss_weight"]).sum().backward()
-    torch.testing.assert_close(x.grad, reference["grad_input_train"], rtol=1e-9, atol=1e-9)
-    for name, parameter in layer.named_parameters():
-        torch.testing.assert_close(parameter.grad, reference["grad_params_train"][name], rtol=1e-9, atol=1e-9)
+    check_block(ThreshLayer(40, 32).double(), golden("threshnet")["case_threshlayer_40_32"])
 
 
 def blocks(model: nn.Module) -> list[str]:
