@@ -112,6 +112,14 @@ def check_choice(option: str, value: object, allowed: Iterable[object]) -> None:
         raise UsageError(f"{option}={value!r} is not allowed; choose one of {', '.join(map(repr, choices))}")
 
 
+def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise the `UsageError` of `unknown_name` for the first of these names that is not in a table."""
+    table = list(known)
+    for name in names:
+        if name not in table:
+            raise unknown_name(kind, name, table)
+
+
 def is_whole(value: object) -> TypeGuard[int]:
     """Whether this is an `int` and not a `bool`. In Python True equals 1, but nobody means True as a count."""
     return isinstance(value, int) and not isinstance(value, bool)

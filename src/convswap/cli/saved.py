@@ -139,6 +139,11 @@ def is_folder(name: str) -> bool:
     return name.startswith("imagefolder:")
 
 
+def side_for(name: str, card: ModelCard | None) -> int | None:
+    """The size in which a folder of images is read for a saved model, None for other data or where it is not known."""
+    return card.image_size[0] if is_folder(name) and card is not None and card.image_size is not None else None
+
+
 def reading(name: str, found: Saved, card: ModelCard | None) -> dict[str, Any]:
     """The options of `load_data` by which other data of the run's kind are read as its own were."""
     if found.trial is not None and found.trial.data.partition(":")[0] == name.partition(":")[0]:
@@ -154,7 +159,7 @@ def data_for(name: str, found: Saved, card: ModelCard | None, root: Path | None)
     """
     from ..data import load_data
 
-    size = card.image_size[0] if is_folder(name) and card is not None and card.image_size is not None else None
+    size = side_for(name, card)
     data = load_data(name, root=root, image_size=size, skip_unreadable=True, **reading(name, found, card))
     if card is None:
         return data

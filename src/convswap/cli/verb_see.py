@@ -13,7 +13,7 @@ from ..errors import DataError, UsageError
 from .arguments import Background, Channels, DataRoot, EvalSplit, OwnModel, Pretrained, Weights
 from .options import given_options
 from .output import tell_data
-from .saved import Saved, data_of, find_saved, is_folder, near, open_saved, reading
+from .saved import Saved, data_of, find_saved, is_folder, near, open_saved, reading, side_for
 from .streams import console
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _load_data(name: str, root: Path | None, shown: str, options: dict[str, Any]
     if is_folder(name) and Path(shown).exists():
         found = find_saved(Path(shown))
         card = card_in(found.weights)
-        size = card.image_size[0] if card is not None and card.image_size is not None else None
+        size = side_for(name, card)
         options = reading(name, found, card) | given_options(options)
     return load_data(name, root=root, image_size=size, skip_unreadable=True, **options)
 

@@ -34,7 +34,7 @@ from .arguments import (
 from .grid import Parent, check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, given_options, parse_options, parse_units
 from .output import print_warnings, tell_data
-from .saved import find_saved, is_folder, next_command, open_saved, reading
+from .saved import find_saved, next_command, open_saved, reading, side_for
 
 if TYPE_CHECKING:
     from ..lab import Trial
@@ -162,7 +162,7 @@ def _folder(trial: Trial) -> Path:
     Where another run differs only in the model's code, a warning says that the training begins again.
     """
     from ..lab import Trial
-    from ..lab.runner import changed_code_line
+    from ..lab.changes import changed_code_line
 
     unit = trial.unit if trial.parent is None else replace(trial, unit_options={}, where=None).label()
     parts = [trial.model, unit, trial.data.rpartition("/")[2], f"seed{trial.seed}"]
@@ -195,8 +195,7 @@ def _parent(source: Path, model: str | None, data: str | None, image_size: int |
         raise UsageError(f"--from {source}: is a file, whose data are not known; name them with --data NAME")
     name = data or (found.trial.data if found.trial is not None else "")
     card = card_of(network)
-    if image_size is None and is_folder(name) and card is not None and card.image_size is not None:
-        image_size = card.image_size[0]
+    image_size = side_for(name, card) if image_size is None else image_size
     return Parent(
         describe_parent(found.weights, run_id),
         built_by(found.weights)[0],

@@ -13,6 +13,9 @@ from .names import shown
 from .options import WHITE
 from .suffixes import HEIF_SUFFIXES, has_heif
 
+FLOAT = "F"
+"""Pillow's mode of floats. Other wide modes hold whole numbers."""
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -54,23 +57,18 @@ def register_plugins(path: Path) -> None:
 def decode(file: Image.Image, decoding: Decoding, source: str) -> Image.Image:
     """The pixels of an opened file, as `open_image` returns them."""
     image: Image.Image = ImageOps.exif_transpose(file)
-    if is_wide(image):
+    if is_wide(image.mode):
         values = np.asarray(image)
-        scale = decoding.scale or find_scale(*extremes(values), whole=is_whole_mode(image), source=source)
+        scale = decoding.scale or find_scale(*extremes(values), whole=image.mode != FLOAT, source=source)
         image = Image.fromarray(scale.to_bytes(values))
     elif image.has_transparency_data:
         image = _on_background(image, decoding.background)
     return image.convert("RGB" if decoding.channels == 3 else "L")
 
 
-def is_wide(image: Image.Image) -> bool:
-    """Whether the pixels are numbers beyond 8 bits, which Pillow would clip at 255."""
-    return image.mode == "F" or image.mode.startswith("I")
-
-
-def is_whole_mode(image: Image.Image) -> bool:
-    """Whether wide pixels are whole numbers, not floats."""
-    return image.mode != "F"
+def is_wide(mode: str) -> bool:
+    """Whether pixels of this mode of Pillow are numbers beyond 8 bits, which Pillow would clip at 255."""
+    return mode == FLOAT or mode.startswith("I")
 
 
 def extremes(values: np.ndarray) -> tuple[float, float]:

@@ -71,7 +71,7 @@ def _facts(file: Image.Image, digest: str) -> FileFacts | str:
     stored = next((str(tile[3]) for tile in getattr(file, "tile", ())), "")
     turned = file.getexif().get(_ORIENTATION) in _TURNED
     width, height = reversed(file.size) if turned else file.size
-    if is_wide(file):
+    if is_wide(file.mode):
         values = np.asarray(file)
         if not np.isfinite(values).all():
             return "holds values that are no numbers (NaN or infinite)"

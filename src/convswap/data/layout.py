@@ -70,7 +70,7 @@ def class_folders(walker: Walker, part: Path, others: tuple[Path, ...] = ()) -> 
             f"{shown(part)} holds {_quoted(*listing.folders)}: a data set of boxes or masks, not of classes; {LAYOUT}"
         )
     for folder in listing.folders:
-        if part_of(folder.name) is None and looks_like_part(folder.name) is None:
+        if not _is_part(folder):
             continue
         everywhere = others and all(folder.name in {f.name for f in walker.listing(o).folders} for o in others)
         if not everywhere or walker.listing(folder).folders:
@@ -84,9 +84,7 @@ def class_folders(walker: Walker, part: Path, others: tuple[Path, ...] = ()) -> 
 def refuse_parts_below(walker: Walker, class_folder: Path) -> None:
     """Raise a `DataError` if images of a class lie in folders that are called like parts."""
     for folder in walker.below(class_folder).folders:
-        if (part_of(folder.name) is not None or looks_like_part(folder.name) is not None) and holds_images(
-            walker, folder
-        ):
+        if _is_part(folder) and holds_images(walker, folder):
             raise DataError(
                 f"{shown(folder)} is a part inside a class: parts stand above classes, "
                 f"PATH/{shown(folder.name)}/{shown(class_folder.name)}; move it, or rename it"
@@ -147,6 +145,7 @@ def _refuse_other_levels(walker: Walker, folders: list[Path]) -> None:
 
 
 def _is_part(folder: Path) -> bool:
+    """Is a folder called like a part, or much like one?"""
     return part_of(folder.name) is not None or looks_like_part(folder.name) is not None
 
 

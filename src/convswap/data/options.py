@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ..errors import UsageError, check_choice, unknown_name
+from ..errors import UsageError, check_choice, check_known
 
 WHITE = "#ffffff"
 
@@ -41,10 +41,7 @@ class DataOptions:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataOptions:
         """The options of `as_dict()`. An unknown name raises a `UsageError`."""
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise unknown_name("data option", name, known)
+        check_known("data option", values, [field.name for field in fields(cls)])
         return cls(**values)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from ..errors import DataError
-from .decode import Decoding
+from .decode import FLOAT, Decoding, is_wide
 from .depth import Scale, find_scale
 from .describe import Description
 from .inspection import WIDE_COLOUR, FileFacts
@@ -40,7 +40,7 @@ def decoding_of(facts: Sequence[FileFacts], options: DataOptions, source: str) -
     _check_wide_colour([one for one in facts if one.kind == WIDE_COLOUR], source)
     scale = _scale(facts, source)
     notes = [] if scale is None else [scale.text]
-    wide = sum(_is_wide(one) for one in facts)
+    wide = sum(is_wide(one.kind) for one in facts)
     if wide and wide < len(facts):
         notes.append(f"only {wide:,} of {len(facts):,} files have more than 8 bits, the others are read as they are")
     transparent = sum(one.transparent for one in facts)
@@ -85,7 +85,7 @@ def notes_across(scan: FolderScan, facts: Mapping[str, Sequence[FileFacts]], sca
         for entry, one in zip(entries, facts[use], strict=True):
             places.setdefault(one.digest, {}).setdefault(use, entry)
             labels.setdefault(one.digest, set()).add(entry.label)
-            if _is_wide(one):
+            if is_wide(one.kind):
                 highest[entry.label] = max(one.high, highest.get(entry.label, 0))
     notes = []
     for use in scan.parts:
@@ -102,10 +102,10 @@ def notes_across(scan: FolderScan, facts: Mapping[str, Sequence[FileFacts]], sca
 
 
 def _scale(facts: Sequence[FileFacts], source: str) -> Scale | None:
-    wide = [one for one in facts if _is_wide(one)]
+    wide = [one for one in facts if is_wide(one.kind)]
     if not wide:
         return None
-    floats = sum(one.kind == "F" for one in wide)
+    floats = sum(one.kind == FLOAT for one in wide)
     if 0 < floats < len(wide):
         raise DataError(
             f"{source}: {counted(floats, 'file')} of floats and {len(wide) - floats} of whole numbers of more than 8 "
@@ -124,10 +124,6 @@ def _check_wide_colour(facts: Sequence[FileFacts], source: str) -> None:
             f"{int(high + 1) * 256 - 1}, which would be read as nearly black; store them as 8-bit PNG, scaled over the "
             "whole data set"
         )
-
-
-def _is_wide(facts: FileFacts) -> bool:
-    return facts.kind == "F" or facts.kind.startswith("I")
 
 
 def _kind(facts: FileFacts) -> str:

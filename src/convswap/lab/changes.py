@@ -1,14 +1,14 @@
-"""Saying why a lab trains again what it seems to have trained: its data are no longer the same."""
+"""Saying why something is trained again that seems to be trained: its data or its code are no longer the same."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from .store import STORE_FILE, Store
-from .trial import Trial
+from .store import STORE_FILE, Store, StoredTrial
+from .trial import Trial, canonical_json
 
 
 def tell_changes(lab_dir: str | Path, trials: Sequence[Trial], quiet: bool = False) -> None:
@@ -37,3 +37,25 @@ def changed_data(lab_dir: str | Path, trials: Sequence[Trial]) -> str:
     since = f" since {datetime.fromtimestamp(max(times)):%Y-%m-%d %H:%M}" if times else ""
     kept = "1 trial on the old ones is" if len(old) == 1 else f"{len(old)} trials on the old ones are"
     return f"the data {new.data} have changed{since}: {kept} kept, and trained anew"
+
+
+def changed_code(known: Iterable[StoredTrial], new: Iterable[Trial]) -> list[str]:
+    """One line for each model of new trials that other finished trials trained as another network of the same name."""
+    trained: dict[str, str] = {}
+    for row in known:
+        if row.state == "finished":
+            trained.setdefault(_apart_from_network(row.trial), row.id)
+    lines: dict[str, str] = {}
+    for trial in new:
+        if (other := trained.get(_apart_from_network(trial))) is not None:
+            lines.setdefault(trial.model, changed_code_line(trial, other))
+    return list(lines.values())
+
+
+def _apart_from_network(trial: Trial) -> str:
+    return canonical_json({name: value for name, value in trial.identity().items() if name != "network"})
+
+
+def changed_code_line(trial: Trial, other: str) -> str:
+    """Why a trial runs although another with the same words on the command line is finished."""
+    return f"{trial.model} has changed since trial {other}: trained again"

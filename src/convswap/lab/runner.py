@@ -18,6 +18,7 @@ import torch
 from ..errors import check_choice
 from ..files import disk_is_full, full_disk_error
 from ..train.interrupts import deferred_interrupt, requests_interrupt
+from .changes import changed_code
 from .progress import GridProgress
 from .run import MODEL, load_trial_data, run_trial
 from .store import STORE_FILE, Store, StoredTrial
@@ -116,21 +117,6 @@ def _prepare(store: Store, grid: Sequence[Trial], retry_failed: bool) -> list[Tr
     for line in changed_code(store.rows(), [trial for trial in todo if store.get(trial.id).state == "pending"]):
         _log.warning("%s", line)
     return todo
-
-
-def changed_code(known: Sequence[StoredTrial], new: Sequence[Trial]) -> list[str]:
-    """One line for each model of new trials that other finished trials trained as another network of the same name."""
-    lines: dict[str, str] = {}
-    for trial in new:
-        for row in known:
-            if row.state == "finished" and trial.differences(row.trial) == ["network"]:
-                lines.setdefault(trial.model, changed_code_line(trial, row.id))
-    return list(lines.values())
-
-
-def changed_code_line(trial: Trial, other: str) -> str:
-    """Why a trial runs although another with the same words on the command line is finished."""
-    return f"{trial.model} has changed since trial {other}: trained again"
 
 
 def _say_what_is_done(store: Store, report: GridProgress, grid: Sequence[Trial], todo: Sequence[Trial]) -> None:

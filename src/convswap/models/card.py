@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import UsageError, check_number, check_whole, unknown_name
+from ..errors import UsageError, check_known, check_number, check_whole
 from ..surgery.history import CARD
 
 _TUPLES = ("mean", "std", "image_size", "class_names")
@@ -97,10 +97,7 @@ class ModelCard:
         Raises:
             UsageError: a fact is unknown, or its value is not allowed.
         """
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise unknown_name("fact of a card", name, known)
+        check_known("fact of a card", values, [field.name for field in fields(cls)])
         return cls(**values)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import UsageError, check_choice, check_number, check_whole, unknown_name
+from ..errors import UsageError, check_choice, check_known, check_number, check_whole
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -100,10 +100,7 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """The recipe of `as_dict()`. Missing fields take their defaults. An unknown field raises a `UsageError`."""
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise unknown_name("recipe field", name, known)
+        check_known("recipe field", values, [field.name for field in fields(cls)])
         return cls(**values)
 
     def learning_rate_at(self, step: int, total: int) -> float:
