@@ -254,6 +254,30 @@ def test_bad_input_is_refused_in_one_line(case):
     assert "\n" not in str(caught.value)
 
 
+UNITS = [name for name in convswap.list_units() if convswap.get_unit(name).replaces == "convolution"]
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_is_pruned_after_fuse_or_refused_by_name(name):
+    torch.manual_seed(0)
+    spec = convswap.get_unit(name)
+    place = nn.Conv2d(8, 8, 3, padding=1, groups=8 if name == "fixed" else 1)
+    body = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), place, nn.ReLU()]
+    plain = nn.Sequential(*body, nn.Conv2d(8, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    x = torch.randn(2, 3, 8, 8)
+    model = convswap.swap(plain.eval(), name, where="3", example_input=x)
+    with pytest.raises(SurgeryError, match=f"3 is the unit '{name}'.*cannot be removed"):
+        plan_prune(model, criterion="l1", macs=0.6, example_input=x)
+    fused = convswap.fuse(model, x)
+    if spec.fusion == "conv" or name == "ghost":
+        plan = plan_prune(fused, criterion="l1", macs=0.6, example_input=x)
+        assert plan.difference < 1e-9
+        assert plan.apply()(x).shape == (2, 4)
+    else:
+        with pytest.raises(SurgeryError, match=r"^3 is .*prune"):
+            plan_prune(fused, criterion="l1", macs=0.6, example_input=x)
+
+
 def test_torch_pruning_missing(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch_pruning", None)
     with pytest.raises(UsageError, match=r'pip install "convswap\[prune\]"'):

@@ -50,9 +50,9 @@ class ChannelGroup:
     """Elements (single channels, or channels that a grouped convolution ties) that can be removed one by one.
 
     Attributes:
-        members: everything that loses channels, the first maker first.
+        members: everything that loses channels, the makers first, in the model's order.
         graph: torch-pruning's own group, which its importances read.
-        roots: for each element, its channels of the first maker.
+        roots: for each element, its channels in the layer where `graph` begins.
     """
 
     members: tuple[Member, ...]
@@ -122,7 +122,8 @@ def find_groups(model: nn.Module, example: Inputs) -> tuple[list[ChannelGroup], 
             taken |= _claims(group)
         else:
             skipped.append(Skip(path, reason))
-    return groups, skipped
+    order = {path: position for position, path in enumerate(names.values())}
+    return sorted(groups, key=lambda group: order[group.path]), skipped
 
 
 class _LeftAloneError(Exception):
@@ -195,6 +196,8 @@ def _read(graph: Any, found: Any, names: dict[int, str]) -> ChannelGroup:
     for path, side, places_of_roots, _ in raw:
         merged = tuple(tuple(sorted(c for root in element for c in places_of_roots[root])) for element in elements)
         members.append(Member(path, side, merged))
+    order = {path: position for position, path in enumerate(names.values())}
+    members.sort(key=lambda member: (member.side != "out", order[member.path]))
     return ChannelGroup(tuple(members), found, tuple(map(tuple, elements)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -47,24 +48,22 @@ def importances(
 
     torch-pruning's importances average over the layers of a group and divide by their mean, so that layers compare.
     """
-    measure = _measure(criterion, model)
+    measure = _measure(criterion, model, seed)
     kept, scores, skipped = [], [], []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for group in groups:
-            score = measure(group)
-            if score is None:
-                skipped.append(Skip(group.path, f"nothing in its group has what {criterion} measures"))
-                continue
-            kept.append(group)
-            scores.append(torch.stack([score[list(roots)].mean() for roots in group.roots]).double().cpu())
+    for group in groups:
+        score = measure(group)
+        if score is None:
+            skipped.append(Skip(group.path, f"nothing in its group has what {criterion} measures"))
+            continue
+        kept.append(group)
+        scores.append(torch.stack([score[list(roots)].mean() for roots in group.roots]).double().cpu())
     return kept, scores, skipped
 
 
-def _measure(criterion: str, model: nn.Module) -> Any:
+def _measure(criterion: str, model: nn.Module, seed: int) -> Any:
     tp = load_torch_pruning()
     if criterion == "random":
-        return lambda group: tp.importance.RandomImportance()(group.graph)
+        return lambda group: _drawn(group, seed)
     if criterion == "l1":
         return lambda group: tp.importance.GroupMagnitudeImportance(p=1)(group.graph)
     if criterion == "bn-scale":
@@ -72,6 +71,13 @@ def _measure(criterion: str, model: nn.Module) -> Any:
     if criterion == "taylor":
         return lambda group: tp.importance.GroupTaylorImportance()(group.graph)
     return lambda group: geometric_median(model, group)
+
+
+def _drawn(group: ChannelGroup, seed: int) -> Tensor:
+    """Numbers that depend on the seed and the group's name alone, whatever order groups are found in."""
+    digest = sha256(f"{seed} {group.path}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    return torch.rand(sum(len(roots) for roots in group.roots), generator=generator)
 
 
 def geometric_median(model: nn.Module, group: ChannelGroup) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...errors import SurgeryError, UsageError, is_number, unknown_name
 from ...hooks import Hooks, writes
 from ...units.contract.registry import spec_of
+from ...units.ghost.ghost import FusedGhost
 from ..compare import precision_of, rounding
 from ..copying import copy_model
 from ..history import append_history
@@ -163,6 +164,13 @@ def _refuse_units(model: nn.Module) -> None:
             raise SurgeryError(
                 f"{site.path or 'the model'} is the unit {name!r}, whose channels cannot be removed one by one; prune "
                 "the model after convswap.fuse, or before the swap"
+            )
+    for path, module in model.named_modules():
+        own = type(module).__module__.startswith(("convswap.units.", "convswap.ops."))
+        if own and not isinstance(module, FusedGhost) and not writes(module, Hooks.narrow):
+            raise SurgeryError(
+                f"{path or 'the model'} is a {type(module).__name__}, part of a unit whose channels cannot be removed "
+                "one by one; prune the network before the swap"
             )
 
 
