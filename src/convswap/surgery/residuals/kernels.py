@@ -153,6 +153,7 @@ class Shortcut:
         stride: of the whole branch.
         matrix: (O, C), None for the identity.
         bias: (O,), added behind the matrix.
+        averages: whether the kernel is an average pool, which keeps the bounds of its input.
         sides: by what the sides of the map must be divisible.
     """
 
@@ -160,6 +161,7 @@ class Shortcut:
     stride: Pair
     matrix: Tensor | None
     bias: Tensor
+    averages: bool = False
     sides: Pair = (1, 1)
 
 
@@ -186,7 +188,8 @@ def shortcut(operators: Sequence[Operator], channels: int, values: Values, like:
         if found.spatial is not None or found.stride != (1, 1) or found.matrix is not None:
             raise UnreadableError("its shortcut looks at several pixels behind a stride or another convolution")
         sides = op.stride if isinstance(op, AveragePool) and op.ceil else (1, 1)
-        found = Shortcut(kernel, kernel.stride, None, like.new_zeros(kernel.outputs), sides)
+        averages = isinstance(op, AveragePool)
+        found = Shortcut(kernel, kernel.stride, None, like.new_zeros(kernel.outputs), averages, sides)
         channels = kernel.outputs
     return found
 

@@ -164,9 +164,16 @@ class BlockReader:
             return
         target: Any = node.args[0]
         while isinstance(target, Node):
-            if any(self.order[reader] > self.order[node] for reader in self.reader.readers(target)):
+            if any(self.order[reader] > self.order[node] for reader in self._readers_by_any_name(target)):
                 raise UnreadableError(f"{name_of(node)}_ writes into a map that is read again after it")
             target = alias_of(target) if target.op == "call_function" else None
+
+    def _readers_by_any_name(self, node: Node) -> list[Node]:
+        """What reads a map, also as what an operator passes on unchanged."""
+        direct = self.reader.readers(node)
+        return direct + [
+            each for same in direct if alias_of(same) is not None for each in self._readers_by_any_name(same)
+        ]
 
     def _assemble(
         self, sides: list[list[tuple[Node, Operator | None]]], after: list[Operator], entry: Node

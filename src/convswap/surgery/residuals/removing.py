@@ -28,6 +28,7 @@ from .finding import Found, FoundBlock, find_residuals
 from .layers import DivisibleSides
 from .merging import find_merges, merge
 from .plan import RemovalReport, RemovedBlock
+from .widening import DOUBLING
 from .writing import Record, put_chains
 
 
@@ -189,9 +190,9 @@ def _columns(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int
 
 
 def _doubling(model: nn.Module, found: Found) -> set[str]:
-    """The chains' first convolutions, where these are 1x1: the only ones that may double a map."""
-    first = ((block.path, next(iter(model.get_submodule(block.path).named_children()))) for block in found.blocks)
-    return {f"{path}.{name}" for path, (name, layer) in first if isinstance(layer, nn.Conv2d)}
+    """The convolutions that only double a map in front of a chain."""
+    paths = [f"{b.path}.{name}" for b in found.blocks for name, _ in model.get_submodule(b.path).named_children()]
+    return {path for path in paths if path.rpartition(".")[2].startswith(DOUBLING)}
 
 
 def _layers(model: nn.Module, path: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from .operators import Activation, BatchNorm, Convolution, Gate, Operator, Scale
 from .ranges import ANYTHING
 from .reading import Residual
 
+DOUBLING = "double"  # the name of a 1x1 convolution that only doubles the map in front of a chain
 _OPEN = 100.0  # the argument at which a sigmoid is 1 in every precision
 
 
@@ -66,8 +67,8 @@ class _Writer:
         self.layers.append((f"{name}{self.counts[name]}", layer))
         self.kernel = None
 
-    def conv(self, kernel: Kernel) -> None:
-        self.add("conv", _module(kernel, self.like))
+    def conv(self, kernel: Kernel, name: str = "conv") -> None:
+        self.add(name, _module(kernel, self.like))
         self.kernel, self.channels = kernel, kernel.outputs
 
     def plain(self, operators: Sequence[Operator]) -> None:
@@ -105,6 +106,7 @@ class _Carrier:
     ) -> None:
         self.block, self.branch, self.writer, self.like = block, branch, writer, writer.like
         self.trunk = self._with_first(trunk)
+        self.doubles = self.trunk[0] is not trunk[0]
         self.kernels = [layer for layer in self.trunk if isinstance(layer, Kernel)]
         last = self.trunk[-1]
         self.closing = last if isinstance(last, Kernel) and last.groups == 1 and len(self.kernels) > 1 else None
@@ -175,10 +177,10 @@ class _Carrier:
         first = kernel is self.kernels[0]
         stage = self._stage(kernel, carried, closing=False)
         before, after = carried if first else self._width(carried), self._width(len(stage.taps))
-        padded = kernel is self.place and self.branch.spatial is not None and any(self.branch.spatial.padding)
-        if not stage.depthwise:
+        spatial = self.branch.spatial if kernel is self.place else None
+        if not stage.depthwise or (spatial is not None and not self.branch.averages):
             self.bounds = ANYTHING
-        elif padded or after > len(stage.taps):
+        elif after > len(stage.taps) or (spatial is not None and any(spatial.padding)):
             self.bounds = min(self.bounds[0], 0.0), max(self.bounds[1], 0.0)
         bias = torch.cat([_padded(stage.bias, after), kernel.bias])
         if stage.depthwise and _stays_grouped(kernel) and not first:
@@ -188,7 +190,8 @@ class _Carrier:
         wide = kernel.weight.new_zeros(after + kernel.outputs, before + (0 if first else dense.inputs), *kernel.size)
         wide[: len(stage.taps), :carried] = stage.taps
         wide[after:, (0 if first else before) :] = dense.weight
-        self.writer.conv(replace(kernel, weight=wide, bias=bias, groups=1))
+        name = DOUBLING if first and self.doubles else "conv"
+        self.writer.conv(replace(kernel, weight=wide, bias=bias, groups=1), name)
         return len(stage.taps)
 
     def _grouped(self, kernel: Kernel, stage: _Stage, width: int, bias: Tensor) -> Kernel:
