@@ -3,18 +3,22 @@
 from .fusing import FusePlan, fuse, plan_fuse
 from .plan import Replacement, Skip
 from .recalibrate import recalibrate_batch_norm
+from .residuals import RemovalPlan, plan_remove_residuals, remove_residuals
 from .selection import select
 from .swapping import SwapPlan, plan_swap, swap
 
 __all__ = [
     "FusePlan",
+    "RemovalPlan",
     "Replacement",
     "Skip",
     "SwapPlan",
     "fuse",
     "plan_fuse",
+    "plan_remove_residuals",
     "plan_swap",
     "recalibrate_batch_norm",
+    "remove_residuals",
     "select",
     "swap",
 ]
