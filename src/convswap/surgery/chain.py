@@ -18,12 +18,11 @@ from torch import nn
 from torch.fx import Node
 
 from ..ops.binary_conv import PackedBinaryChain, PackedBinaryConv2d, batch_norm_threshold
-from .graph import BATCH_NORM, IDENTITIES, Reader, calls_of, module_of, modules_around
+from .graph import BATCH_NORM, Reader, calls_of, does_nothing, module_of, modules_around
 from .inputs import Inputs
 from .neighbours import RELUS
 from .sites import all_paths, carry_hooks, replace
 
-_DROPOUTS = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default, torch.ops.aten.feature_dropout.default)
 _CLIPS = (torch.ops.aten.hardtanh.default, torch.ops.aten.hardtanh_.default)
 Link = tuple[str, list[str]]  # the next convolution, and the ReLU and Hardtanh modules on the way to it
 
@@ -142,7 +141,7 @@ def _only_reader(
             if module is None:
                 return None, between
             between.append(module)
-        elif node.target not in (*IDENTITIES, *_DROPOUTS):
+        elif not does_nothing(node):
             return None, between
 
 
