@@ -22,7 +22,17 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .models import create_model, load, load_plain, save
-    from .surgery import FusePlan, SwapPlan, fuse, plan_fuse, plan_swap, recalibrate_batch_norm, swap
+    from .surgery import (
+        FusePlan,
+        MixedPlan,
+        Mixture,
+        SwapPlan,
+        fuse,
+        plan_fuse,
+        plan_swap,
+        recalibrate_batch_norm,
+        swap,
+    )
     from .units import FeatureUnit, UnitSpec, WeightUnit, get_unit, list_units, register_unit
 
 __all__ = [
@@ -31,6 +41,8 @@ __all__ = [
     "FeatureUnit",
     "FusePlan",
     "FusionError",
+    "MixedPlan",
+    "Mixture",
     "StoreError",
     "SurgeryError",
     "SwapPlan",
