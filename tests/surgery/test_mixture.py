@@ -31,6 +31,8 @@ def test_the_id_is_the_hash_of_the_content_alone() -> None:
     mixture = Mixture.of(ENTRIES)
     assert Mixture.of(dict(reversed(ENTRIES.items()))).id == mixture.id
     assert Mixture.of({"layer1.*": ["circle", {}], "layer[34].*": ["ic", {"gate": "closed"}]}).id == mixture.id
+    one, other = {"gate": "closed", "w_init": "zero"}, {"w_init": "zero", "gate": "closed"}
+    assert Mixture.of({"all": ("ic", one)}).id == Mixture.of({"all": ("ic", other)}).id
     others = [
         {"layer1.*": "circle"},
         ENTRIES | {"layer1.*": "ic"},
