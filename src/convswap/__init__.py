@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .models import create_model, load, load_plain, save
     from .surgery import (
         FusePlan,
+        MixedPlan,
+        Mixture,
         RemovalPlan,
         SwapPlan,
         fuse,
@@ -43,6 +45,8 @@ __all__ = [
     "FeatureUnit",
     "FusePlan",
     "FusionError",
+    "MixedPlan",
+    "Mixture",
     "RemovalPlan",
     "StoreError",
     "SurgeryError",

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from .._version import __version__
 from ..errors import StoreError, UsageError, first_line
 from ..files import write_atomically
+from ..surgery.applying import perform_swap
 from ..surgery.history import append_history, constructor_of, history_of
 from ..surgery.residuals import repeat_removal
 from ..surgery.sites import is_unit
 from ..surgery.steps import apply_step
-from ..surgery.swapping import perform_swap
 from ..units.contract.options import described_options
 from .card import ModelCard, card_of, put_card
 from .factory import create_model
