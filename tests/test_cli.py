@@ -15,7 +15,7 @@ from convswap.cli import main
 from convswap.cli.options import absolute_data, parse_options, parse_units, parse_where
 from convswap.errors import UsageError
 
-VERBS = ["compare", "units", "plan", "train", "fuse", "see", "report", "check-unit", "doctor"]
+VERBS = ["compare", "units", "plan", "train", "fuse", "see", "report", "replace-pooling", "check-unit", "doctor"]
 TINY = ["--epochs", "1", "--quiet"]
 
 

@@ -1,6 +1,7 @@
 """convswap: swap any convolution unit into any CNN, train, compare, see, fuse, compress, export.
 
 The public face: `list_units`, `get_unit`, `register_unit`; `plan_swap`, `swap`; `plan_fuse`, `fuse`;
+`plan_replace_pooling`, `replace_pooling`;
 `create_model`, `save`, `load`, `load_plain`. All of it needs torch alone, and loads when it is first used.
 """
 
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
         FusePlan,
         MixedPlan,
         Mixture,
+        PoolingPlan,
         SwapPlan,
         fuse,
         plan_fuse,
+        plan_replace_pooling,
         plan_swap,
         recalibrate_batch_norm,
+        replace_pooling,
         swap,
     )
     from .units import FeatureUnit, UnitSpec, WeightUnit, get_unit, list_units, register_unit
@@ -43,6 +47,7 @@ __all__ = [
     "FusionError",
     "MixedPlan",
     "Mixture",
+    "PoolingPlan",
     "StoreError",
     "SurgeryError",
     "SwapPlan",
@@ -58,9 +63,11 @@ __all__ = [
     "load",
     "load_plain",
     "plan_fuse",
+    "plan_replace_pooling",
     "plan_swap",
     "recalibrate_batch_norm",
     "register_unit",
+    "replace_pooling",
     "save",
     "swap",
 ]

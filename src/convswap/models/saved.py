@@ -21,6 +21,7 @@ from ..errors import StoreError, UsageError, first_line
 from ..files import write_atomically
 from ..surgery.applying import perform_swap
 from ..surgery.history import append_history, constructor_of, history_of
+from ..surgery.pooling import perform_pooling
 from ..surgery.sites import is_unit
 from ..surgery.steps import apply_step
 from ..units.contract.options import described_options
@@ -287,6 +288,8 @@ def _repeat(model: nn.Module, record: dict[str, Any]) -> nn.Module:
         for step in record["steps"]:
             model = apply_step(model, step)
         return model
+    if record["kind"] == "replace_pooling":
+        return perform_pooling(model, record)
     if record["kind"] != "swap":
         raise StoreError(f"unknown surgery {record['kind']!r}; a newer convswap may know it")
     return perform_swap(model, record)[0]

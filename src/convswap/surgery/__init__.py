@@ -4,6 +4,7 @@ from .fusing import FusePlan, fuse, plan_fuse
 from .mixing import MixedPlan
 from .mixture import Mixture
 from .plan import Replacement, Skip
+from .pooling import PoolingPlan, plan_replace_pooling, replace_pooling
 from .recalibrate import recalibrate_batch_norm
 from .selection import select
 from .swap_plan import SwapPlan
@@ -13,13 +14,16 @@ __all__ = [
     "FusePlan",
     "MixedPlan",
     "Mixture",
+    "PoolingPlan",
     "Replacement",
     "Skip",
     "SwapPlan",
     "fuse",
     "plan_fuse",
+    "plan_replace_pooling",
     "plan_swap",
     "recalibrate_batch_norm",
+    "replace_pooling",
     "select",
     "swap",
 ]
