@@ -21,6 +21,7 @@ from ..errors import StoreError, UsageError, first_line
 from ..files import write_atomically
 from ..surgery.applying import perform_swap
 from ..surgery.history import append_history, constructor_of, history_of
+from ..surgery.pooling import perform_pooling
 from ..surgery.residuals import repeat_removal
 from ..surgery.sites import is_unit
 from ..surgery.steps import apply_step
@@ -290,6 +291,8 @@ def _repeat(model: nn.Module, record: dict[str, Any]) -> nn.Module:
         return model
     if record["kind"] == "remove_residuals":
         return repeat_removal(model, record)
+    if record["kind"] == "replace_pooling":
+        return perform_pooling(model, record)
     if record["kind"] != "swap":
         raise StoreError(f"unknown surgery {record['kind']!r}; a newer convswap may know it")
     return perform_swap(model, record)[0]

@@ -4,6 +4,7 @@ from .fusing import FusePlan, fuse, plan_fuse
 from .mixing import MixedPlan
 from .mixture import Mixture
 from .plan import Replacement, Skip
+from .pooling import PoolingPlan, plan_replace_pooling, replace_pooling
 from .recalibrate import recalibrate_batch_norm
 from .residuals import RemovalPlan, plan_remove_residuals, remove_residuals
 from .selection import select
@@ -14,6 +15,7 @@ __all__ = [
     "FusePlan",
     "MixedPlan",
     "Mixture",
+    "PoolingPlan",
     "RemovalPlan",
     "Replacement",
     "Skip",
@@ -21,9 +23,11 @@ __all__ = [
     "fuse",
     "plan_fuse",
     "plan_remove_residuals",
+    "plan_replace_pooling",
     "plan_swap",
     "recalibrate_batch_norm",
     "remove_residuals",
+    "replace_pooling",
     "select",
     "swap",
 ]

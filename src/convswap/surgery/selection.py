@@ -78,6 +78,16 @@ def select_blocks(found: Sequence[BlockSite], where: Where) -> list[BlockSite]:
     return _choose(list(found), where, BLOCKS, lambda site: site.place, ends)
 
 
+def select_modules(found: Sequence[S], where: str) -> list[S]:
+    """Those of these modules, of any kind, that a selection of wildcards, `all`, `first` and `last` means.
+
+    Raises:
+        UsageError: the string is not well-formed, or names a module that is none of these.
+    """
+    ends = {"first": found[:1], "last": found[-1:]}
+    return _choose(list(found), where, {"all": lambda site: True}, lambda site: site, ends)
+
+
 def _output_layer(model: nn.Module, found: Sequence[Site]) -> list[Site]:
     """The last convolution, unless a linear layer is defined after it."""
     convolutions = {id(site.module): site for site in found}
