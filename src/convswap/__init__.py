@@ -1,6 +1,7 @@
 """convswap: swap any convolution unit into any CNN, train, compare, see, fuse, compress, export.
 
 The public face: `list_units`, `get_unit`, `register_unit`; `plan_swap`, `swap`; `plan_fuse`, `fuse`;
+`plan_remove_residuals`, `remove_residuals`;
 `create_model`, `save`, `load`, `load_plain`. All of it needs torch alone, and loads when it is first used.
 """
 
@@ -22,7 +23,20 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .models import create_model, load, load_plain, save
-    from .surgery import FusePlan, SwapPlan, fuse, plan_fuse, plan_swap, recalibrate_batch_norm, swap
+    from .surgery import (
+        FusePlan,
+        MixedPlan,
+        Mixture,
+        RemovalPlan,
+        SwapPlan,
+        fuse,
+        plan_fuse,
+        plan_remove_residuals,
+        plan_swap,
+        recalibrate_batch_norm,
+        remove_residuals,
+        swap,
+    )
     from .units import FeatureUnit, UnitSpec, WeightUnit, get_unit, list_units, register_unit
 
 __all__ = [
@@ -31,6 +45,9 @@ __all__ = [
     "FeatureUnit",
     "FusePlan",
     "FusionError",
+    "MixedPlan",
+    "Mixture",
+    "RemovalPlan",
     "StoreError",
     "SurgeryError",
     "SwapPlan",
@@ -46,9 +63,11 @@ __all__ = [
     "load",
     "load_plain",
     "plan_fuse",
+    "plan_remove_residuals",
     "plan_swap",
     "recalibrate_batch_norm",
     "register_unit",
+    "remove_residuals",
     "save",
     "swap",
 ]

@@ -14,6 +14,7 @@ from . import (
     verb_doctor,
     verb_fuse,
     verb_plan,
+    verb_remove_residuals,
     verb_report,
     verb_see,
     verb_train,
@@ -32,7 +33,7 @@ app = typer.Typer(
 )
 
 for verb in (
-    *(verb_compare, verb_units, verb_plan, verb_train, verb_fuse, verb_see, verb_report),
+    *(verb_compare, verb_units, verb_plan, verb_train, verb_fuse, verb_remove_residuals, verb_see, verb_report),
     *(verb_trials, verb_check_unit, verb_doctor),
 ):
     app.command(verb.NAME)(verb.run)

@@ -18,7 +18,7 @@ from torch import nn
 from torch.fx import Node
 
 from ..ops.binary_conv import PackedBinaryChain, PackedBinaryConv2d, batch_norm_threshold
-from .graph import BATCH_NORM, Reader, calls_of, does_nothing
+from .graph import BATCH_NORM, Reader, calls_of, does_nothing, module_of, modules_around
 from .inputs import Inputs
 from .neighbours import RELUS
 from .sites import all_paths, carry_hooks, replace
@@ -99,8 +99,7 @@ def _take_out(model: nn.Module, paths: list[str]) -> nn.Module:
 
 def _nodes_of(reader: Reader, path: str) -> list[Node]:
     def inside(node: Node) -> bool:
-        stack = node.meta.get("nn_module_stack", {}).values()
-        return node.op == "call_function" and any(where.split("@")[0] == path for where, _ in stack)
+        return node.op == "call_function" and path in modules_around(reader, node)
 
     return [node for node in reader.program.graph.nodes if inside(node)]
 
@@ -154,10 +153,9 @@ def _keeps_signs(node: Node) -> bool:
 
 def _module_of(reader: Reader, node: Node) -> str | None:
     """The path of the `nn.ReLU` or `nn.Hardtanh` whose only call is this operator, or None."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = stack[-1][0].split("@")[0] if stack else ""
-    known = bool(path) and type(reader.model.get_submodule(path)) in (nn.ReLU, nn.Hardtanh)
-    return path if known and len(calls_of(reader, path)) == 1 else None
+    path = module_of(reader, node)
+    known = path is not None and type(reader.model.get_submodule(path)) in (nn.ReLU, nn.Hardtanh)
+    return path if known else None
 
 
 def join_chain(model: nn.Module, paths: list[str], between: list[list[str]]) -> nn.Module:

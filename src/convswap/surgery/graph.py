@@ -6,6 +6,7 @@ definition order says nothing about that, and `torch.fx` tracing misreads shared
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ _CONVOLUTIONS = (
     torch.ops.aten.convolution.default,
 )
 BATCH_NORM = torch.ops.aten.batch_norm.default
+_SLICE = re.compile(r"slice\((None|-?\d+), (None|-?\d+), (None|-?\d+)\)")
 _ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 _NO_EFFECT = (torch.ops.aten._assert_tensor_metadata.default,)
 DROPOUTS = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default, torch.ops.aten.feature_dropout.default)
@@ -249,11 +251,15 @@ def after_norm(norm: nn.Module) -> nn.Module | None:
 
 def _absorbing_module(reader: Reader, node: Node) -> str | None:
     """The path of an enclosing module that can fold an affine map of its output, if `node` is its output."""
-    for path, _ in node.meta.get("nn_module_stack", {}).values():
-        module = reader.model.get_submodule(path) if path else reader.model
-        if writes(module, Hooks.fold_affine):
+    for path in modules_around(reader, node):
+        if writes(reader.model.get_submodule(path), Hooks.fold_affine):
             return path if len(calls_of(reader, path)) == 1 else None
     return None
+
+
+def modules_around(reader: Reader, node: Node) -> list[str]:
+    """The paths of the modules that called this operator, from the outermost."""
+    return [path for _, path in _stack(reader, node)]
 
 
 def calls_of(reader: Reader, path: str) -> set[str]:
@@ -262,19 +268,35 @@ def calls_of(reader: Reader, path: str) -> set[str]:
     `torch.export` marks repeated calls by a suffix of the stack's key.
     """
     names = all_paths(reader.model, reader.model.get_submodule(path))
-    return {
-        key
-        for node in reader.program.graph.nodes
-        for key, (where, _) in node.meta.get("nn_module_stack", {}).items()
-        if where.split("@")[0] in names
-    }
+    return {key for node in reader.program.graph.nodes for key, where in _stack(reader, node) if where in names}
 
 
 def module_of(reader: Reader, node: Node) -> str | None:
     """The path of the innermost module that called this operator, or None unless the graph calls that module once."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = stack[-1][0].split("@")[0] if stack else ""
+    path = next(reversed(modules_around(reader, node)), "")
     return path if path and len(calls_of(reader, path)) == 1 else None
+
+
+def _stack(reader: Reader, node: Node) -> list[tuple[str, str]]:
+    """Key and path of every call around an operator, from the outermost."""
+    named = [(key, where.split("@")[0]) for key, (where, _) in node.meta.get("nn_module_stack", {}).items()]
+    return [(key, _unsliced(reader.model, path) if "slice(" in path else path) for key, path in named]
+
+
+def _unsliced(model: nn.Module, path: str) -> str:
+    """A path of the model for one that the graph writes through a slice: `layers.slice(None, -1, None).0` for
+    `layers[:-1]`. A sliced Sequential keeps the names of its modules, a sliced ModuleList counts anew.
+    """
+    names: list[str] = []
+    parts = iter(path.split("."))
+    for part in parts:
+        match = _SLICE.fullmatch(part)
+        name = next(parts, None) if match else part
+        if match and name is not None and isinstance(holder := model.get_submodule(".".join(names)), nn.ModuleList):
+            bounds = (None if text == "None" else int(text) for text in match.groups())
+            name = str(range(len(holder))[slice(*bounds)][int(name)])
+        names += [] if name is None else [name]
+    return ".".join(names)
 
 
 def _summed(reader: Reader, linear: dict[Node, tuple[str, Any]]) -> list[tuple[tuple[str, ...], str | None]]:
