@@ -6,7 +6,9 @@ import pytest
 import timm
 import torch
 
+import convswap
 import convswap.models.rmnet as module
+from convswap import plan_remove_residuals, remove_residuals
 from convswap.models import create_model
 
 NAMES = [f"rmnet{depth}" for depth in (18, 34, 20, 32, 44, 56, 110)]
@@ -27,3 +29,27 @@ def test_they_are_what_their_names_say(name, other) -> None:
     same.load_state_dict(model.state_dict())
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(model.eval()(x), same.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "macs"),
+    [
+        ("rmnet18", 20_176_360, 3_210_973_184),  # the authors' program: 20.176 M, 3211 M
+        ("rmnet20", 502_042, 77_120_128),  # .502 M, 77.1 M
+        ("rmnet56", 1_665_274, 246_989_440),  # 1.665 M, 247.0 M
+    ],
+)
+def test_the_sizes_without_residual_connections(name, parameters, macs) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name).eval()
+        plan = plan_remove_residuals(model, torch.empty(1, *model.default_cfg["input_size"]))
+    assert (plan.parameters_after, plan.macs_after, plan.remaining) == (parameters, macs, 0)
+
+
+def test_without_residual_connections_it_answers_the_same() -> None:
+    model = create_model("rmnet20", num_classes=3).eval()
+    x = torch.randn(2, 3, 32, 32)
+    plain = convswap.fuse(remove_residuals(model, x), x)
+    torch.testing.assert_close(plain(x), model(x), rtol=1e-4, atol=1e-4)
+    program = torch.export.export(plain, (x,))
+    assert not any("aten.add" in str(node.target) for node in program.graph.nodes)

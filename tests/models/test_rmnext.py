@@ -9,8 +9,10 @@ from torch import nn
 
 import convswap
 import convswap.models.rmnext as module
+from convswap import plan_remove_residuals, remove_residuals
 from convswap.models import create_model
 from convswap.models.rmnext import RMNeXt, RMNeXtBlock
+from convswap.testing.aids import randomize_batch_norms
 
 NAMES = [f"rmnext{form}" for form in ("41_64x5_g16", "50_64x5_g32", "50_64x6_g32", "101_64x6_g16", "152_64x6_g32")]
 SMALL = {"layers": [1, 2], "width": 16, "group_channels": 4}
@@ -41,7 +43,7 @@ def test_registered_with_timm(name) -> None:
         assert model.forward_features(image).shape == (2, 512, 2, 2)
     depth = int(name.removeprefix("rmnext").partition("_")[0])
     inside = [m for m in model.modules() if isinstance(m, RMNeXtBlock)]
-    assert 2 + 3 * len(inside) in (depth, depth - 0)
+    assert 2 + 3 * len(inside) == depth
     first, expand, group = inside[0], *map(int, name.rpartition("_64x")[2].split("_g"))
     assert first.conv2.in_channels == (expand - 1) * 64
     assert first.conv2.in_channels // first.conv2.groups == group
@@ -60,11 +62,29 @@ def test_swaps_saves_and_fuses(unit, tmp_path) -> None:
     torch.testing.assert_close(torch.export.export(fused, (x,)).module()(x), fused(x))
 
 
+def test_the_size_without_residual_connections() -> None:
+    """23.98 M parameters and 3778 M multiply-adds in the authors' program, its stem fused."""
+    with torch.device("meta"):
+        model = timm.create_model("rmnext41_64x5_g16")
+        model.stem = nn.Sequential(*(block.fuse() for block in model.stem))
+        plan = plan_remove_residuals(model.eval(), torch.empty(1, 3, 224, 224))
+    assert (plan.parameters_after, plan.macs_after, plan.remaining) == (23_975_592, 3_777_761_280, 0)
+
+
+def test_without_residual_connections_it_answers_the_same() -> None:
+    model, x = RMNeXt((1, 2), width=16, group_channels=4, num_classes=3).eval(), torch.randn(2, 3, 64, 64)
+    randomize_batch_norms(model)
+    plain = convswap.fuse(remove_residuals(convswap.fuse(model, x), x), x)
+    torch.testing.assert_close(plain(x), model(x), rtol=1e-4, atol=1e-4)
+    program = torch.export.export(plain, (x,))
+    assert not any("aten.add" in str(node.target) for node in program.graph.nodes)
+
+
 def test_a_block_starts_as_its_shortcut_and_trains() -> None:
     model = RMNeXt((1, 2), width=16, group_channels=4, num_classes=3)
     assert all(not m.bn3.weight.any() for m in model.modules() if isinstance(m, RMNeXtBlock))
     weight = model.stages[1][1].conv2.weight
-    assert weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5 * 16**0.5 / 16**0.5, rel=0.05)
+    assert weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.05)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):  # the gradients inside a block are zero until its last BatchNorm has moved
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""DenseNet and DenseNet-BC for CIFAR (arXiv:1608.06993), also with minimum units (arXiv:2201.02149), for timm.
+"""DenseNet and DenseNet-BC for CIFAR and SVHN (arXiv:1608.06993), also with minimum units (arXiv:2201.02149), for timm.
 
 A 3x3 stem, three dense blocks at full, half and quarter resolution joined by transitions, then BatchNorm, ReLU, the
 global mean and a linear layer. Inside a block every layer reads all maps before it, oldest first, and adds k (the

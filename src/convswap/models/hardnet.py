@@ -6,8 +6,7 @@ even number. The block's output is its odd layers and the last one, side by side
 BatchNorm and ReLU6. The `ds` networks have a 1x1 convolution with BatchNorm and ReLU6 and a depthwise 3x3 convolution
 with BatchNorm in its place.
 
-A layer is needed only until layer `l + 2^v` has read it. Inference without gradients lets go of it then, which is why
-HarDNet needs less memory than DenseNet.
+A layer is needed only until layer `l + 2^v` has read it. Inference without gradients lets go of it then.
 
 Parameter names are those of PingoLH/Pytorch-HarDNet, but for the classifier (`linear`; there the last entry of `base`).
 
