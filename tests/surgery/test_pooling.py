@@ -106,6 +106,38 @@ def test_the_hosts_norm_and_rectifier() -> None:
     not_rectified = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.MaxPool2d(2)).eval()
     found = convswap.plan_replace_pooling(not_rectified, example_input=IMAGE.float())
     assert found.pools[0].becomes == "conv 4 channels 2x2 s2"
+    assert [type(layer).__name__ for layer in found.apply()[2]] == ["Conv2d"]
+
+
+def test_strides_multiply() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, (7, 5), (2, 1), (3, 2), dilation=(1, 2)), nn.ReLU(), nn.MaxPool2d(3, (2, 3)))
+    net = net.double().eval()
+    plan = convswap.plan_replace_pooling(net, "strided_conv", example_input=IMAGE)
+    changed = plan.apply()
+    assert changed[0].stride == (4, 3)
+    rows, columns = net(IMAGE).shape[2:]
+    taken = net[:2](IMAGE)[:, :, 1::2, 1::3][:, :, :rows, :columns]
+    torch.testing.assert_close(changed(IMAGE), taken, rtol=1e-12, atol=1e-12)
+
+
+class Branched(nn.Module):
+    """The map that is pooled is also read at full size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.pool = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+
+    def forward(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        whole = self.relu(self.conv(x_NCHW))
+        return whole, self.pool(whole)
+
+
+def test_a_map_that_something_else_reads_keeps_its_size() -> None:
+    x = torch.randn(1, 3, 32, 32)
+    with pytest.raises(SurgeryError, match="pool: something else also reads what it pools"):
+        convswap.plan_replace_pooling(Branched().eval(), "strided_conv", example_input=x)
+    whole, pooled = convswap.replace_pooling(Branched().eval(), "conv", example_input=x)(x)
+    assert (whole.shape, pooled.shape) == ((1, 4, 32, 32), (1, 4, 16, 16))
 
 
 def test_a_vgg_in_both_forms() -> None:
