@@ -2,6 +2,7 @@
 
 The public face: `list_units`, `get_unit`, `register_unit`; `plan_swap`, `swap`; `plan_fuse`, `fuse`;
 `plan_remove_residuals`, `remove_residuals`;
+`plan_replace_pooling`, `replace_pooling`;
 `create_model`, `save`, `load`, `load_plain`. All of it needs torch alone, and loads when it is first used.
 """
 
@@ -25,14 +26,19 @@ if TYPE_CHECKING:
     from .models import create_model, load, load_plain, save
     from .surgery import (
         FusePlan,
+        MixedPlan,
+        Mixture,
+        PoolingPlan,
         RemovalPlan,
         SwapPlan,
         fuse,
         plan_fuse,
         plan_remove_residuals,
+        plan_replace_pooling,
         plan_swap,
         recalibrate_batch_norm,
         remove_residuals,
+        replace_pooling,
         swap,
     )
     from .units import FeatureUnit, UnitSpec, WeightUnit, get_unit, list_units, register_unit
@@ -43,6 +49,9 @@ __all__ = [
     "FeatureUnit",
     "FusePlan",
     "FusionError",
+    "MixedPlan",
+    "Mixture",
+    "PoolingPlan",
     "RemovalPlan",
     "StoreError",
     "SurgeryError",
@@ -60,10 +69,12 @@ __all__ = [
     "load_plain",
     "plan_fuse",
     "plan_remove_residuals",
+    "plan_replace_pooling",
     "plan_swap",
     "recalibrate_batch_norm",
     "register_unit",
     "remove_residuals",
+    "replace_pooling",
     "save",
     "swap",
 ]

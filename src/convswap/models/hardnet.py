@@ -153,6 +153,8 @@ class HarDNet(Classifier):
         ValueError: an argument is not allowed.
     """
 
+    can_checkpoint = True
+
     def __init__(
         self,
         stem: tuple[int, int],
@@ -200,7 +202,7 @@ class HarDNet(Classifier):
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map."""
-        return self.base(x_NCHW)
+        return self.run_stage(self.base, x_NCHW)
 
 
 _68 = ((8, 14, 128, True), (16, 16, 256, False), (16, 20, 320, True), (16, 40, 640, True), (4, 160, 1024, False))

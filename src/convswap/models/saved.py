@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from .._version import __version__
 from ..errors import StoreError, UsageError, first_line
 from ..files import write_atomically
+from ..surgery.applying import perform_swap
 from ..surgery.history import append_history, constructor_of, history_of
+from ..surgery.pooling import perform_pooling
 from ..surgery.residuals import repeat_removal
 from ..surgery.sites import is_unit
 from ..surgery.steps import apply_step
-from ..surgery.swapping import perform_swap
 from ..units.contract.options import described_options
 from .card import ModelCard, card_of, put_card
 from .factory import create_model
@@ -290,6 +291,8 @@ def _repeat(model: nn.Module, record: dict[str, Any]) -> nn.Module:
         return model
     if record["kind"] == "remove_residuals":
         return repeat_removal(model, record)
+    if record["kind"] == "replace_pooling":
+        return perform_pooling(model, record)
     if record["kind"] != "swap":
         raise StoreError(f"unknown surgery {record['kind']!r}; a newer convswap may know it")
     return perform_swap(model, record)[0]

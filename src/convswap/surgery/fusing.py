@@ -1,9 +1,9 @@
 """Fuse: a trained network as plain convolutions, proven equal.
 
 The steps, in order: every unit becomes its inference form. Multi-branch blocks merge by the method they offer. Batch
-norms fold into the convolution before them. Parallel convolutions that are only summed become one. Packed binary
-convolutions become chains. All steps run in float64 on a copy, which is cast back last. Then both models run on the
-same inputs, and the largest relative difference is reported.
+norms fold into the convolution before them. Parallel convolutions that are only summed become one. Average pooling
+moves before 1x1 convolutions. Packed binary convolutions become chains. All steps run in float64 on a copy, which is
+cast back last. Then both models run on the same inputs, and the largest relative difference is reported.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class FusePlan:
 
     Attributes:
         steps: the edits in order, as data: `["unit", path]`, `["block", path, method]`, `["fold", source, norm]`,
-            `["merge", [paths], path of the merged one or None]`, `["threshold", norm, convolution, [paths between]]`,
+            `["merge", [paths], path of the merged one or None]`, `["pool_first", convolution, pooling]`,
+            `["threshold", norm, convolution, [paths between]]`,
             `["chain", [paths], [[paths between two]]]`.
         skipped: `(module path, reason)` of batch norms, blocks and branches that stay.
         difference: largest relative difference of the outputs.
@@ -56,7 +57,7 @@ class FusePlan:
     model: nn.Module = field(repr=False)
 
     def count(self, kind: str) -> int:
-        """The number of steps of a kind (`"unit"`, `"block"`, `"fold"`, `"merge"`, `"threshold"`, `"chain"`)."""
+        """The number of steps of a kind, the first word of a step."""
         return sum(step[0] == kind for step in self.steps)
 
     def as_dict(self) -> dict[str, Any]:
@@ -71,6 +72,8 @@ class FusePlan:
             f"parameters {self.parameters_before:,} -> {self.parameters_after:,}; "
             f"largest relative difference in {self.precision} {self.difference:.1e}",
         ]
+        if self.count("pool_first"):
+            lines.insert(1, f"average pooling moved before {self.count('pool_first')} 1x1 convolutions")
         if self.count("threshold"):
             lines.insert(1, f"{self.count('threshold')} batch norms became thresholds of packed binary convolutions")
         if self.count("chain"):
@@ -172,7 +175,8 @@ def plan_fuse(
     return FusePlan(tuple(steps), tuple(skipped), difference, before, after, name, fused, model)
 
 
-# What is tried in turn: blocks' own methods, rewritten sums, and parts read alone where the whole cannot be exported.
+# What is tried in turn: blocks' own methods, sums and poolings rewritten, and parts read alone where no export of the
+# whole works.
 _ATTEMPTS = (
     (True, True, True),
     (True, False, True),
@@ -185,17 +189,17 @@ _ATTEMPTS = (
 def _fuse_verified(
     reference: nn.Module, inputs: list[Inputs], expected: list[Outputs], tolerance: float
 ) -> tuple[nn.Module, list[Step], list[Skipped], tuple[float, str]]:
-    """Fuse a copy. Steps by other people's methods, and rewritten sums, are given up if they break equality."""
+    """Fuse a copy. Steps by other people's methods, and rewritten sums and poolings, are given up if they break it."""
     blocks = find_block_hooks(reference)
     problems: dict[tuple[bool, bool, bool], str] = {}
     for attempt in _ATTEMPTS:
-        use_blocks, use_sums, use_parts = attempt
+        use_blocks, rewrite, use_parts = attempt
         last = attempt == _ATTEMPTS[-1]
         if use_blocks and not blocks:
             continue
         try:
             model, steps, skipped = _fuse_copy(
-                reference, inputs[0], blocks if use_blocks else [], use_sums, use_parts=use_parts
+                reference, inputs[0], blocks if use_blocks else [], rewrite, use_parts=use_parts
             )
             worst = max(largest_difference(e, outputs_of(model, x)) for e, x in zip(expected, inputs, strict=True))
             problem = f"changes the output by {worst[0]:.1e}"
@@ -210,8 +214,9 @@ def _fuse_verified(
     if blocks and not use_blocks:
         reason = problems[True, False, True]
         given_up += [(path, f"merging blocks by their own {hook}() {reason}") for _, path, hook in blocks]
-    if not use_sums:
-        given_up.append(("(the model)", f"merging summed convolutions {problems[use_blocks, True, True]}"))
+    if not rewrite:
+        problem = problems[use_blocks, True, True]
+        given_up.append(("(the model)", f"merging summed convolutions, or pooling first, {problem}"))
     if not use_parts:
         why = why_different(reference, inputs, tolerance)
         given_up.append(("(the model)", f"folding in parts {problems[False, False, True]}: {why}"))
@@ -219,7 +224,7 @@ def _fuse_verified(
 
 
 def _fuse_copy(
-    reference: nn.Module, inputs: Inputs, blocks: list[Step], use_sums: bool, *, use_parts: bool
+    reference: nn.Module, inputs: Inputs, blocks: list[Step], rewrite: bool, *, use_parts: bool
 ) -> tuple[nn.Module, list[Step], list[Skipped]]:
     model = copy_model(reference, FusionError)
     steps: list[Step] = []
@@ -244,11 +249,13 @@ def _fuse_copy(
     graph = read_parts(model, inputs, alone=use_parts)
     for edge in graph.foldable:
         do(["fold", edge.source, edge.norm])
-    for paths, at in graph.sums if use_sums else ():
+    for paths, at in graph.sums if rewrite else ():
         try:
             do(["merge", list(paths), at])
         except FusionError as error:
             skipped.append((" + ".join(paths), str(error)))
+    for pair in graph.pooled if rewrite else ():
+        do(["pool_first", *pair])
     for find in (find_thresholds, find_chains):
         try:
             found = find(model, inputs)
