@@ -13,7 +13,7 @@ from ...units.contract.geometry import Geometry, plain_conv
 from ..algebra import kernel_then_pointwise
 from ..graph import BATCH_NORM, Reader, source_of
 from ..inputs import Inputs
-from ..sites import all_paths, held_elsewhere, replace, why_not_plain
+from ..sites import all_paths, held_elsewhere, is_plain, replace, why_not_plain
 from ..steps import apply_step
 from .operators import alias_of
 
@@ -36,7 +36,7 @@ def find_merges(model: nn.Module, inputs: Inputs, doubling: Collection[str]) -> 
         conv = cast(nn.Conv2d, model.get_submodule(path))
         alone = all(len(reader.readers(p)) == 1 for p in node.args[1:3] if isinstance(p, Node))
         hooked = any((conv._forward_hooks, conv._forward_pre_hooks))
-        plain = why_not_plain(conv) is None and conv.groups == 1 and id(conv) not in held
+        plain = is_plain(conv) and why_not_plain(conv) is None and conv.groups == 1 and id(conv) not in held
         return alone and plain and not hooked and len(all_paths(model, conv)) == 1
 
     found: list[Merge] = []
