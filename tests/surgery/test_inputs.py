@@ -321,6 +321,7 @@ def test_a_forward_that_fails_is_shown_with_the_line_of_its_owner(surgery: Any) 
             return self.head(self.conv(x).mean((2, 3)))
 
     with pytest.raises(
-        SurgeryError, match=r"cannot be multiplied.*\(.*test_inputs.py, line \d+, in forward: return self"
+        (SurgeryError, FusionError),
+        match=r"cannot be multiplied.*\(.*test_inputs.py, line \d+, in forward: return self",
     ):
         surgery(Mine().eval(), torch.randn(1, 3, 8, 8))
