@@ -279,7 +279,7 @@ def test_the_verb(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     from convswap.cli import main
 
     out = tmp_path / "conv.safetensors"
-    argv = ["replace-pooling", "all_cnn_base_c", "--num-classes", "10", "--out", str(out)]
+    argv = ["replace-pooling", "all_cnn_base_c", "--classes", "10", "--out", str(out)]
     assert main(argv) == 0
     printed = capsys.readouterr().out
     assert "replace pooling by conv where all" in printed
@@ -287,7 +287,11 @@ def test_the_verb(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     assert parameters(convswap.load(out)) == 1_369_738
     assert main(["replace-pooling", "all_cnn_base_c", "--by", "strided_conv", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["by"] == "strided_conv"
+    assert main(["replace-pooling", str(out), "--by", "strided_conv"]) == 2, "its poolings are gone"
+    assert "has no nn.MaxPool2d module" in capsys.readouterr().err
     for wrong, fragment in [
+        (["replace-pooling", str(out), "--classes", "5"], "are for a named model"),
+        (["replace-pooling", str(tmp_path / "none.safetensors")], "does not exist"),
         (["replace-pooling", "cifar_resnet8"], "no nn.MaxPool2d module"),
         (["replace-pooling", "resnet18", "--by", "max"], "by='max' is not allowed"),
         (["replace-pooling", "resnet18", "--out", str(tmp_path)], "is a folder"),

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .saved import near
+from .options import existing_file
+from .saved import find_saved, near, open_saved
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,6 +42,33 @@ def _refuse_unless_model(text: str, beside: str) -> None:
     if ":" not in text and not timm.is_model(text):
         ask = "give a trial's folder, a .safetensors file or a model's name"
         raise UsageError(f"RUN {text}: does not exist and is no model{beside}; {ask}")
+
+
+def open_source(
+    source: str,
+    out: Path | None,
+    *,
+    weights: Path | None,
+    pretrained: bool,
+    classes: int | None,
+    model: str | None,
+) -> nn.Module:
+    """The network that a verb changes and saves as `out`: saved, or by its name.
+
+    Raises:
+        UsageError: the options contradict each other, or `out` is a folder or the file that is read.
+    """
+    if out is not None and out.is_dir():
+        raise UsageError(f"--out {out}: is a folder; name a file, such as {out / 'model.safetensors'}")
+    existing_file("--weights", weights)
+    if not is_path(source):
+        return named_model(source, weights, pretrained, classes)
+    saved = find_saved(Path(source))
+    if weights is not None or pretrained or classes is not None:
+        raise UsageError(f"--weights, --pretrained and --classes are for a named model; {source} has its own")
+    if out is not None and out.exists() and out.samefile(saved.weights):
+        raise UsageError(f"--out {out}: is the original, which is kept; name another file")
+    return open_saved(saved, model)
 
 
 def named_model(

@@ -7,11 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UsageError
 from .arguments import OwnModel, Pretrained, Weights
-from .options import existing_file
-from .saved import find_saved, open_saved
-from .source import example_for, is_path, named_model
+from .source import example_for, open_source
 
 NAME = "remove-residuals"
 
@@ -60,15 +57,7 @@ def run(
     from ..models.card import card_of
     from ..surgery import plan_remove_residuals
 
-    if out is not None and out.is_dir():
-        raise UsageError(f"--out {out}: is a folder; name a file, such as {out / 'chain.safetensors'}")
-    saved = find_saved(Path(source)) if is_path(source) else None
-    if saved is not None and (weights is not None or pretrained or classes is not None):
-        raise UsageError(f"--weights, --pretrained and --classes are for a named model; {source} has its own")
-    if saved is not None and out is not None and out.exists() and out.samefile(saved.weights):
-        raise UsageError(f"--out {out}: is the original, which is kept; name another file")
-    existing_file("--weights", weights)
-    network = named_model(source, weights, pretrained, classes) if saved is None else open_saved(saved, model)
+    network = open_source(source, out, weights=weights, pretrained=pretrained, classes=classes, model=model)
     plan = plan_remove_residuals(network, example_for(network, card_of(network), image_size), where=where)
     print(plan.to_json() if as_json else plan)
     if out is None:
