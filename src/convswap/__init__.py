@@ -1,9 +1,12 @@
 """convswap: swap any convolution unit into any CNN, train, compare, see, fuse, compress, export.
 
+(`plan_prune` also torch-pruning).
 The public face: `list_units`, `get_unit`, `register_unit`; `plan_swap`, `swap`; `plan_fuse`, `fuse`;
+The public face: `list_units`, `get_unit`, `register_unit`; `plan_swap`, `swap`; `plan_fuse`, `fuse`; `plan_prune`,
+`create_model`, `save`, `load`, `load_plain`. All of it needs torch alone, and loads when it is first used.
 `plan_remove_residuals`, `remove_residuals`;
 `plan_replace_pooling`, `replace_pooling`;
-`create_model`, `save`, `load`, `load_plain`. All of it needs torch alone, and loads when it is first used.
+`prune`; `create_model`, `save`, `load`, `load_plain`. All of it loads when it is first used, and needs torch alone
 """
 
 from __future__ import annotations
@@ -29,13 +32,16 @@ if TYPE_CHECKING:
         MixedPlan,
         Mixture,
         PoolingPlan,
+        PrunePlan,
         RemovalPlan,
         SwapPlan,
         fuse,
         plan_fuse,
+        plan_prune,
         plan_remove_residuals,
         plan_replace_pooling,
         plan_swap,
+        prune,
         recalibrate_batch_norm,
         remove_residuals,
         replace_pooling,
@@ -52,6 +58,7 @@ __all__ = [
     "MixedPlan",
     "Mixture",
     "PoolingPlan",
+    "PrunePlan",
     "RemovalPlan",
     "StoreError",
     "SurgeryError",
@@ -68,9 +75,11 @@ __all__ = [
     "load",
     "load_plain",
     "plan_fuse",
+    "plan_prune",
     "plan_remove_residuals",
     "plan_replace_pooling",
     "plan_swap",
+    "prune",
     "recalibrate_batch_norm",
     "register_unit",
     "remove_residuals",

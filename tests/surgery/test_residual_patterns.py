@@ -20,6 +20,7 @@ from residual_networks import (
     two_convolutions,
 )
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from convswap import ConvswapError, SurgeryError, plan_remove_residuals, remove_residuals
 from convswap.surgery.residuals.layers import ChannelClamp, ChannelGate, PartialActivation
@@ -185,6 +186,14 @@ def test_a_pool_that_rounds_up_takes_even_maps_only() -> None:
         plan_remove_residuals(model, IMAGE[:, :, 1:, 1:])
 
 
+def test_frozen_batch_norms_and_factors() -> None:
+    """torchvision's frozen norms are affine maps too; so is a layer scale, and a number."""
+    trunk = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), FrozenBatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1), Factor(8))
+    for name, value in trunk[1].named_buffers():
+        value.copy_(torch.rand(8) + (0.5 if name == "running_var" else 0))
+    assert remove_residuals(network(Basic(trunk)), IMAGE)[3].conv1.out_channels == 16
+
+
 def test_maps_of_other_sizes_stay_equal() -> None:
     model = network(
         Basic(two_convolutions(8, 16, 2), conv_bn(8, 16, 1, 2)),
@@ -196,6 +205,17 @@ def test_maps_of_other_sizes_stay_equal() -> None:
     for size in ((7, 7), (9, 16), (5, 31), (24, 24)):
         image = torch.randn(1, 3, *size, dtype=torch.float64)
         torch.testing.assert_close(removed(image), model(image), rtol=1e-5, atol=1e-5)
+
+
+class Factor(nn.Module):
+    """A layer scale, and a constant factor."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * (x * self.gamma)
 
 
 class Overwriting(nn.Module):

@@ -54,6 +54,12 @@ def test_the_plan_prints_and_is_json(plan: Any) -> None:
     assert json.loads(plan.to_json())["macs_after"] == plan.macs_after
 
 
+def test_a_long_chain_is_shortened_in_the_table() -> None:
+    trunk = [layer for _ in range(5) for layer in (*conv_bn(8, 8), nn.ReLU())]
+    plan = plan_remove_residuals(network(Basic(nn.Sequential(*trunk, nn.Conv2d(8, 8, 1)))), IMAGE)
+    assert "8->16 3x3 ... 16->8 1x1 (6 convolutions)" in str(plan)
+
+
 def test_the_network_keeps_its_function_and_fuse_leaves_no_addition(resnet20: nn.Module, plan: Any) -> None:
     before = {name: tensor.clone() for name, tensor in resnet20.state_dict().items()}
     removed, difference, precision = plan.apply_measured()

@@ -44,11 +44,11 @@ def cross_entropy(outputs: Any, labels: Tensor) -> Tensor:
     """The cross entropy of every image, (N,)."""
     if not isinstance(outputs, Tensor) or outputs.dim() != 2:
         what = f"of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
-        raise UsageError(f"the model returns {what}, not logits (N, classes); give loss=, of outputs and labels")
+        raise UsageError(f"the model returns {what}, not logits (N, classes); give a loss(outputs, labels)")
     if labels.dim() != 1 or len(labels) != len(outputs) or labels.is_floating_point():
         raise DataError(
-            f"labels of shape {tuple(labels.shape)} and {labels.dtype} do not fit {len(outputs)} images; give one whole "
-            "number for each"
+            f"labels of shape {tuple(labels.shape)} and {labels.dtype} do not fit {len(outputs)} images; give one "
+            "whole number for each"
         )
     worst = next((int(v) for v in (labels.max(), labels.min()) if not 0 <= v < outputs.shape[1]), None)
     if worst is not None:

@@ -6,7 +6,6 @@ must lose them too: batch norms, depthwise convolutions, the layers that read th
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -88,11 +87,12 @@ def load_torch_pruning() -> Any:
         UsageError: it is not installed.
     """
     try:
-        return importlib.import_module("torch_pruning")
+        import torch_pruning
     except ImportError as error:
         package = find_optional("torch_pruning")
         how = package.how_to_install if package is not None else ""
         raise UsageError(f"pruning needs the package torch-pruning; install it with {how}") from error
+    return torch_pruning
 
 
 def find_groups(model: nn.Module, example: Inputs) -> tuple[list[ChannelGroup], list[Skip]]:
@@ -153,7 +153,7 @@ def _trace(model: nn.Module, example: Inputs) -> Any:
 def _own_pruner(tp: Any) -> Any:
     """What torch-pruning must know of modules that narrow themselves: inputs and outputs go independently."""
 
-    class OwnPruner(tp.BasePruningFunc):  # type: ignore[misc]
+    class OwnPruner(tp.BasePruningFunc):
         def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
             raise NotImplementedError("groups are read, and the modules narrowed by convswap")
 
@@ -208,10 +208,9 @@ def _elements(count: int, raw: Iterable[tuple[str, Side, list[tuple[int, ...]], 
         return a
 
     for _, side, places, module in raw:
-        groups = getattr(module, "groups", 1) if isinstance(module, nn.Conv2d) and side != "both" else 1
-        if groups == 1:
+        if not isinstance(module, nn.Conv2d) or side == "both" or module.groups == 1:
             continue
-        each = (module.in_channels if side == "in" else module.out_channels) // groups  # type: ignore[operator, union-attr]
+        each = (module.in_channels if side == "in" else module.out_channels) // module.groups
         first: dict[int, int] = {}
         for root, channels in enumerate(places):
             for channel in channels:

@@ -260,7 +260,8 @@ def _layer_stage(
     none = [0] * len(most)
     within = [min(len(r.errors) - r.rank, limit) for r, limit in zip(ranks, most, strict=True)]
     whole = {what: costs.sum_of(what, none) for what in ("macs", "parameters")}
-    cap = Cap(*(costs.sum_of(what, within) / whole[what] for what in ("macs", "parameters")), tau)
+    macs, parameters = (costs.sum_of(what, within) / whole[what] for what in ("macs", "parameters"))
+    cap = Cap(macs, parameters, tau)
     if target.share is None:
         return within, cap
     lost = list(none)
@@ -284,7 +285,7 @@ def _reached(target: _Target, costs: CostModel, lost: Sequence[int]) -> bool:
 def _out_of_reach(target: _Target, costs: CostModel, most: Sequence[int]) -> SurgeryError:
     least = costs.sum_of(target.what, most) / costs.sum_of(target.what, [0] * len(most))
     return SurgeryError(
-        f"{target.what}={target.share:g} cannot be reached: {least:.3g} remains with every layer at its smallest width; "
+        f"{target.what}={target.share:g} cannot be reached: {least:.3g} remains with every layer at its narrowest; "
         "keep more, or lower keep_at_least="
     )
 

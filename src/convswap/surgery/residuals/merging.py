@@ -29,6 +29,8 @@ def find_merges(model: nn.Module, inputs: Inputs, doubling: Collection[str]) -> 
     Raises:
         FusionError: `torch.export` cannot read the model.
     """
+    if not any(isinstance(module, nn.Conv2d) and _is_pointwise(module) for module in model.modules()):
+        return []  # an export takes seconds
     reader = Reader(model, inputs)
     held = held_elsewhere(model)
 
@@ -46,7 +48,7 @@ def find_merges(model: nn.Module, inputs: Inputs, doubling: Collection[str]) -> 
         if second is None or not usable(second, node):
             continue
         conv = cast(nn.Conv2d, model.get_submodule(second))
-        if (conv.kernel_size, conv.stride, conv.padding) != ((1, 1), (1, 1), (0, 0)):
+        if not _is_pointwise(conv):
             continue
         before, norm = _before(reader, node)
         first = None if before is None else reader.convolution(before)
@@ -57,6 +59,10 @@ def find_merges(model: nn.Module, inputs: Inputs, doubling: Collection[str]) -> 
             found.append((head, second, norm))
             merged[second] = head
     return found
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    return (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
 
 
 def _before(reader: Reader, conv: Node) -> tuple[Node | None, str | None]:

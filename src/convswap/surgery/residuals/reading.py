@@ -103,9 +103,8 @@ class BlockReader:
 
     def _ends(self, nodes: set[Node]) -> tuple[Node, Node]:
         """The map that enters and the map that leaves."""
-        parameters = self.reader.names
         read = {each for node in nodes for each in node.all_input_nodes if each not in nodes}
-        entering = {n for n in read if not (n.op == "placeholder" and n.name in parameters)}
+        entering = {each for each in read if self._is_computed(each)}
         leaving = {node for node in nodes if any(user not in nodes for user in self.reader.readers(node))}
         if len(entering) != 1 or len(leaving) != 1:
             raise UnreadableError(f"{len(entering)} values enter it and {len(leaving)} leave it, not one and one")
@@ -133,12 +132,15 @@ class BlockReader:
         if same is not None:
             return None, same
         self._refuse_overwriting(node)
-        if name_of(node) == _MULTIPLY and all(isinstance(each, Node) for each in node.args[:2]):
+        if name_of(node) == _MULTIPLY and all(self._is_computed(each) for each in node.args[:2]):
             gate = self._gate(node)
             if gate is not None:
                 return gate
         operator, source = read_operator(self.reader, node)
         return (None if operator == Subsample((1, 1)) else operator), source
+
+    def _is_computed(self, value: Any) -> bool:
+        return isinstance(value, Node) and not (value.op == "placeholder" and value.name in self.reader.names)
 
     def _gate(self, node: Node) -> tuple[Gate, Node] | None:
         """A squeeze-and-excite gate, and the map that it multiplies; None if no mean is taken of the other factor."""
