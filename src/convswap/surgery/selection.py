@@ -37,8 +37,12 @@ Where = str | Callable[[str, nn.Module], bool]
 S = TypeVar("S", bound=Site)
 
 
-def select_sites(model: nn.Module, where: Where, reader: FlowReader | None = None) -> list[Site]:
+def select_sites(
+    model: nn.Module, where: Where, reader: FlowReader | None = None, *, default: bool = False
+) -> list[Site]:
     """The sites (convolutions and weight-bearing units) that `where` selects, in definition order.
+
+    A unit's own placement (`default`) is written for any network, and may leave out what this one has not.
 
     Raises:
         UsageError: the string is not well-formed, names a module that is no convolution of the model, or leaves out by
@@ -49,7 +53,7 @@ def select_sites(model: nn.Module, where: Where, reader: FlowReader | None = Non
         return [s for s in found if isinstance(s.module, nn.Conv2d) and any(where(p, s.module) for p in s.paths)]
     ends = _ends(model, found, where, reader or FlowReader(model, None)) if found else {}
     modules = [path for path, _ in model.named_modules(remove_duplicate=False)]
-    return _choose(found, where, CONVOLUTIONS, lambda site: site.module, ends, modules)
+    return _choose(found, where, CONVOLUTIONS, lambda site: site.module, ends, None if default else modules)
 
 
 def asks_for_flow(where: Where) -> bool:
@@ -101,10 +105,11 @@ def _choose(
     keywords: Keywords,
     read: Callable[[S], Any],
     ends: Mapping[str, Sequence[Site]],
-    modules: Sequence[str] = (),
+    modules: Sequence[str] | None = (),
 ) -> list[S]:
     alternatives = parse(where)
-    _refuse_idle([term for part in alternatives for term in part], found, modules)
+    if modules is not None:
+        _refuse_idle([term for part in alternatives for term in part], found, modules)
     for term in sorted({term.lstrip("! ") for part in alternatives for term in part}):
         if not KERNEL.fullmatch(term) and not set("*?[") & set(term):
             _refuse_misspelt(term, found, [*keywords, *(ends or ("first", "last"))])
