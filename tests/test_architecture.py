@@ -60,6 +60,7 @@ HEAVY = (
     "matplotlib",
     "filelock",
     "ultralytics",
+    "torch_pruning",
 )
 
 

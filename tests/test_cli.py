@@ -15,7 +15,8 @@ from convswap.cli import main
 from convswap.cli.options import absolute_data, parse_options, parse_units, parse_where
 from convswap.errors import UsageError
 
-VERBS = ["compare", "units", "plan", "train", "fuse", "remove-residuals", "see", "report", "check-unit", "doctor"]
+VERBS = ["compare", "units", "plan", "train", "fuse", "prune", "see", "report", "remove-residuals"]
+VERBS += ["replace-pooling", "trials", "check-unit", "doctor"]
 TINY = ["--epochs", "1", "--quiet"]
 
 

@@ -22,6 +22,7 @@ IMPORTED_AS = {
     "pillow-heif": "pillow_heif",
     "scikit-learn": "sklearn",
     "segmentation-models-pytorch": "segmentation_models_pytorch",
+    "torch-pruning": "torch_pruning",
     "pytest-xdist": "xdist",
     "vl-convert-python": "vl_convert",
 }

@@ -14,6 +14,7 @@ method with the name of a hook is not called on a module that does not inherit `
 | `options_at(place)` | `swap`, for a `BlockUnit` (and written there) | options that follow from the place |
 | `warm_start_for(conv, **options)` | `swap`, plans | how much of this particular convolution a warm start keeps |
 | `fold_affine(scale, shift)` | `fuse` | absorb the BatchNorm behind the module |
+| `narrow(inputs, outputs)` | `plan_prune` | keep only these input and output channels |
 | `constrain_()` | `fit`, `constrain` | put the parameters back into bounds after each step |
 | `learning_rate_scale()` | `fit`, `parameter_groups` | factors of the learning rate by parameter name |
 | `keeps_results` | `cost` | inference is cheaper after the first pass: results are kept |
@@ -24,7 +25,7 @@ method with the name of a hook is not called on a module that does not inherit `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -63,6 +64,13 @@ class Hooks:
     def fold_affine(self, scale: Tensor, shift: Tensor) -> None:
         """Absorb a following per-channel `y -> scale y + shift`, both (out,), in place. Default: not possible."""
         raise NotImplementedError(f"{type(self).__name__} cannot absorb a scale and a shift behind it")
+
+    def narrow(self, inputs: Sequence[int] | None, outputs: Sequence[int] | None) -> None:
+        """Keep only these input and output channels, in place (None: all). Default: not possible.
+
+        The module has `in_channels` and `out_channels`. Removing some of one side must not touch the other.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be narrowed")
 
     def constrain_(self) -> None:
         """Put the parameters back into their allowed set, in place. Default: nothing.

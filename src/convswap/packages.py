@@ -53,6 +53,7 @@ OPTIONAL = (
     Package("hypothesis", "checking units", extra="testing"),
     Package("segmentation_models_pytorch", "a recipe", "hosts", "segmentation-models-pytorch"),
     Package("lightning", "a recipe", "hosts"),
+    Package("torch_pruning", "pruning", "prune", "torch-pruning"),
     Package("onnx", "ONNX export", extra="onnx"),
     Package("onnxscript", "ONNX export", extra="onnx"),
     Package("onnxruntime", "running ONNX models", extra="onnx"),

@@ -61,6 +61,8 @@ def test_the_id_is_name_and_content() -> None:
     assert len(ids) == 3
     assert trial().label() == f"mixed:plan {Mixture.of(ENTRIES).id[:6]}"
     assert Trial.from_json(trial().to_json()) == trial()
+    with pytest.raises(UsageError, match=r"where='3x3' is not allowed; the entries of 'mixed:plan'"):
+        trial(where="3x3")
 
 
 def test_the_network_of_a_trial() -> None:

@@ -13,30 +13,35 @@ from convswap import SurgeryError, UsageError, plan_remove_residuals
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 
-# Measured from the authors' code, millions: parameters and multiply-accumulates of the network, and of its chain.
+# Measured from the authors' code, in millions: parameters and multiply-accumulates of the network, and of its chain.
 PUBLISHED = {
-    "torchvision:resnet18": (11.690, 1814, 20.176, 3211),
-    "torchvision:resnet34": (21.798, 3664, 40.383, 6910),
-    "torchvision:resnet50": (25.557, 4089, 277.3, 46100),
-    "torchvision:mobilenet_v2": (3.505, 300.8, 7.509, 848.3),
+    "rmnet18": (224, "11.690", "1814", "20.176", "3211"),
+    "rmnet34": (224, "21.798", "3664", "40.383", "6910"),
+    "rmnet20": (32, "0.272", "40.8", "0.502", "77.1"),
+    "rmnet56": (32, "0.856", "125.7", "1.665", "247.0"),
+    "rmnet110": (32, "1.731", "253.1", "3.410", "501.8"),
+    "torchvision:mobilenet_v2": (224, "3.505", "300.8", "7.509", "848.3"),
 }
-
-
-def digits(value: float, like: float) -> float:
-    """Rounded to the digits that the published number shows."""
-    return float(f"{value:.{3 if like == 46100 else 4}g}") if like >= 100 else round(value, 3)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_costs(name: str) -> None:
     """The authors' chain of MobileNetV2 has 7.527 M parameters: slopes and batch norms stay in it."""
-    model = randomize(convswap.create_model(name, num_classes=1000))
-    plan = plan_remove_residuals(model, torch.randn(1, 3, 224, 224))
+    side, *published = PUBLISHED[name]
+    model = randomize(convswap.create_model(name, num_classes=10 if side == 32 else 1000))
+    plan = plan_remove_residuals(model, torch.randn(1, 3, int(side), int(side)))
     found = (plan.parameters_before, plan.macs_before, plan.parameters_after, plan.macs_after)
-    published = PUBLISHED[name]
-    assert tuple(digits(value / 1e6, like) for value, like in zip(found, published, strict=True)) == published
+    shown = [f"{value / 1e6:.{len(like.partition('.')[2])}f}" for value, like in zip(found, published, strict=True)]
+    assert shown == published
     assert not plan.skipped
     assert plan.remaining == 0
+
+
+def test_the_plan_warns_of_resnet50() -> None:
+    model = randomize(convswap.create_model("torchvision:resnet50", num_classes=1000))
+    plan = plan_remove_residuals(model, torch.randn(1, 3, 224, 224))
+    assert "cost: 4.09 G -> 46.1 G multiply-accumulates an image, 25.6 M -> 277 M parameters" in str(plan)
+    assert f"{plan.parameters_after / 1e6:.1f}" == "277.3"
 
 
 @pytest.mark.parametrize("name", ["resnet18", "torchvision:mobilenet_v2", "seresnet18"])

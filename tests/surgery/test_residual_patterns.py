@@ -20,6 +20,7 @@ from residual_networks import (
     two_convolutions,
 )
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from convswap import ConvswapError, SurgeryError, plan_remove_residuals, remove_residuals
 from convswap.surgery.residuals.layers import ChannelClamp, ChannelGate, PartialActivation
@@ -100,6 +101,24 @@ def test_consecutive_pointwise_convolutions_are_multiplied_together() -> None:
     assert layers(plan.apply(), 3)[0] == "Identity"
 
 
+class TwoReaders(nn.Module):
+    """A linear 1x1 convolution that a residual block and something else read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.block = nn.Conv2d(3, 8, 1), InvertedResidual(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return torch.cat([self.block(y), y], 1)
+
+
+def test_a_convolution_with_two_readers_is_no_part_of_a_product() -> None:
+    plan = plan_remove_residuals(randomize(TwoReaders()), IMAGE)
+    assert plan.merged == ()
+    plan.apply()
+
+
 def test_pre_activation_blocks() -> None:
     """The doubling 1x1 convolution goes into the convolution before it; what carries has a sign."""
     model = network(PreActivation(8, 8), PreActivation(8, 16, 2), PreActivation(16, 16), rectified=False)
@@ -167,6 +186,14 @@ def test_a_pool_that_rounds_up_takes_even_maps_only() -> None:
         plan_remove_residuals(model, IMAGE[:, :, 1:, 1:])
 
 
+def test_frozen_batch_norms_and_factors() -> None:
+    """torchvision's frozen norms are affine maps too; so is a layer scale, and a number."""
+    trunk = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), FrozenBatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1), Factor(8))
+    for name, value in trunk[1].named_buffers():
+        value.copy_(torch.rand(8) + (0.5 if name == "running_var" else 0))
+    assert remove_residuals(network(Basic(trunk)), IMAGE)[3].conv1.out_channels == 16
+
+
 def test_maps_of_other_sizes_stay_equal() -> None:
     model = network(
         Basic(two_convolutions(8, 16, 2), conv_bn(8, 16, 1, 2)),
@@ -178,6 +205,17 @@ def test_maps_of_other_sizes_stay_equal() -> None:
     for size in ((7, 7), (9, 16), (5, 31), (24, 24)):
         image = torch.randn(1, 3, *size, dtype=torch.float64)
         torch.testing.assert_close(removed(image), model(image), rtol=1e-5, atol=1e-5)
+
+
+class Factor(nn.Module):
+    """A layer scale, and a constant factor."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * (x * self.gamma)
 
 
 class Overwriting(nn.Module):
@@ -214,6 +252,20 @@ class SharedWeights(nn.Module):
         return self.conv(F.relu(self.conv(x))) + x
 
 
+class Crop(nn.Module):
+    """Right for the example's size only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :16, :16]
+
+
+class BatchGate(nn.Module):
+    """A gate that looks at the other images of the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.mean((0, 2, 3), keepdim=True).sigmoid()
+
+
 def enlarging() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=2))
 
@@ -227,6 +279,12 @@ REFUSED = {
     "no activation": (Basic(conv_bn(8, 8), conv_bn(8, 8, 1)), "both of its branches are linear: convswap.fuse"),
     "three terms": (Basic(Basic(conv_bn(8, 8)).trunk, Basic(two_convolutions(8, 8), after=nn.Identity())), "."),
     "normalised by the layer": (Basic(nn.Sequential(nn.Conv2d(8, 8, 1), nn.GroupNorm(2, 8), nn.ReLU())), "group_norm"),
+    "pool that rounds up": (
+        Basic(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.AvgPool2d(2, ceil_mode=True)), nn.Conv2d(8, 8, 1, 2)),
+        "an average pool with ceil_mode=True stands outside of its shortcut",
+    ),
+    "cropped": (Basic(two_convolutions(8, 8), Crop()), "it takes a part of a map"),
+    "looks at the batch": (Basic(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), BatchGate())), "no channel gate"),
     "reflection": (
         Basic(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), nn.ReLU(), nn.Conv2d(8, 8, 1))),
         "it pads a map besides its convolutions",

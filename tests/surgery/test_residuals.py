@@ -54,6 +54,12 @@ def test_the_plan_prints_and_is_json(plan: Any) -> None:
     assert json.loads(plan.to_json())["macs_after"] == plan.macs_after
 
 
+def test_a_long_chain_is_shortened_in_the_table() -> None:
+    trunk = [layer for _ in range(5) for layer in (*conv_bn(8, 8), nn.ReLU())]
+    plan = plan_remove_residuals(network(Basic(nn.Sequential(*trunk, nn.Conv2d(8, 8, 1)))), IMAGE)
+    assert "8->16 3x3 ... 16->8 1x1 (6 convolutions)" in str(plan)
+
+
 def test_the_network_keeps_its_function_and_fuse_leaves_no_addition(resnet20: nn.Module, plan: Any) -> None:
     before = {name: tensor.clone() for name, tensor in resnet20.state_dict().items()}
     removed, difference, precision = plan.apply_measured()
@@ -106,6 +112,7 @@ def test_a_changed_model_needs_a_new_plan() -> None:
     model.layer1[0].conv1 = nn.Conv2d(16, 12, 3, padding=1)
     model.layer1[0].bn1 = nn.BatchNorm2d(12).eval()
     model.layer1[0].conv2 = nn.Conv2d(12, 16, 3, padding=1)
+    model.eval()
     with pytest.raises(SurgeryError, match="the model changed since the plan was made; make a new plan"):
         plan.apply()
 
@@ -173,6 +180,28 @@ def test_train_mode_is_refused(resnet20: nn.Module) -> None:
     model[3].train()
     with pytest.raises(FusionError, match=r"3 is in train mode.*call model\.eval\(\) first"):
         plan_remove_residuals(model, IMAGE)
+
+
+def test_train_mode_between_plan_and_apply_is_refused() -> None:
+    model = network(Basic(two_convolutions(8, 8)))
+    plan = plan_remove_residuals(model, IMAGE)
+    model.train()
+    with pytest.raises(FusionError, match="the model is in train mode"):
+        plan.apply()
+
+
+def test_units_go_into_a_chain() -> None:
+    chain = remove_residuals(network(Basic(two_convolutions(8, 8))), IMAGE)
+    swapped = convswap.swap(chain, "circle", where="3.*", example_input=IMAGE)
+    torch.testing.assert_close(swapped(IMAGE), chain(IMAGE), rtol=1e-4, atol=1e-4)
+    assert additions(convswap.fuse(swapped, IMAGE)) == 0
+
+
+def test_blocks_with_units_are_fused_first() -> None:
+    model = convswap.swap(network(Basic(two_convolutions(8, 8))), "circle", where="3.*", example_input=IMAGE)
+    with pytest.raises(SurgeryError, match=r"is computed in the forward pass; convswap\.fuse makes plain convolutions"):
+        plan_remove_residuals(model, IMAGE)
+    assert additions(remove_residuals(convswap.fuse(model, IMAGE), IMAGE)) == 0
 
 
 def test_a_hook_inside_a_block_is_not_lost() -> None:

@@ -63,6 +63,18 @@ def test_misspelt_conditions_are_errors(net: nn.Module, where: str) -> None:
         select(net, where)
 
 
+@pytest.mark.parametrize("where", ["3x3 & !layer9.*", "!*.downsample*", "all & !! layerx?"])
+def test_leaving_out_what_is_not_there_is_an_error(net: nn.Module, where: str) -> None:
+    """Such a slip selected everything, without a word."""
+    with pytest.raises(UsageError, match="leaves nothing out: no module of the model is called so; there are"):
+        select(net, where)
+
+
+def test_a_module_without_convolutions_may_be_left_out(net: nn.Module) -> None:
+    net["head"] = nn.Linear(4, 2)
+    assert len(select(net, "all & !hea*")) == 6
+
+
 def test_a_convolution_is_no_output_before_a_linear_layer(net):
     net["head"] = nn.Linear(4, 2)
     assert select(net, "output") == []

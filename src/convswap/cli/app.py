@@ -14,7 +14,9 @@ from . import (
     verb_doctor,
     verb_fuse,
     verb_plan,
+    verb_prune,
     verb_remove_residuals,
+    verb_replace_pooling,
     verb_report,
     verb_see,
     verb_train,
@@ -33,8 +35,8 @@ app = typer.Typer(
 )
 
 for verb in (
-    *(verb_compare, verb_units, verb_plan, verb_train, verb_fuse, verb_remove_residuals, verb_see, verb_report),
-    *(verb_trials, verb_check_unit, verb_doctor),
+    *(verb_compare, verb_units, verb_plan, verb_train, verb_fuse, verb_prune, verb_see, verb_report),
+    *(verb_remove_residuals, verb_replace_pooling, verb_trials, verb_check_unit, verb_doctor),
 ):
     app.command(verb.NAME)(verb.run)
 

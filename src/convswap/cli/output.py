@@ -13,6 +13,7 @@ from .streams import console
 
 if TYPE_CHECKING:
     import typer
+    from torch import Tensor, nn
 
     from ..data import Data
     from ..lab import StoredTrial
@@ -39,6 +40,30 @@ def print_comparison(rows: Sequence[dict[str, Any]], page: Path) -> None:
         out.print()
         out.print(robustness)
     print(f"report: {page}")
+
+
+def print_latency(before: nn.Module, after: nn.Module, example: Tensor) -> None:
+    """Measure two models in turns, and print both."""
+    from ..measure.latencies.timing import measure_latency
+
+    found = measure_latency({"before": before, "after": after}, example)
+    old, new = found["before"], found["after"]
+    print(
+        f"latency {old.median_ms:.2f} -> {new.median_ms:.2f} ms for {'x'.join(map(str, example.shape))} "
+        f"(median of {new.repeats}, {new.threads} thread{'s' if new.threads > 1 else ''})"
+    )
+
+
+def print_accuracy(data: Data, before: nn.Module, after: nn.Module) -> None:
+    """Measure the test accuracy of two models, and print both."""
+    from ..train import evaluate
+
+    old, new = (evaluate(model, data) for model in (before, after))
+    changed = int((old.predictions != new.predictions).sum())
+    print(
+        f"test accuracy {old.accuracy:.2%} -> {new.accuracy:.2%}; "
+        f"{changed} of {len(old.predictions)} predictions changed"
+    )
 
 
 def print_warnings(warnings: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from ..errors import DataError, UsageError
 from .arguments import DataRoot, OwnModel
+from .output import print_accuracy, print_latency
 from .saved import data_for, data_of, find_saved, open_saved
 from .source import example_for
 
@@ -83,9 +84,9 @@ def run(
     save(fused, target)
     print(plan)
     if latency:
-        _print_latency(network, fused, example)
+        print_latency(network, fused, example)
     if evaluate and images is not None:
-        _print_accuracy(images, network, fused)
+        print_accuracy(images, network, fused)
     if evaluate and missing:
         print(f"test accuracy was not measured: {missing}; --data NAME measures it")
     if not recalibrate and _draws_at_random(network):
@@ -145,25 +146,3 @@ def _some_images(data: Data, count: int = 2048) -> Iterator[Tensor]:
     normalize = Normalize(data.mean, data.std, device=device, dtype=torch.float32, channels_last=False)
     for images, _ in evaluation_batches(some, batch_size=128, normalize=normalize, device=device):
         yield images
-
-
-def _print_latency(model: nn.Module, fused: nn.Module, example: Tensor) -> None:
-    from ..measure.latencies.timing import measure_latency
-
-    found = measure_latency({"before": model, "after": fused}, example)
-    before, after = found["before"], found["after"]
-    print(
-        f"latency {before.median_ms:.2f} -> {after.median_ms:.2f} ms for {'x'.join(map(str, example.shape))} "
-        f"(median of {after.repeats}, {after.threads} thread{'s' if after.threads > 1 else ''})"
-    )
-
-
-def _print_accuracy(data: Data, model: nn.Module, fused: nn.Module) -> None:
-    from ..train import evaluate
-
-    before, after = (evaluate(m, data) for m in (model, fused))
-    changed = int((before.predictions != after.predictions).sum())
-    print(
-        f"test accuracy {before.accuracy:.2%} -> {after.accuracy:.2%}; "
-        f"{changed} of {len(before.predictions)} predictions changed"
-    )

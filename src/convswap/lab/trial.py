@@ -112,6 +112,8 @@ class Trial:
                 raise UsageError(f"{name}={value!r} is not allowed; it must have exactly the keys {str(keys)[1:-1]}")
         if self.parent is not None and (self.weights is not None or self.pretrained):
             raise UsageError("parent= excludes weights= and pretrained=: the parent's weights are the start")
+        if is_mixed(self.unit) and self.where is not None:
+            raise UsageError(f"where={self.where!r} is not allowed; the entries of {self.unit!r} have their own places")
         if self.unit == BASELINE:
             if self.unit_options:
                 raise UsageError(f"unit_options={self.unit_options!r} is not allowed; {BASELINE!r} has no options")

@@ -10,40 +10,65 @@ Importing this module imports timm; afterwards `timm.create_model("cifar_resnet2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from ..errors import check_choice
+from ..hooks import Hooks
 from .classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, cifar_cfg
 from .state import unwrap_state_dict
 
 
-class PadShortcut(nn.Module):
+class PadShortcut(Hooks, nn.Module):
     """Option A: take every `stride`-th pixel and add zero channels on both sides. No parameters.
+
+    After pruning, `source` names the input channel that each output channel takes, -1 for a zero channel.
 
     >>> import torch
     >>> PadShortcut(16, 32, stride=2)(torch.ones(1, 16, 8, 8)).shape
     torch.Size([1, 32, 4, 4])
     """
 
+    _taken: Tensor
+
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__()
         if out_channels < in_channels:
             raise ValueError(f"out_channels={out_channels} must be at least in_channels={in_channels}")
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.stride = stride
         self.before = (out_channels - in_channels) // 2
         self.after = out_channels - in_channels - self.before
+        self.source: list[int] | None = None
+
+    def narrow(self, inputs: Sequence[int] | None, outputs: Sequence[int] | None) -> None:
+        """Keep some channels of the input and of the output. Outputs whose input has gone become zero channels."""
+        source = self.source or [*[-1] * self.before, *range(self.in_channels), *[-1] * self.after]
+        if inputs is not None:
+            moved = {channel: position for position, channel in enumerate(inputs)}
+            source = [moved.get(channel, -1) for channel in source]
+            self.in_channels = len(inputs)
+        self.source = source if outputs is None else [source[channel] for channel in outputs]
+        self.out_channels = len(self.source)
+        taken = [self.in_channels if channel < 0 else channel for channel in self.source]
+        self.register_buffer("_taken", torch.tensor(taken), persistent=False)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Subsample, then pad the channels."""
         x_NCHW = x_NCHW[:, :, :: self.stride, :: self.stride]
-        return F.pad(x_NCHW, (0, 0, 0, 0, self.before, self.after))
+        if self.source is None:
+            return F.pad(x_NCHW, (0, 0, 0, 0, self.before, self.after))
+        return F.pad(x_NCHW, (0, 0, 0, 0, 0, 1)).index_select(1, self._taken)
 
     def extra_repr(self) -> str:
         """Show the numbers in `print(model)`."""
+        if self.source is not None:
+            return f"stride={self.stride}, source={self.source}"
         return f"stride={self.stride}, zero_channels=({self.before}, {self.after})"
 
 

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import FusionError, first_line
+from ..errors import FusionError, first_line, own_frames
 from .compare import Outputs, outputs_of, precision_of
 from .copying import copy_model
 from .inputs import Inputs
@@ -66,7 +66,8 @@ def given_outputs(model: nn.Module, example: Inputs) -> Outputs:
 
 
 def _not_accepted(example: Inputs, problem: Exception) -> FusionError:
-    return FusionError(f"the model does not accept the example input {example}: {first_line(problem)}{example.hint}")
+    said = f"{first_line(problem)}{own_frames(problem)}{example.hint}"
+    return FusionError(f"the model does not accept the example input {example}: {said}")
 
 
 def refuse_train_mode(model: nn.Module) -> None:

@@ -106,8 +106,15 @@ def affine(op: BatchNorm | Scale, channels: int, values: Values, like: Tensor) -
     return scale, shift if op.bias is None else shift + values[op.bias]
 
 
-def linear_kernel(op: Operator, channels: int, values: Values, like: Tensor) -> Kernel:
+def linear_kernel(op: Operator, channels: int, values: Values, like: Tensor, *, guarded: bool = False) -> Kernel:
     """A linear operator on a map of so many channels.
+
+    Args:
+        op: the operator.
+        channels: channels of its input.
+        values: the model's tensors by name.
+        like: a tensor of their precision and device.
+        guarded: whether maps of other than divisible sides are kept away from it.
 
     Raises:
         UnreadableError: it is none that a trunk can hold.
@@ -116,6 +123,8 @@ def linear_kernel(op: Operator, channels: int, values: Values, like: Tensor) -> 
         return convolution(op, values)
     none = like.new_zeros(channels)
     if isinstance(op, AveragePool):
+        if op.ceil and not guarded:
+            raise UnreadableError("an average pool with ceil_mode=True stands outside of its shortcut")
         weight = average_pool_kernel(channels, channels, op.kernel, like=like)
         return Kernel(weight, none, op.stride, op.padding, groups=channels)
     if isinstance(op, BatchNorm | Scale):
@@ -177,7 +186,7 @@ def shortcut(operators: Sequence[Operator], channels: int, values: Values, like:
         if isinstance(op, PadChannels):
             found = _through(found, _padding_matrix(op, width, like), like.new_zeros(op.before + width + op.after))
             continue
-        kernel = linear_kernel(op, width, values, like)
+        kernel = linear_kernel(op, width, values, like, guarded=True)
         if kernel.size == (1, 1) and kernel.padding == (0, 0):
             stride = (found.stride[0] * kernel.stride[0], found.stride[1] * kernel.stride[1])
             if isinstance(op, Subsample):

@@ -13,7 +13,7 @@ from ...units.contract.geometry import Geometry, plain_conv
 from ..algebra import kernel_then_pointwise
 from ..graph import BATCH_NORM, Reader, source_of
 from ..inputs import Inputs
-from ..sites import all_paths, held_elsewhere, replace, why_not_plain
+from ..sites import all_paths, held_elsewhere, is_plain, replace, why_not_plain
 from ..steps import apply_step
 from .operators import alias_of
 
@@ -29,6 +29,8 @@ def find_merges(model: nn.Module, inputs: Inputs, doubling: Collection[str]) -> 
     Raises:
         FusionError: `torch.export` cannot read the model.
     """
+    if not any(isinstance(module, nn.Conv2d) and _is_pointwise(module) for module in model.modules()):
+        return []  # an export takes seconds
     reader = Reader(model, inputs)
     held = held_elsewhere(model)
 
@@ -36,7 +38,7 @@ def find_merges(model: nn.Module, inputs: Inputs, doubling: Collection[str]) -> 
         conv = cast(nn.Conv2d, model.get_submodule(path))
         alone = all(len(reader.readers(p)) == 1 for p in node.args[1:3] if isinstance(p, Node))
         hooked = any((conv._forward_hooks, conv._forward_pre_hooks))
-        plain = why_not_plain(conv) is None and conv.groups == 1 and id(conv) not in held
+        plain = is_plain(conv) and why_not_plain(conv) is None and conv.groups == 1 and id(conv) not in held
         return alone and plain and not hooked and len(all_paths(model, conv)) == 1
 
     found: list[Merge] = []
@@ -46,7 +48,7 @@ def find_merges(model: nn.Module, inputs: Inputs, doubling: Collection[str]) -> 
         if second is None or not usable(second, node):
             continue
         conv = cast(nn.Conv2d, model.get_submodule(second))
-        if (conv.kernel_size, conv.stride, conv.padding) != ((1, 1), (1, 1), (0, 0)):
+        if not _is_pointwise(conv):
             continue
         before, norm = _before(reader, node)
         first = None if before is None else reader.convolution(before)
@@ -57,6 +59,10 @@ def find_merges(model: nn.Module, inputs: Inputs, doubling: Collection[str]) -> 
             found.append((head, second, norm))
             merged[second] = head
     return found
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    return (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
 
 
 def _before(reader: Reader, conv: Node) -> tuple[Node | None, str | None]:

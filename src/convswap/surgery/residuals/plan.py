@@ -72,7 +72,7 @@ class RemovalReport:
         return json.dumps(self.as_dict(), indent=2)
 
     def __str__(self) -> str:
-        rows = [[b.path, b.place, " ".join(b.layers), *_numbers(b)] for b in self.blocks]
+        rows = [[b.path, b.place, _few(b.layers), *_numbers(b)] for b in self.blocks]
         rows.append(["the network", "", f"{len(self.blocks)} blocks as chains", *_numbers(self)])
         header = ["block", "was", "becomes", "parameters", "after", "MACs", "after"]
         lines = [
@@ -95,6 +95,11 @@ class RemovalReport:
 def _numbers(row: RemovedBlock | RemovalReport) -> Sequence[str]:
     values = (row.parameters_before, row.parameters_after, row.macs_before, row.macs_after)
     return [f"{value:,}" for value in values]
+
+
+def _few(layers: Sequence[str]) -> str:
+    """The convolutions of a chain; of many, the first and the last."""
+    return " ".join(layers) if len(layers) < 5 else f"{layers[0]} ... {layers[-1]} ({len(layers)} convolutions)"
 
 
 def _short(value: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from torch.fx import Node
 
 from ..graph import Reader
+from ..sites import all_paths
 from .operators import (
     ADDITIONS,
     LINEAR,
@@ -19,6 +20,7 @@ from .operators import (
     Convolution,
     Gate,
     Operator,
+    Subsample,
     UnreadableError,
     alias_of,
     argument,
@@ -67,10 +69,11 @@ class BlockReader:
 
     def nodes_of(self, path: str) -> list[Node]:
         """The operators that a module computes, itself or by the modules in it."""
+        names = all_paths(self.reader.model, self.reader.model.get_submodule(path))
 
         def inside(node: Node) -> bool:
             stack = node.meta.get("nn_module_stack", {}).values()
-            return node.op == "call_function" and any(where.split("@")[0] == path for where, _ in stack)
+            return node.op == "call_function" and any(where.split("@")[0] in names for where, _ in stack)
 
         return [node for node in self.reader.program.graph.nodes if inside(node)]
 
@@ -100,9 +103,8 @@ class BlockReader:
 
     def _ends(self, nodes: set[Node]) -> tuple[Node, Node]:
         """The map that enters and the map that leaves."""
-        parameters = self.reader.names
         read = {each for node in nodes for each in node.all_input_nodes if each not in nodes}
-        entering = {n for n in read if not (n.op == "placeholder" and n.name in parameters)}
+        entering = {each for each in read if self._is_computed(each)}
         leaving = {node for node in nodes if any(user not in nodes for user in self.reader.readers(node))}
         if len(entering) != 1 or len(leaving) != 1:
             raise UnreadableError(f"{len(entering)} values enter it and {len(leaving)} leave it, not one and one")
@@ -130,13 +132,15 @@ class BlockReader:
         if same is not None:
             return None, same
         self._refuse_overwriting(node)
-        if name_of(node) == _MULTIPLY and all(isinstance(each, Node) for each in node.args[:2]):
+        if name_of(node) == _MULTIPLY and all(self._is_computed(each) for each in node.args[:2]):
             gate = self._gate(node)
             if gate is not None:
                 return gate
-        if name_of(node) == "slice" and shape_of(node) == shape_of(node.args[0]):
-            return None, node.args[0]  # type: ignore[return-value]
-        return read_operator(self.reader, node)
+        operator, source = read_operator(self.reader, node)
+        return (None if operator == Subsample((1, 1)) else operator), source
+
+    def _is_computed(self, value: Any) -> bool:
+        return isinstance(value, Node) and not (value.op == "placeholder" and value.name in self.reader.names)
 
     def _gate(self, node: Node) -> tuple[Gate, Node] | None:
         """A squeeze-and-excite gate, and the map that it multiplies; None if no mean is taken of the other factor."""
@@ -151,9 +155,9 @@ class BlockReader:
                     continue
                 operator, inner = read_gate_layer(self.reader, inner)
                 layers.append(operator)
-            if not isinstance(inner, Node) or name_of(inner) not in _POOLS or inner.args[0] is not gated:
+            if not isinstance(inner, Node) or not _is_channel_mean(inner) or inner.args[0] is not gated:
                 continue
-            if shape_of(inner)[2:] not in ((1, 1), ()) or set(self.reader.readers(gated)) != {inner, node}:  # type: ignore[arg-type]
+            if set(self.reader.readers(gated)) != {inner, node}:  # type: ignore[arg-type]
                 continue
             return Gate(tuple(layers[::-1])), gated  # type: ignore[return-value]
         return None
@@ -210,6 +214,13 @@ class BlockReader:
         gated = any(name_of(r) in _POOLS for r in readers) and any(name_of(r) == _MULTIPLY for r in readers)
         if len(readers) > most + gated:
             raise UnreadableError(f"the output of {name_of(node)} inside of it is read {len(readers)} times")
+
+
+def _is_channel_mean(node: Node) -> bool:
+    """Does this operator take the mean of every channel of a map?"""
+    if name_of(node) == "mean" and sorted(d % 4 for d in argument(node, 1, "dim", None) or ()) != [2, 3]:
+        return False
+    return name_of(node) in _POOLS and shape_of(node)[2:] in ((1, 1), ())
 
 
 def is_addition(node: Node) -> bool:

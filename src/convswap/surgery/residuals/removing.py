@@ -64,6 +64,7 @@ class RemovalPlan(RemovalReport):
 
     def apply_measured(self, *, inplace: bool = False, tolerance: float = 1e-9) -> tuple[nn.Module, float, str]:
         """What `apply` returns, the largest relative difference of the outputs, and the precision of the comparison."""
+        refuse_train_mode(self.model)
         example = cast(Inputs, self.example_input)
         twin = copy_model(self.model, FusionError)
         check_copy(given_outputs(self.model, example), self.model, twin, example, FusionError)
@@ -212,5 +213,7 @@ def _notes(model: nn.Module, after: nn.Module, paths: list[str]) -> tuple[str, .
         notes.append(f"{kinds} inside of these blocks is gone: it does nothing in evaluation")
     sides = [path for path in paths if any(isinstance(m, DivisibleSides) for m in after.get_submodule(path).children())]
     if sides:
-        notes.append(f"{', '.join(sides)} refuse maps with other than even sides: an average pool stood there")
+        notes.append(
+            f"{', '.join(sides)} refuse maps whose sides the stride does not divide: an average pool stood there"
+        )
     return tuple(notes)

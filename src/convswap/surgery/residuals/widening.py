@@ -45,9 +45,9 @@ def chain_of(block: Residual, values: Values, like: Tensor) -> list[tuple[str, n
     branch = shortcut(block.shortcut, block.channels, values, like)
     trunk = folded(block.trunk, block.channels, values, like)
     writer = _Writer(values, like, block.entering)
+    writer.plain(block.before)
     if branch.sides != (1, 1):
         writer.add("sides", DivisibleSides(*branch.sides))
-    writer.plain(block.before)
     _Carrier(block, branch, trunk, writer).write()
     writer.plain(block.after)
     return writer.layers
