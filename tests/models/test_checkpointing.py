@@ -100,16 +100,17 @@ def test_a_checkpointed_layer_keeps_no_map_of_its_own() -> None:
     assert kept() <= (8 + 16) * 64 < plain
 
 
-def test_buffers_of_any_kind_are_those_of_the_first_run() -> None:
+@pytest.mark.parametrize("in_place", [False, True])
+def test_buffers_of_any_kind_are_those_of_the_first_run(in_place) -> None:
     class Counting(nn.Module):
-        """A module that uses its own buffer, changes it, and puts a new tensor in its place."""
+        """A module that uses its own buffer, and changes it or puts a new tensor in its place."""
 
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("calls", torch.zeros(()))
 
         def forward(self, x: Tensor) -> Tensor:
-            self.calls = self.calls + 1
+            self.calls = self.calls.add_(1) if in_place else self.calls + 1
             return (x * self.calls).exp()
 
     module, x = Counting(), torch.ones(3, requires_grad=True)
