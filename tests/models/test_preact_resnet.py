@@ -33,7 +33,7 @@ def test_registered_with_timm() -> None:
 
 
 def test_the_size_without_residual_connections() -> None:
-    """1636 M multiply-adds in the authors' program. Its 30.73 M parameters include slopes of PReLUs; ours has none."""
+    """1636 M multiply-adds in the authors' program. Its 30.73 M parameters probably hold slopes of PReLUs too."""
     with torch.device("meta"):
         model = timm.create_model("preactresvgg18").eval()
         plan = plan_remove_residuals(model, torch.empty(1, 3, 32, 32))
