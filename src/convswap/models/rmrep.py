@@ -18,7 +18,7 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from ..errors import UsageError, check_choice, check_whole
+from ..errors import UsageError, check_choice, check_whole, is_number
 from .classifier import Classifier, imagenet_cfg
 from .rep_layers import RepBlock, ReservedRepBlock, deployed
 
@@ -60,7 +60,7 @@ class RMRep(Classifier):
     ) -> None:
         super().__init__()
         check_whole("pairs", pairs)
-        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+        if not is_number(ratio) or not 0 <= ratio < 1:
             raise UsageError(f"ratio={ratio!r} is not allowed; it must be at least 0 and below 1")
         check_choice("squeeze_excite", squeeze_excite, (True, False))
         check_choice("inference_mode", inference_mode, (True, False))
