@@ -15,7 +15,8 @@ from convswap.cli import main
 from convswap.cli.options import absolute_data, parse_options, parse_units, parse_where
 from convswap.errors import UsageError
 
-VERBS = ["compare", "units", "plan", "train", "fuse", "prune", "see", "report", "check-unit", "doctor"]
+VERBS = ["compare", "units", "plan", "train", "fuse", "prune", "see", "report", "remove-residuals"]
+VERBS += ["replace-pooling", "trials", "check-unit", "doctor"]
 TINY = ["--epochs", "1", "--quiet"]
 
 
@@ -221,16 +222,16 @@ def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
 
 def test_options_are_typed() -> None:
     given = ["circle.radius=1.2", "circle.angles=arctan", "circle.radius=learnable"]
-    assert parse_options(given, ["conv", "circle"]) == {
+    assert parse_options(given, {"conv": {}, "circle": {}}) == {
         "conv": {},
         "circle": {"radius": "learnable", "angles": "arctan"},
     }
-    assert parse_options(["ring=floor"], ["circle"]) == {"circle": {"ring": "floor"}}
-    assert parse_options(["radius=NaN"], ["circle"]) == {"circle": {"radius": "NaN"}}
+    assert parse_options(["ring=floor"], {"circle": {}}) == {"circle": {"ring": "floor"}}
+    assert parse_options(["radius=NaN"], {"circle": {}}) == {"circle": {"radius": "NaN"}}
 
 
 def test_units_are_a_list_without_repetitions() -> None:
-    assert parse_units(" circle, conv,circle,") == ["circle", "conv"]
+    assert parse_units(" circle, conv,circle,") == {"circle": {}, "conv": {}}
     with pytest.raises(UsageError, match="did you mean 'circle'"):
         parse_units("conv,cirle")
 

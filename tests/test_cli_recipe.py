@@ -10,7 +10,7 @@ import pytest
 from convswap.cli.grid import chosen_recipe
 from convswap.data import load_data
 from convswap.errors import UsageError
-from convswap.train import binary_recipe, default_recipe
+from convswap.train import NAMED_RECIPES, binary_recipe, default_recipe
 
 
 def choose(name, **given):
@@ -24,9 +24,9 @@ def choose(name, **given):
 
 def test_names() -> None:
     assert choose("auto") == default_recipe(load_data("digits"))
-    assert choose("binary") == binary_recipe()
+    assert {name: choose(name) for name in NAMED_RECIPES} == {name: build() for name, build in NAMED_RECIPES.items()}
     assert choose("binary", epochs=3, batch_size=20) == replace(binary_recipe(), epochs=3, batch_size=20)
-    with pytest.raises(UsageError, match=r"--recipe='sgd'.*'auto', 'binary'"):
+    with pytest.raises(UsageError, match=r"--recipe='sgd'.*'auto', 'binary', 'all_cnn'"):
         choose("sgd")
 
 

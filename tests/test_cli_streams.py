@@ -36,6 +36,9 @@ VERBS: dict[str, list[str]] = {
     "compare": ["compare", "--units", "circle", "--lab", "lab", *LAB],
     "train": ["train", "--model", "cifar_resnet8", "--data", "digits", "--epochs", "1", "--quiet", "--out", "run"],
     "fuse": ["fuse", "run", "--no-latency"],
+    "prune": ["prune", "run", "--keep-macs", "0.7", "--criterion", "l1", "--out", "narrow", "--quiet"],
+    "remove-residuals": ["remove-residuals", "cifar_resnet8"],
+    "replace-pooling": ["replace-pooling", "all_cnn_base_a"],
     "see": ["see", "run", "--images", "4"],
     "doctor": ["doctor"],
 }

@@ -23,7 +23,8 @@ BatchNorm statistics. Nothing here is about accuracy.
 
 Each number is the largest difference over the largest value of the network's own output, in float64, on three inputs.
 The script compares with the outputs before the surgery, and shares no code with convswap's own proofs. A number above
-1e-9 (1e-4 in float32) would be marked **wrong**.
+1e-9 (1e-4 in float32) is marked **wrong**, unless rounding explains it: the last digit of each parameter changes the
+network's output by a third of the number or more.
 
 - **plan**: convolutions that `ic` would replace under `where="all"`, of all in the network. The plan names a reason for
   each of the others.

@@ -126,8 +126,8 @@ HOSTS = [
         """
         Faster R-CNN | d.fasterrcnn_resnet50_fpn(**none, **small, box_detections_per_img=9) | [photo(3, 96), photo(3, 96)] | ([photo(3, 96)], [{'boxes': boxes(3, 96), 'labels': whole(4, 3)[0]}])
         Mask R-CNN | d.maskrcnn_resnet50_fpn(**none, **small, box_detections_per_img=4, box_score_thresh=0.0) | [photo(3, 96)] | ([photo(3, 96)], [{'boxes': boxes(3, 96), 'labels': whole(4, 3)[0], 'masks': torch.ones(3, 96, 96, dtype=torch.uint8)}])
-        RetinaNet | d.retinanet_resnet50_fpn(**none, **small, detections_per_img=9) | [photo(3, 96), photo(3, 96)] | ([photo(3, 96)], [{'boxes': boxes(3, 96), 'labels': whole(4, 3)[0]}])
-        FCOS | d.fcos_resnet50_fpn(**none, **small, score_thresh=0.0, detections_per_img=9) | [photo(3, 96), photo(3, 96)] | ([photo(3, 96)], [{'boxes': boxes(3, 96), 'labels': whole(4, 3)[0]}])
+        RetinaNet | d.retinanet_resnet50_fpn(**none, **small, score_thresh=0.0, detections_per_img=9) | [photo(3, 96), photo(3, 96)] | ([photo(3, 96), photo(3, 96), photo(3, 96), photo(3, 96)], [{'boxes': boxes(3, 96), 'labels': whole(4, 3)[0]}] * 4)
+        FCOS | d.fcos_resnet50_fpn(**none, **small, score_thresh=0.0, detections_per_img=9) | [photo(3, 96), photo(3, 96)] | ([photo(3, 96), photo(3, 96), photo(3, 96), photo(3, 96)], [{'boxes': boxes(3, 96), 'labels': whole(4, 3)[0]}] * 4)
         SSDlite | d.ssdlite320_mobilenet_v3_large(**none, detections_per_img=9) | [photo(3, 96)] | ([photo(3, 96)] * 2, [{'boxes': boxes(3, 96), 'labels': whole(4, 3)[0]}] * 2)
         DeepLabV3-MobileNet | s.deeplabv3_mobilenet_v3_large(**none) | image(3, 64)
         LRASPP | s.lraspp_mobilenet_v3_large(**none) | image(3, 64)

@@ -1,8 +1,12 @@
 """convswap: swap any convolution unit into any CNN, train, compare, see, fuse, compress, export.
 
-The public face: `list_units`, `get_unit`, `register_unit`; `plan_swap`, `swap`; `plan_fuse`, `fuse`; `plan_prune`,
-`prune`; `create_model`, `save`, `load`, `load_plain`. All of it loads when it is first used, and needs torch alone
 (`plan_prune` also torch-pruning).
+The public face: `list_units`, `get_unit`, `register_unit`; `plan_swap`, `swap`; `plan_fuse`, `fuse`;
+The public face: `list_units`, `get_unit`, `register_unit`; `plan_swap`, `swap`; `plan_fuse`, `fuse`; `plan_prune`,
+`create_model`, `save`, `load`, `load_plain`. All of it needs torch alone, and loads when it is first used.
+`plan_remove_residuals`, `remove_residuals`;
+`plan_replace_pooling`, `replace_pooling`;
+`prune`; `create_model`, `save`, `load`, `load_plain`. All of it loads when it is first used, and needs torch alone
 """
 
 from __future__ import annotations
@@ -25,14 +29,22 @@ if TYPE_CHECKING:
     from .models import create_model, load, load_plain, save
     from .surgery import (
         FusePlan,
+        MixedPlan,
+        Mixture,
+        PoolingPlan,
         PrunePlan,
+        RemovalPlan,
         SwapPlan,
         fuse,
         plan_fuse,
         plan_prune,
+        plan_remove_residuals,
+        plan_replace_pooling,
         plan_swap,
         prune,
         recalibrate_batch_norm,
+        remove_residuals,
+        replace_pooling,
         swap,
     )
     from .units import FeatureUnit, UnitSpec, WeightUnit, get_unit, list_units, register_unit
@@ -43,7 +55,11 @@ __all__ = [
     "FeatureUnit",
     "FusePlan",
     "FusionError",
+    "MixedPlan",
+    "Mixture",
+    "PoolingPlan",
     "PrunePlan",
+    "RemovalPlan",
     "StoreError",
     "SurgeryError",
     "SwapPlan",
@@ -60,10 +76,14 @@ __all__ = [
     "load_plain",
     "plan_fuse",
     "plan_prune",
+    "plan_remove_residuals",
+    "plan_replace_pooling",
     "plan_swap",
     "prune",
     "recalibrate_batch_norm",
     "register_unit",
+    "remove_residuals",
+    "replace_pooling",
     "save",
     "swap",
 ]

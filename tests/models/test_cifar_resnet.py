@@ -18,6 +18,7 @@ COUNTS = {  # depth: parameters, multiply-adds at 32x32
     44: (658_586, 97_174_144),
     56: (853_018, 125_485_696),
     110: (1_727_962, 252_887_680),
+    1202: (19_421_274, 2_829_238_912),
 }
 NAMES = [f"cifar_resnet{depth}{suffix}" for depth in (8, *COUNTS) for suffix in ("", "_b")]
 

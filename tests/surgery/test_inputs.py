@@ -306,3 +306,22 @@ def test_macs_are_per_image_whatever_the_form() -> None:
         (row,) = convswap.plan_swap(Batches().eval(), "circle", where="all", example_input=example).replacements
         assert row.macs_before == macs
         assert count_macs(Batches(), example) == macs
+
+
+@pytest.mark.parametrize(
+    "surgery", [lambda m, x: convswap.plan_swap(m, "ic", where="all", example_input=x), convswap.plan_fuse]
+)
+def test_a_forward_that_fails_is_shown_with_the_line_of_its_owner(surgery: Any) -> None:
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(9, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.conv(x).mean((2, 3)))
+
+    with pytest.raises(
+        (SurgeryError, FusionError),
+        match=r"cannot be multiplied.*\(.*test_inputs.py, line \d+, in forward: return self",
+    ):
+        surgery(Mine().eval(), torch.randn(1, 3, 8, 8))

@@ -6,7 +6,8 @@ import pytest
 from torch import nn
 
 from convswap.errors import UsageError
-from convswap.surgery import select
+from convswap.surgery import plan_swap, select
+from convswap.units import get_unit, list_units
 
 
 @pytest.fixture
@@ -61,6 +62,23 @@ def test_empty_conditions_are_errors(net: nn.Module, where: str) -> None:
 def test_misspelt_conditions_are_errors(net: nn.Module, where: str) -> None:
     with pytest.raises(UsageError, match="did you mean"):
         select(net, where)
+
+
+@pytest.mark.parametrize("unit", [name for name in list_units() if "!*" in get_unit(name).default_where])
+def test_a_units_own_places_may_leave_out_what_is_not_there(net: nn.Module, unit: str) -> None:
+    assert plan_swap(net, unit).replacements
+
+
+@pytest.mark.parametrize("where", ["3x3 & !layer9.*", "!*.downsample*", "all & !! layerx?"])
+def test_leaving_out_what_is_not_there_is_an_error(net: nn.Module, where: str) -> None:
+    """Such a slip selected everything, without a word."""
+    with pytest.raises(UsageError, match="leaves nothing out: no module of the model is called so; there are"):
+        select(net, where)
+
+
+def test_a_module_without_convolutions_may_be_left_out(net: nn.Module) -> None:
+    net["head"] = nn.Linear(4, 2)
+    assert len(select(net, "all & !hea*")) == 6
 
 
 def test_a_convolution_is_no_output_before_a_linear_layer(net):

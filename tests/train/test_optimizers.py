@@ -93,7 +93,11 @@ OTHER: dict[str, Any] = {
     "precision": "bf16",
     "optimizer": "adamw",
     "loss": "squared_hinge",
+    "milestones": (0.25,),
+    "gamma": 0.5,
 }
+STEPS = {"schedule": "steps", "milestones": (0.75,)}
+NEEDS: dict[str, dict[str, Any]] = {"loss": {"label_smoothing": 0.0}, "milestones": STEPS, "gamma": STEPS}
 ELSEWHERE = {
     "channels_last": "the same numbers in another memory format (test_fit.test_precisions_and_memory_formats)",
     "compile": "the same numbers (test_fit.test_a_compiled_training_keeps_plain_names)",
@@ -115,5 +119,5 @@ def test_every_field_of_a_recipe_is_tried_here() -> None:
 
 @pytest.mark.parametrize("field", OTHER)
 def test_every_field_makes_a_difference(field: str) -> None:
-    base = {"label_smoothing": 0.0} if field == "loss" else {}
+    base = NEEDS.get(field, {})
     assert not torch.equal(train(**base), train(**{**base, field: OTHER[field]}))

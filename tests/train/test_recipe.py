@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from convswap.errors import UsageError
-from convswap.train import Recipe, binary_recipe, default_recipe
+from convswap.train import NAMED_RECIPES, Recipe, all_cnn_recipe, binary_recipe, default_recipe
 
 from .conftest import make_data
 
@@ -34,6 +34,8 @@ from .conftest import make_data
         ("loss", "hinge"),
         ("flip", 1),
         ("compile", "yes"),
+        ("gamma", 1.0),
+        ("milestones", 0.5),
     ],
 )
 def test_a_bad_value_is_named(field: str, value: object) -> None:
@@ -53,13 +55,30 @@ def test_round_trip_through_json() -> None:
 
 
 def test_later_fields_leave_old_descriptions_as_they_were() -> None:
-    assert not {"optimizer", "loss"} & Recipe().as_dict().keys()
+    assert not {"optimizer", "loss", "milestones", "gamma"} & Recipe().as_dict().keys()
     recipe = binary_recipe(epochs=3)
     assert recipe.as_dict()["optimizer"] == "adam"
     assert Recipe.from_dict(recipe.as_dict()) == recipe
 
 
+@pytest.mark.parametrize("name", NAMED_RECIPES)
+def test_named_recipes_survive_json(name: str) -> None:
+    recipe = NAMED_RECIPES[name]()
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+    assert recipe.as_dict() == json.loads(json.dumps(recipe.as_dict()))
+
+
 def test_contradictions_are_named() -> None:
+    with pytest.raises(UsageError, match="needs milestones"):
+        Recipe(schedule="steps")
+    with pytest.raises(UsageError, match="the other schedules have none"):
+        Recipe(milestones=(0.5,))
+    with pytest.raises(UsageError, match="above the one before"):
+        Recipe(schedule="steps", milestones=(0.5, 0.5))
+    with pytest.raises(UsageError, match=r"milestones=1\.0"):
+        Recipe(schedule="steps", milestones=(0.5, 1.0))
+    with pytest.raises(UsageError, match="no final_learning_rate"):
+        Recipe(schedule="steps", milestones=(0.5,), final_learning_rate=0.1)
     with pytest.raises(UsageError, match="label_smoothing=0"):
         Recipe(loss="squared_hinge")
     with pytest.raises(UsageError, match="final_learning_rate above 0"):
@@ -73,6 +92,25 @@ def test_the_binary_recipe_falls_exponentially() -> None:
     assert rates[0] == 1e-3
     assert rates[500] == pytest.approx(3e-7)
     assert rates[250] == pytest.approx((1e-3 * 3e-7) ** 0.5)
+
+
+def test_the_all_cnn_recipe_falls_at_epochs_200_250_and_300_of_350() -> None:
+    recipe = all_cnn_recipe()
+    steps_per_epoch = 50_000 // recipe.batch_size
+    rates = [recipe.learning_rate_at(epoch * steps_per_epoch, 350 * steps_per_epoch) for epoch in range(350)]
+    assert rates == pytest.approx([0.05] * 200 + [0.005] * 50 + [0.0005] * 50 + [0.00005] * 50)
+    assert recipe.learning_rate_at(200 * steps_per_epoch - 1, 350 * steps_per_epoch) == 0.05
+    short = replace(recipe, epochs=7)
+    assert [short.learning_rate_at(epoch, 7) for epoch in range(7)] == rates[::50]
+
+
+def test_the_all_cnn_recipe_is_the_papers() -> None:
+    recipe = all_cnn_recipe()
+    assert (recipe.epochs, recipe.optimizer, recipe.momentum, recipe.nesterov) == (350, "sgd", 0.9, False)
+    assert (recipe.weight_decay, recipe.label_smoothing, recipe.warmup) == (1e-3, 0.0, 0.0)
+    assert (recipe.crop_padding, recipe.flip) == (0, False)
+    augmented = NAMED_RECIPES["all_cnn_augmented"]()
+    assert augmented == replace(recipe, crop_padding=5, flip=True)
 
 
 def test_an_unknown_field_gets_a_suggestion() -> None:

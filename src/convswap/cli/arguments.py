@@ -106,7 +106,8 @@ RecipeName = Annotated[
     typer.Option(
         "--recipe",
         metavar="NAME",
-        help="auto (chosen by the data), or binary (Adam, squared hinge: for networks with binary weights).",
+        help="auto (chosen by the data), binary (Adam, squared hinge: for networks with binary weights), all_cnn "
+        "(SGD in steps, no augmentation: for networks without BatchNorm) or all_cnn_augmented.",
         rich_help_panel=_TRAINING,
     ),
 ]

@@ -45,10 +45,10 @@ def chosen_recipe(
     data: Data, *, name: str, trained: bool, epochs: int | None, batch_size: int | None, learning_rate: float | None
 ) -> Recipe:
     """The recipe of this name (`"auto"`: the one that suits the data), changed as the command line says."""
-    from ..train import binary_recipe, default_recipe
+    from ..train import NAMED_RECIPES, default_recipe
 
-    check_choice("--recipe", name, ("auto", "binary"))
-    recipe = binary_recipe() if name == "binary" else default_recipe(data, pretrained=trained)
+    check_choice("--recipe", name, ("auto", *NAMED_RECIPES))
+    recipe = NAMED_RECIPES[name]() if name != "auto" else default_recipe(data, pretrained=trained)
     given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     return replace(recipe, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
 

@@ -20,33 +20,59 @@ def options_of(spec: UnitSpec) -> dict[str, Any]:
     return options.options_of(spec.cls)
 
 
-def parse_units(text: str) -> list[str]:
-    """`"conv,circle"` as a checked list of unit names, without repetitions."""
+def parse_units(text: str) -> dict[str, dict[str, Any]]:
+    """`"conv,circle"` as checked unit names, without repetitions. `mixed:FILE` becomes `mixed:NAME` and its content."""
+    from ..lab.mixed import is_mixed
     from ..units import get_unit
 
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
         raise UsageError("--units is empty; give names separated by commas, e.g. --units conv,circle")
-    return [get_unit(name).name for name in names]
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        if not is_mixed(name):
+            found[get_unit(name).name] = {}
+            continue
+        mixed, content = _mixed(name)
+        if mixed in found:
+            raise UsageError(f"--units {text!r} has two plans called {mixed!r}; rename one of the files")
+        found[mixed] = content
+    return found
 
 
-def parse_options(assignments: Iterable[str], units: list[str]) -> dict[str, dict[str, Any]]:
+def _mixed(name: str) -> tuple[str, dict[str, Any]]:
+    """`mixed:FILE` as the name of the plan, which is the file's without folder and suffix, and its content."""
+    from ..lab.mixed import PREFIX
+    from ..surgery import Mixture
+
+    path = Path(name.removeprefix(PREFIX))
+    if not path.name:
+        raise UsageError(f"{name!r} names no file; give {PREFIX}FILE, e.g. {PREFIX}plan.json")
+    return f"{PREFIX}{path.stem}", Mixture.read(path).as_dict()
+
+
+def parse_options(assignments: Iterable[str], units: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """`["circle.radius=1.2"]` as `{"circle": {"radius": 1.2}}`. With only one unit, its name may be left out.
+
+    Mixed plans keep their content: their options stand in their files.
 
     A value that parses as JSON (`1.2`, `true`, `null`, `[1, 2]`) is read as JSON. Any other value is a string.
     """
+    from ..lab.mixed import is_mixed
     from ..units import get_unit
 
-    result: dict[str, dict[str, Any]] = {unit: {} for unit in units}
+    result = {unit: dict(content) for unit, content in units.items()}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         unit, dot, key = name.rpartition(".")
         if not equals or not key or (not dot and len(units) != 1):
             form = "KEY=VALUE" if len(units) == 1 else "UNIT.KEY=VALUE"
             raise UsageError(f"--option {assignment!r} is not of the form {form}")
-        unit = unit or units[0]
+        unit = unit or next(iter(units))
         if unit not in result:
             raise UsageError(f"--option {assignment!r}: unit {unit!r} is not among {', '.join(units)}")
+        if is_mixed(unit):
+            raise UsageError(f"--option {assignment!r}: the options of {unit!r} stand in its file")
         known = options_of(get_unit(unit))
         if key not in known:
             raise unknown_name(f"option of unit {unit}", key, known)
@@ -54,7 +80,7 @@ def parse_options(assignments: Iterable[str], units: list[str]) -> dict[str, dic
     return result
 
 
-def parse_where(selections: Iterable[str], units: list[str]) -> dict[str, str | None]:
+def parse_where(selections: Iterable[str], units: Iterable[str]) -> dict[str, str | None]:
     """`["3x3", "pide=same & *.1"]` as one selection per unit: its own, else the one without a name, else None."""
     own: dict[str, str] = {}
     for text in selections:
@@ -66,7 +92,20 @@ def parse_where(selections: Iterable[str], units: list[str]) -> dict[str, str | 
             whose = f"of unit {name!r}" if name else "of all units"
             raise UsageError(f"--where {text!r}: the places {whose} are already given as {own[name]!r}")
         own[name] = selection if equals else text
+        refuse_places(text, [name] if name else units)
     return {unit: own.get(unit, own.get("")) for unit in units}
+
+
+def refuse_places(where: str | None, units: Iterable[str]) -> None:
+    """Raise if `--where` is given for one of these and it is a mixed plan, which has its own places."""
+    from ..lab.mixed import is_mixed
+
+    mixed = [unit for unit in units if is_mixed(unit)]
+    if where is not None and mixed:
+        raise UsageError(
+            f"--where {where!r}: the places of {mixed[0]!r} stand in its file; leave --where out, or say whose places "
+            "it means, as in --where 'circle=3x3' of compare"
+        )
 
 
 def _typed(value: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,7 +45,12 @@ def run(
         ),
     ] = None,
     units: Annotated[
-        str, typer.Option(metavar="A,B,C", help="Units to compare, see `convswap units`. conv is always among them.")
+        str,
+        typer.Option(
+            metavar="A,B,C",
+            help="Units to compare, see `convswap units`. conv is always among them. mixed:FILE.json is several units "
+            "in one network.",
+        ),
     ] = "conv,circle,ic",
     data: DataName = "digits",
     epochs: Epochs = None,
@@ -119,7 +124,7 @@ def run(
     from ..lab.timing import measure_lab
 
     check_choice("--robustness", robustness, CHOICES)
-    names = list(dict.fromkeys([BASELINE, *parse_units(units)]))
+    names: dict[str, dict[str, Any]] = {BASELINE: {}} | parse_units(units)
     options = parse_options(option or [], names)
     places = parse_where(where or [], names)
     existing_file("--weights", weights)
@@ -139,7 +144,7 @@ def run(
     )
     trials = make_trials(
         models or [DEFAULT_MODEL],
-        names,
+        list(names),
         options,
         range(seeds),
         where=places,

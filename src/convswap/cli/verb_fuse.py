@@ -12,6 +12,7 @@ from ..errors import DataError, UsageError
 from .arguments import DataRoot, OwnModel
 from .output import print_accuracy, print_latency
 from .saved import data_for, data_of, find_saved, open_saved
+from .source import example_for
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -77,7 +78,7 @@ def run(
     images, missing = _data(found, card, data, data_root) if evaluate or recalibrate else (None, "")
     if recalibrate and images is None:
         raise UsageError(f"--recalibrate needs images: {missing or f'{source} is a file'}; name them with --data NAME")
-    example = _example(network, card, image_size)
+    example = example_for(network, card, image_size)
     plan = plan_fuse(network, example, recalibrate=_some_images(images) if recalibrate and images else None)
     fused = plan.apply().eval()
     save(fused, target)
@@ -123,22 +124,6 @@ def _draws_at_random(network: nn.Module) -> bool:
 
     units = {record["unit"] for record in history_of(network) if record["kind"] == "swap"}
     return any(get_unit(unit).train_eval == "stochastic" for unit in units)
-
-
-def _example(model: nn.Module, card: ModelCard | None, image_size: int | None) -> Tensor:
-    """Noise of the model's usual input size. The proof does not depend on the size."""
-    import torch
-
-    if card is not None and card.channels is not None and card.image_size is not None:
-        height, width = card.image_size
-        shape = (1, card.channels, image_size or height, image_size or width)
-    else:
-        declared = getattr(model, "pretrained_cfg", None) or {}
-        channels, height, width = declared.get("input_size", (3, 224, 224))
-        first = next((m for m in model.modules() if isinstance(m, torch.nn.Conv2d)), None)
-        channels = channels if first is None else first.in_channels
-        shape = (1, channels, image_size or height, image_size or width)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def _some_images(data: Data, count: int = 2048) -> Iterator[Tensor]:

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import UsageError
 from .arguments import Background, Channels, DataRoot, EvalSplit, Pretrained, UnitOptions, Weights, Where
-from .options import existing_file, parse_options
+from .options import existing_file, parse_options, parse_units, refuse_places
 from .output import tell_data
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..data import Data
+    from ..surgery import MixedPlan, SwapPlan
 
 NAME = "plan"
 
@@ -22,7 +24,9 @@ def run(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="timm name, torchvision:NAME, or package.module:function.")
     ],
-    unit: Annotated[str, typer.Argument(metavar="UNIT", help="Registry name, see `convswap units`.")],
+    unit: Annotated[
+        str, typer.Argument(metavar="UNIT", help="Registry name, see `convswap units`, or mixed:FILE.json.")
+    ],
     where: Where = None,
     option: UnitOptions = None,
     weights: Weights = None,
@@ -53,14 +57,18 @@ def run(
       convswap plan mobilenetv3_small_100 circle --where 'depthwise & 5x5'
       convswap plan torchvision:vgg16_bn ic --option w_init=zero --json
       convswap plan resnet18 circle --data imagefolder:photos
+      convswap plan resnet18 mixed:plan.json
     """
     from ..data import load_data
+    from ..lab.mixed import is_mixed
     from ..models import create_model
     from ..surgery import plan_swap
-    from ..units import get_unit
 
-    name = get_unit(unit).name
-    options = parse_options(option or [], [name])[name]
+    names = parse_units(unit)
+    if len(names) > 1:
+        raise UsageError(f"UNIT {unit!r}: name one unit; for several at once write a mixed plan, mixed:FILE.json")
+    ((name, options),) = parse_options(option or [], names).items()
+    refuse_places(where, names)
     existing_file("--weights", weights)
     loaded = None
     if data is not None:
@@ -77,7 +85,11 @@ def run(
     depth = 3 if loaded is None else loaded.channels
     network = create_model(model, num_classes=classes, in_channels=depth, pretrained=pretrained, weights=weights).eval()
     example = _example(network, image_size, loaded)
-    plan = plan_swap(network, name, where=where, example_input=example, **options)
+    plan: SwapPlan | MixedPlan
+    if is_mixed(name):
+        plan = plan_swap(network, options, example_input=example)
+    else:
+        plan = plan_swap(network, name, where=where, example_input=example, **options)
     if loaded is not None:
         tell_data(loaded)
     print(plan.to_json() if as_json else plan)

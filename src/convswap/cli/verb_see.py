@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import DataError, UsageError
+from ..errors import DataError
 from .arguments import Background, Channels, DataRoot, EvalSplit, OwnModel, Pretrained, Weights
 from .options import given_options
 from .output import tell_data
-from .saved import Saved, data_of, find_saved, is_folder, near, open_saved, reading, side_for
+from .saved import Saved, data_of, find_saved, is_folder, open_saved, reading, side_for
+from .source import is_path, named_model
 from .streams import console
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _source(
     from ..models.saved import built_by
 
     path = Path(text)
-    if path.exists() and path.suffix != ".py":
+    if is_path(text):
         run_ = find_saved(path)
         own, missing = (None, "") if data is not None else _data_of(run_, root)
         name = path.name if run_.trial is None else f"{run_.trial.model}, {run_.trial.unit}"
@@ -158,22 +159,9 @@ def _source(
         if several and not is_own(built_by(run_.weights)[0]):
             own_model = None  # --model is for another of them
         return Source(name, open_saved(run_, own_model), own, page, True, run_.trial, missing)
-    beside = near(path)
-    if path.suffix != ".py" and (beside or "/" in text or text.endswith(".safetensors")):
-        _refuse_unless_model(text, beside)
     trained = pretrained or weights is not None
-    return Source(text, _named(text, weights, pretrained, classes, data), None, Path("see.html"), trained)
-
-
-def _refuse_unless_model(text: str, beside: str) -> None:
-    """A path that does not exist may still be the name of a model. If not, files called much alike are named."""
-    import timm
-
-    from ..models import families  # noqa: F401 (registers our networks with timm)
-
-    if ":" not in text and not timm.is_model(text):
-        ask = "give a trial's folder, a .safetensors file or a model's name"
-        raise UsageError(f"RUN {text}: does not exist and is no model{beside}; {ask}")
+    network = named_model(text, weights, pretrained, classes, data)
+    return Source(text, network, None, Path("see.html"), trained)
 
 
 def _data_of(run_: Saved, root: Path | None) -> tuple[Data | None, str]:
@@ -182,15 +170,6 @@ def _data_of(run_: Saved, root: Path | None) -> tuple[Data | None, str]:
         return data_of(run_, root), ""
     except DataError as error:
         return None, str(error)
-
-
-def _named(name: str, weights: Path | None, pretrained: bool, classes: int | None, data: Data | None) -> nn.Module:
-    from ..models import create_model
-
-    channels = 3 if data is None else data.channels
-    count = classes or (data.num_classes if data is not None else 10 if name.startswith("cifar_") else 1000)
-    model = create_model(name, num_classes=count, in_channels=channels, pretrained=pretrained, weights=weights)
-    return model.eval()
 
 
 def _images(source: Source, data: Data | None, count: int) -> tuple[Tensor, Tensor, str]:

@@ -32,7 +32,7 @@ from .arguments import (
     Where,
 )
 from .grid import Parent, check, chosen_recipe, make_trials, suitable_process
-from .options import existing_file, given_options, parse_options, parse_units
+from .options import existing_file, given_options, parse_options, parse_units, refuse_places
 from .output import print_warnings, tell_data
 from .saved import find_saved, next_command, open_saved, reading, side_for
 
@@ -48,7 +48,9 @@ def run(
         str | None, typer.Option(metavar="MODEL", help="timm name, torchvision:NAME, or package.module:function.")
     ] = None,
     data: DataNameOrRuns = None,
-    unit: Annotated[str, typer.Option(metavar="UNIT", help="Unit to swap in, see `convswap units`.")] = "conv",
+    unit: Annotated[
+        str, typer.Option(metavar="UNIT", help="Unit to swap in, see `convswap units`, or mixed:FILE.json.")
+    ] = "conv",
     where: Where = None,
     option: UnitOptions = None,
     source: Annotated[
@@ -101,6 +103,7 @@ def run(
     if len(names) > 1:
         raise UsageError(f"--unit {unit!r}: name one unit; several are compared by convswap compare")
     options = parse_options(option or [], names)
+    refuse_places(where, names)
     existing_file("--weights", weights)
     parent = None
     how: dict[str, Any] = {"channels": channels, "background": background, "eval_split": eval_split}
@@ -125,10 +128,10 @@ def run(
     )
     (trial,) = make_trials(
         [model],
-        names,
+        list(names),
         options,
         range(seed, seed + 1),
-        where={names[0]: where},
+        where=dict.fromkeys(names, where),
         data=loaded,
         image_size=image_size,
         recipe=chosen,

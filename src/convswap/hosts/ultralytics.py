@@ -19,11 +19,12 @@ from ultralytics.nn.modules import Detect
 from ultralytics.utils import LOGGER
 
 from ..errors import SurgeryError, UsageError
+from ..surgery.applying import perform_swap
 from ..surgery.fusing import plan_fuse
 from ..surgery.history import append_history, history_of
 from ..surgery.selection import Where
 from ..surgery.sites import is_unit
-from ..surgery.swapping import perform_swap, plan_swap
+from ..surgery.swapping import plan_swap
 
 __all__ = ["adapt", "unit_trainer"]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import DataError, SurgeryError, own_frames
+from .mixed import is_mixed
 from .network import describe_network
 from .trial import BASELINE, Trial, describe_weights
 
@@ -44,7 +45,11 @@ def build_model(trial: Trial, data: Data) -> tuple[nn.Module, dict[str, Any] | N
         if trial.unit == BASELINE:
             return model, None
         start: Any = trial.start
-        plan = plan_swap(model, trial.unit, where=trial.where, start=start, example_input=example, **trial.unit_options)
+        how: dict[str, Any] = {"start": start, "example_input": example}
+        if is_mixed(trial.unit):
+            mixed = plan_swap(model, trial.unit_options, **how)
+            return mixed.apply(), json.loads(mixed.to_json())
+        plan = plan_swap(model, trial.unit, where=trial.where, **how, **trial.unit_options)
         return plan.apply(), json.loads(plan.to_json())
 
 

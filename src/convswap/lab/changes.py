@@ -7,19 +7,20 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from .mixed import is_mixed, short_id
 from .store import STORE_FILE, Store, StoredTrial
 from .trial import Trial, canonical_json
 
 
 def tell_changes(lab_dir: str | Path, trials: Sequence[Trial], quiet: bool = False) -> None:
-    """Print one line on stderr if the lab holds trials on data of the same name that had another content.
+    """Print a line on stderr for data, and for each mixed plan, of a name that had another content in this lab.
 
     Raises:
         StoreError: the lab is damaged or of another version.
     """
-    said = changed_data(lab_dir, trials)
-    if said and not quiet:
-        print(said, file=sys.stderr, flush=True)
+    for said in (changed_data(lab_dir, trials), *changed_mixtures(lab_dir, trials)):
+        if said and not quiet:
+            print(said, file=sys.stderr, flush=True)
 
 
 def changed_data(lab_dir: str | Path, trials: Sequence[Trial]) -> str:
@@ -37,6 +38,23 @@ def changed_data(lab_dir: str | Path, trials: Sequence[Trial]) -> str:
     since = f" since {datetime.fromtimestamp(max(times)):%Y-%m-%d %H:%M}" if times else ""
     kept = "1 trial on the old ones is" if len(old) == 1 else f"{len(old)} trials on the old ones are"
     return f"the data {new.data} have changed{since}: {kept} kept, and trained anew"
+
+
+def changed_mixtures(lab_dir: str | Path, trials: Sequence[Trial]) -> list[str]:
+    """One line for each mixed plan whose file has other entries than when the lab last trained a plan of its name."""
+    place = Path(lab_dir) / STORE_FILE
+    if not place.is_file():
+        return []
+    new = {trial.unit: trial.unit_options for trial in trials if is_mixed(trial.unit)}
+    with Store(place, write=False) as store:
+        known = [row.trial for row in store.rows()]
+    lines = []
+    for unit, options in new.items():
+        old = [trial for trial in known if trial.unit == unit and trial.unit_options != options]
+        if old and not any(trial.unit_options == options for trial in known):
+            ids = ", ".join(dict.fromkeys(short_id(trial.unit_options) for trial in old))
+            lines.append(f"{unit} has changed: it is {short_id(options)} now, trained anew beside {ids}")
+    return lines
 
 
 def changed_code(known: Iterable[StoredTrial], new: Iterable[Trial]) -> list[str]:

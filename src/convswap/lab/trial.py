@@ -12,6 +12,7 @@ from typing import Any
 from .._version import __version__
 from ..errors import StoreError, UsageError, check_choice, check_whole
 from ..train.batches import MOST_SEED
+from .mixed import is_mixed, short_id
 
 BASELINE = "conv"
 """The unit whose trials train the network as it is. Every other unit is compared with this one."""
@@ -56,8 +57,8 @@ class Trial:
     Attributes:
         model: name for `create_model`.
         model_arguments: further arguments of `create_model`.
-        unit: registry name.
-        unit_options: the unit's options.
+        unit: registry name, or `mixed:NAME` for several units at once.
+        unit_options: the unit's options, or the content of the mixed plan (`Mixture.as_dict()`).
         where: selection string, None for the unit's own placement.
         start: `"fresh"` (training from scratch) or `"warm"` (fine-tuning).
         data: name for `load_data`.
@@ -111,6 +112,8 @@ class Trial:
                 raise UsageError(f"{name}={value!r} is not allowed; it must have exactly the keys {str(keys)[1:-1]}")
         if self.parent is not None and (self.weights is not None or self.pretrained):
             raise UsageError("parent= excludes weights= and pretrained=: the parent's weights are the start")
+        if is_mixed(self.unit) and self.where is not None:
+            raise UsageError(f"where={self.where!r} is not allowed; the entries of {self.unit!r} have their own places")
         if self.unit == BASELINE:
             if self.unit_options:
                 raise UsageError(f"unit_options={self.unit_options!r} is not allowed; {BASELINE!r} has no options")
@@ -172,9 +175,13 @@ class Trial:
             raise StoreError(f"a trial's description is damaged: {error}") from error
 
     def label(self) -> str:
-        """The unit with its options and placement, for display: `circle(radius='learnable') where 3x3`."""
+        """The unit with its options and placement, for display: `circle(radius='learnable') where 3x3`.
+
+        For a mixed plan its name and the first digits of its content's hash: `mixed:plan 86bd54`.
+        """
         options = ", ".join(f"{key}={value!r}" for key, value in self.unit_options.items())
         text = f"{self.unit}({options})" if options else self.unit
+        text = f"{self.unit} {short_id(self.unit_options)}" if is_mixed(self.unit) else text
         text = f"{text} where {self.where}" if self.where else text
         if self.parent is None:
             return text

@@ -1,4 +1,4 @@
-"""DenseNet and DenseNet-BC for CIFAR (arXiv:1608.06993), also with minimum units (arXiv:2201.02149), for timm.
+"""DenseNet and DenseNet-BC for CIFAR and SVHN (arXiv:1608.06993), also with minimum units (arXiv:2201.02149), for timm.
 
 A 3x3 stem, three dense blocks at full, half and quarter resolution joined by transitions, then BatchNorm, ReLU, the
 global mean and a linear layer. Inside a block every layer reads all maps before it, oldest first, and adds k (the
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice, is_whole
 from ..units.minimum.block import MinimumBlock
+from .checkpointing import checkpointed
 from .classifier import Classifier, cifar_cfg
 
 
@@ -51,13 +52,35 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Sequential):
-    """Layers that each read the block's input and all new maps before them. The output is all maps together."""
+    """Layers that each read the block's input and all new maps before them. The output is all maps together.
+
+    Attributes:
+        memory_efficient: while training, a layer keeps nothing but its new maps. Concatenation and layer run again in
+            the backward pass. So memory grows with the number of layers, not with its square.
+    """
+
+    memory_efficient = False
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, in, H, W) -> (N, in + layers * growth, H, W)."""
+        if self.memory_efficient and self.training and torch.is_grad_enabled():
+            maps = [x_NCHW]
+            for layer in self:
+                maps.append(checkpointed(_Joined(layer), *maps, modules=(layer,)))
+            return torch.cat(maps, 1)
         for layer in self:
             x_NCHW = torch.cat([x_NCHW, layer(x_NCHW)], 1)
         return x_NCHW
+
+
+class _Joined:
+    """A layer as a function of several maps, which it reads side by side."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+
+    def __call__(self, *maps: Tensor) -> Tensor:
+        return self.layer(torch.cat(maps, 1))
 
 
 class Transition(nn.Module):
@@ -86,6 +109,8 @@ class CifarDenseNet(Classifier):
         growth: k, the maps that each layer adds.
         bottleneck: DenseNet-BC: 1x1 convolutions to 4k maps in the layers, and transitions that halve the maps.
         minimum: the first layer of each block is a `MinimumBlock` to k maps.
+        memory_efficient: training keeps the new maps of each layer only, and computes the others again in the backward
+            pass: less than half of the memory, the same results. `set_grad_checkpointing` changes this later.
         num_classes: outputs of the classifier; 0 leaves it out and returns the features.
         in_chans: channels of the images.
         global_pool: `"avg"`, or `""` to leave the feature map unpooled (then without classifier).
@@ -97,6 +122,7 @@ class CifarDenseNet(Classifier):
     """
 
     classifier_name = "classifier"
+    can_checkpoint = True
 
     def __init__(
         self,
@@ -105,6 +131,7 @@ class CifarDenseNet(Classifier):
         *,
         bottleneck: bool = True,
         minimum: bool = False,
+        memory_efficient: bool = False,
         num_classes: int = 10,
         in_chans: int = 3,
         global_pool: str = "avg",
@@ -114,6 +141,7 @@ class CifarDenseNet(Classifier):
         super().__init__()
         check_choice("bottleneck", bottleneck, (True, False))
         check_choice("minimum", minimum, (True, False))
+        check_choice("memory_efficient", memory_efficient, (True, False))
         layers = _layers(depth, bottleneck)
         channels = 2 * growth if bottleneck else 16
         self.feature_info: list[dict[str, Any]] = []
@@ -135,6 +163,7 @@ class CifarDenseNet(Classifier):
         self.num_features = self.head_hidden_size = channels
         self.drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
+        self.set_grad_checkpointing(memory_efficient)
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d) and ".core." not in name:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
@@ -142,6 +171,13 @@ class CifarDenseNet(Classifier):
     def init_classifier(self, linear: nn.Linear) -> None:
         """A bias of 0."""
         nn.init.zeros_(linear.bias)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Set `memory_efficient` of the blocks."""
+        super().set_grad_checkpointing(enable)
+        for module in self.modules():
+            if isinstance(module, DenseBlock):
+                module.memory_efficient = enable
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map, rectified, (N, C, H/4, W/4)."""

@@ -1,6 +1,6 @@
 """The CIFAR residual networks of He et al. (arXiv:1512.03385, section 4.2), registered with timm.
 
-`cifar_resnet8/20/32/44/56/110` use the shortcut without parameters of the paper (option A: take every second
+`cifar_resnet8/20/32/44/56/110/1202` use the shortcut without parameters of the paper (option A: take every second
 pixel, pad with zero channels); the names ending in `_b` use a 1x1 convolution with BatchNorm where the shape
 changes (option B). Parameter names and the place of the zero channels (half before, half after) are those of
 the widely used weights of akamaster/pytorch_resnet_cifar10, so these load after `module.` is stripped.
@@ -112,6 +112,8 @@ class CifarResNet(Classifier):
         drop_rate: dropout before the classifier while training.
     """
 
+    can_checkpoint = True
+
     def __init__(
         self,
         blocks: int,
@@ -148,7 +150,9 @@ class CifarResNet(Classifier):
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map, (N, 64, H/4, W/4)."""
         x_NCHW = self.act1(self.bn1(self.conv1(x_NCHW)))
-        return self.layer3(self.layer2(self.layer1(x_NCHW)))
+        for stage in (self.layer1, self.layer2, self.layer3):
+            x_NCHW = self.run_stage(stage, x_NCHW)
+        return x_NCHW
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, shortcut: str) -> nn.Sequential:
@@ -173,7 +177,8 @@ default_cfgs = generate_default_cfgs(
         "cifar_resnet44.akamaster_cifar10": _cfg("resnet44-014dd654.th"),
         "cifar_resnet56.akamaster_cifar10": _cfg("resnet56-4bfd9763.th"),
         "cifar_resnet110.akamaster_cifar10": _cfg("resnet110-1d1ed7c2.th"),
-        **{f"cifar_resnet{depth}_b.untrained": _cfg() for depth in (8, 20, 32, 44, 56, 110)},
+        "cifar_resnet1202.akamaster_cifar10": _cfg("resnet1202-f3b1deed.th"),
+        **{f"cifar_resnet{depth}_b.untrained": _cfg() for depth in (8, 20, 32, 44, 56, 110, 1202)},
     }
 )
 
@@ -227,6 +232,12 @@ def cifar_resnet110(pretrained: bool = False, **arguments: Any) -> CifarResNet:
 
 
 @register_model
+def cifar_resnet1202(pretrained: bool = False, **arguments: Any) -> CifarResNet:
+    """ResNet-1202, option A: 19,421,274 parameters. `set_grad_checkpointing()` saves much memory in training."""
+    return _build("cifar_resnet1202", 1202, "A", pretrained, arguments)
+
+
+@register_model
 def cifar_resnet8_b(pretrained: bool = False, **arguments: Any) -> CifarResNet:
     """ResNet-8, option B."""
     return _build("cifar_resnet8_b", 8, "B", pretrained, arguments)
@@ -260,3 +271,9 @@ def cifar_resnet56_b(pretrained: bool = False, **arguments: Any) -> CifarResNet:
 def cifar_resnet110_b(pretrained: bool = False, **arguments: Any) -> CifarResNet:
     """ResNet-110, option B."""
     return _build("cifar_resnet110_b", 110, "B", pretrained, arguments)
+
+
+@register_model
+def cifar_resnet1202_b(pretrained: bool = False, **arguments: Any) -> CifarResNet:
+    """ResNet-1202, option B."""
+    return _build("cifar_resnet1202_b", 1202, "B", pretrained, arguments)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError, check_choice
+from .checkpointing import checkpointed_stage
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -15,10 +17,12 @@ class Classifier(nn.Module):
     """Base of networks that define `forward_features`: pooling, classifier and the methods that timm's users call.
 
     A subclass sets `num_features`, builds its layers and calls `reset_classifier`. `classifier_name` is the attribute
-    that holds the last layer.
+    that holds the last layer. A subclass that runs its stages by `run_stage` says so by `can_checkpoint`.
     """
 
     classifier_name = "linear"
+    can_checkpoint = False
+    grad_checkpointing = False
     num_features: int
     global_pool: str
 
@@ -56,6 +60,25 @@ class Classifier(nn.Module):
 
     def init_classifier(self, linear: nn.Linear) -> None:
         """Draw the classifier's weights, by default as `nn.Linear` does."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether training computes the insides of blocks again in the backward pass, to save memory.
+
+        The name is timm's. Results stay the same, also running statistics (`convswap.models.checkpointing`).
+
+        Raises:
+            ValueError: the network has no blocks to run again.
+        """
+        check_choice("enable", enable, (True, False))
+        if enable and not self.can_checkpoint:
+            raise UsageError(f"{type(self).__name__} has no activation checkpointing; train it without")
+        self.grad_checkpointing = enable
+
+    def run_stage(self, stage: nn.Module, x_NCHW: Tensor) -> Tensor:
+        """A stage of the network, checkpointed if that is asked for."""
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpointed_stage(stage, x_NCHW)
+        return stage(x_NCHW)
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map."""

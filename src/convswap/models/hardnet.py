@@ -6,8 +6,7 @@ even number. The block's output is its odd layers and the last one, side by side
 BatchNorm and ReLU6. The `ds` networks have a 1x1 convolution with BatchNorm and ReLU6 and a depthwise 3x3 convolution
 with BatchNorm in its place.
 
-A layer is needed only until layer `l + 2^v` has read it. Inference without gradients lets go of it then, which is why
-HarDNet needs less memory than DenseNet.
+A layer is needed only until layer `l + 2^v` has read it. Inference without gradients lets go of it then.
 
 Parameter names are those of PingoLH/Pytorch-HarDNet, but for the classifier (`linear`; there the last entry of `base`).
 
@@ -153,6 +152,8 @@ class HarDNet(Classifier):
         ValueError: an argument is not allowed.
     """
 
+    can_checkpoint = True
+
     def __init__(
         self,
         stem: tuple[int, int],
@@ -200,7 +201,7 @@ class HarDNet(Classifier):
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map."""
-        return self.base(x_NCHW)
+        return self.run_stage(self.base, x_NCHW)
 
 
 _68 = ((8, 14, 128, True), (16, 16, 256, False), (16, 20, 320, True), (16, 40, 640, True), (4, 160, 1024, False))

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from .._version import __version__
 from ..errors import StoreError, UsageError, first_line
 from ..files import write_atomically
+from ..surgery.applying import perform_swap
 from ..surgery.history import append_history, constructor_of, history_of
+from ..surgery.pooling import perform_pooling
 from ..surgery.pruning.narrow import perform_prune
+from ..surgery.residuals import repeat_removal
 from ..surgery.sites import is_unit
 from ..surgery.steps import apply_step
-from ..surgery.swapping import perform_swap
 from ..units.contract.options import described_options
 from .card import ModelCard, card_of, put_card
 from .factory import create_model
@@ -281,15 +283,24 @@ def _construct(path: Path, built: dict[str, Any], constructor: str | Callable[..
     return create_model(name, **arguments)
 
 
+def _repeat_fuse(model: nn.Module, record: dict[str, Any]) -> nn.Module:
+    model = model.double().eval()
+    for step in record["steps"]:
+        model = apply_step(model, step)
+    return model
+
+
 def _repeat(model: nn.Module, record: dict[str, Any]) -> nn.Module:
     """Repeat one surgery on a freshly built model. Only the structure matters: the values are loaded afterwards."""
-    if record["kind"] == "fuse":
-        model = model.double().eval()
-        for step in record["steps"]:
-            model = apply_step(model, step)
-        return model
-    if record["kind"] == "prune":
-        return perform_prune(model, record)
-    if record["kind"] != "swap":
+    if record["kind"] not in _REPEATS:
         raise StoreError(f"unknown surgery {record['kind']!r}; a newer convswap may know it")
-    return perform_swap(model, record)[0]
+    return _REPEATS[record["kind"]](model, record)
+
+
+_REPEATS: dict[str, Callable[[nn.Module, dict[str, Any]], nn.Module]] = {
+    "swap": lambda model, record: perform_swap(model, record)[0],
+    "fuse": _repeat_fuse,
+    "prune": perform_prune,
+    "remove_residuals": repeat_removal,
+    "replace_pooling": perform_pooling,
+}

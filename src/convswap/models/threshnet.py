@@ -71,6 +71,8 @@ class ThreshNet(Classifier):
         ValueError: an argument is not allowed.
     """
 
+    can_checkpoint = True
+
     def __init__(
         self,
         layers: Sequence[int],
@@ -116,7 +118,7 @@ class ThreshNet(Classifier):
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """The last feature map."""
-        return self.base(x_NCHW)
+        return self.run_stage(self.base, x_NCHW)
 
 
 def _connections(connection: str | Sequence[str], threshold: int, channels: Sequence[int]) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from .gradients import wants_gradient
+
 
 def signs(x: Tensor) -> Tensor:
     """+1 where x >= 0 (also -0.0), else -1 (also NaN), in the type of x. No gradient.
@@ -41,7 +43,7 @@ def in_type(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def levels_ste(x: Tensor, bits: int) -> Tensor:
     """`levels(x, bits)`, whose gradient is passed straight through where |x| < 1 and stopped elsewhere."""
-    if x.requires_grad and torch.is_grad_enabled():
+    if wants_gradient(x):
         return cast(Tensor, _Levels.apply(x, bits))
     return levels(x, bits)
 

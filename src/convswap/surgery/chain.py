@@ -18,12 +18,11 @@ from torch import nn
 from torch.fx import Node
 
 from ..ops.binary_conv import PackedBinaryChain, PackedBinaryConv2d, batch_norm_threshold
-from .graph import BATCH_NORM, IDENTITIES, Reader, calls_of
+from .graph import BATCH_NORM, Reader, calls_of, does_nothing, module_of, modules_around
 from .inputs import Inputs
 from .neighbours import RELUS
 from .sites import all_paths, carry_hooks, replace
 
-_DROPOUTS = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default, torch.ops.aten.feature_dropout.default)
 _CLIPS = (torch.ops.aten.hardtanh.default, torch.ops.aten.hardtanh_.default)
 Link = tuple[str, list[str]]  # the next convolution, and the ReLU and Hardtanh modules on the way to it
 
@@ -100,8 +99,7 @@ def _take_out(model: nn.Module, paths: list[str]) -> nn.Module:
 
 def _nodes_of(reader: Reader, path: str) -> list[Node]:
     def inside(node: Node) -> bool:
-        stack = node.meta.get("nn_module_stack", {}).values()
-        return node.op == "call_function" and any(where.split("@")[0] == path for where, _ in stack)
+        return node.op == "call_function" and path in modules_around(reader, node)
 
     return [node for node in reader.program.graph.nodes if inside(node)]
 
@@ -143,7 +141,7 @@ def _only_reader(
             if module is None:
                 return None, between
             between.append(module)
-        elif node.target not in (*IDENTITIES, *_DROPOUTS):
+        elif not does_nothing(node):
             return None, between
 
 
@@ -155,10 +153,9 @@ def _keeps_signs(node: Node) -> bool:
 
 def _module_of(reader: Reader, node: Node) -> str | None:
     """The path of the `nn.ReLU` or `nn.Hardtanh` whose only call is this operator, or None."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = stack[-1][0].split("@")[0] if stack else ""
-    known = bool(path) and type(reader.model.get_submodule(path)) in (nn.ReLU, nn.Hardtanh)
-    return path if known and len(calls_of(reader, path)) == 1 else None
+    path = module_of(reader, node)
+    known = path is not None and type(reader.model.get_submodule(path)) in (nn.ReLU, nn.Hardtanh)
+    return path if known else None
 
 
 def join_chain(model: nn.Module, paths: list[str], between: list[list[str]]) -> nn.Module:

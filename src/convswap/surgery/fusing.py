@@ -1,23 +1,23 @@
 """Fuse: a trained network as plain convolutions, proven equal.
 
 The steps, in order: every unit becomes its inference form. Multi-branch blocks merge by the method they offer. Batch
-norms fold into the convolution before them. Parallel convolutions that are only summed become one. Packed binary
-convolutions become chains. All steps run in float64 on a copy, which is cast back last. Then both models run on the
-same inputs, and the largest relative difference is reported.
+norms fold into the convolution before them. Parallel convolutions that are only summed become one. Average pooling
+moves before 1x1 convolutions. Packed binary convolutions become chains. All steps run in float64 on a copy, which is
+cast back last. Then both models run on the same inputs, and the largest relative difference is reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..errors import FusionError, first_line
+from ..errors import FusionError
 from .chain import find_chains, find_thresholds
-from .compare import Outputs, in_output, largest_difference, outputs_of, precision_of, rounding
+from .compare import Outputs, in_output, largest_difference, outputs_of, rounding
 from .copying import check_copy, copy_model
 from .diagnose import why_different
 from .history import append_history, carry_history
@@ -25,6 +25,7 @@ from .inputs import ExampleInput, Inputs
 from .observe import example_input_of
 from .parts import read_parts
 from .recalibrate import recalibrate_batch_norm
+from .reference import dtypes_of, given_outputs, reference_of, refuse_train_mode, restore_dtypes
 from .sites import held_elsewhere, is_unit, outside_the_tree, refuse_lazy, refuse_wrappers, sites
 from .steps import Step, apply_step, exchanged, find_block_hooks
 
@@ -37,7 +38,8 @@ class FusePlan:
 
     Attributes:
         steps: the edits in order, as data: `["unit", path]`, `["block", path, method]`, `["fold", source, norm]`,
-            `["merge", [paths], path of the merged one or None]`, `["threshold", norm, convolution, [paths between]]`,
+            `["merge", [paths], path of the merged one or None]`, `["pool_first", convolution, pooling]`,
+            `["threshold", norm, convolution, [paths between]]`,
             `["chain", [paths], [[paths between two]]]`.
         skipped: `(module path, reason)` of batch norms, blocks and branches that stay.
         difference: largest relative difference of the outputs.
@@ -55,7 +57,7 @@ class FusePlan:
     model: nn.Module = field(repr=False)
 
     def count(self, kind: str) -> int:
-        """The number of steps of a kind (`"unit"`, `"block"`, `"fold"`, `"merge"`, `"threshold"`, `"chain"`)."""
+        """The number of steps of a kind, the first word of a step."""
         return sum(step[0] == kind for step in self.steps)
 
     def as_dict(self) -> dict[str, Any]:
@@ -70,6 +72,8 @@ class FusePlan:
             f"parameters {self.parameters_before:,} -> {self.parameters_after:,}; "
             f"largest relative difference in {self.precision} {self.difference:.1e}",
         ]
+        if self.count("pool_first"):
+            lines.insert(1, f"average pooling moved before {self.count('pool_first')} 1x1 convolutions")
         if self.count("threshold"):
             lines.insert(1, f"{self.count('threshold')} batch norms became thresholds of packed binary convolutions")
         if self.count("chain"):
@@ -144,16 +148,16 @@ def plan_fuse(
     """
     refuse_wrappers(model)
     refuse_lazy(model)
-    _refuse_train_mode(model)
+    refuse_train_mode(model)
     example = example_input_of(model) if example_input is None else Inputs.of(example_input, model)
     if example is None:
         raise FusionError("fuse needs example_input=, a tensor (N, C, H, W) of the size the model is used with")
     reference = copy_model(model, FusionError)
-    check_copy(_given_outputs(model, example), model, reference, example, FusionError)
+    check_copy(given_outputs(model, example), model, reference, example, FusionError)
     if recalibrate is not None:
         recalibrate_batch_norm(reference, recalibrate)
-    dtypes = _dtypes(reference)
-    reference, inputs, expected, precision = _reference(reference, example)
+    dtypes = dtypes_of(reference)
+    reference, inputs, expected, precision = reference_of(reference, example)
     if precision != torch.float64:
         tolerance = max(tolerance, rounding(precision))
     fused, steps, skipped, (difference, path) = _fuse_verified(reference, inputs, expected, tolerance)
@@ -163,7 +167,7 @@ def plan_fuse(
             f"the fused model differs by {difference:.1e}{in_output(path)} (relative, {name}), more than "
             f"tolerance={tolerance:g}: {why_different(reference, inputs, tolerance)}"
         )
-    _restore_dtypes(fused, dtypes)
+    restore_dtypes(fused, dtypes)
     if steps:
         carry_history(model, fused)  # a model that is itself a unit is another object now
         append_history(fused, {"kind": "fuse", "steps": steps})
@@ -171,70 +175,8 @@ def plan_fuse(
     return FusePlan(tuple(steps), tuple(skipped), difference, before, after, name, fused, model)
 
 
-def _reference(model: nn.Module, example: Inputs) -> tuple[nn.Module, list[Inputs], list[Outputs], torch.dtype]:
-    """The model to compare with, its inputs and outputs, and their precision: float64 if the model allows it."""
-    problem: Exception | None = None
-    for dtype in dict.fromkeys((torch.float64, precision_of(model, example))):
-        reference = _cast(copy_model(model, FusionError), dtype)
-        inputs = _test_inputs(example, dtype)
-        try:
-            expected = [outputs_of(reference, inputs[0])]
-        except Exception as error:
-            problem = error
-            continue
-        try:
-            expected.append(outputs_of(reference, inputs[1]))
-        except Exception as error:  # a model may take certain values only
-            inputs = inputs[:1]
-            _refuse_constant(example, error)
-        if not any(expected):
-            raise FusionError(
-                f"the model's output for the example input {example} holds no tensor elements to compare, so a fusion "
-                "could not be verified; a detector that finds nothing needs another example or a lower score threshold"
-            )
-        return reference, inputs, expected, dtype
-    raise _not_accepted(example, cast(Exception, problem)) from problem
-
-
-def _refuse_constant(example: Inputs, problem: Exception) -> None:
-    if all(tensor.numel() == 0 or tensor.min() == tensor.max() for _, tensor in example.tensors):
-        raise FusionError(
-            f"the example input is constant, which proves nothing, and the model does not accept noise in its place: "
-            f"{first_line(problem)}"
-        ) from problem
-
-
-def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Cast floating-point tensors to this precision, complex ones to the matching type (at least complex64)."""
-
-    def cast_one(t: Tensor) -> Tensor:
-        if t.is_complex():
-            return t.to(torch.promote_types(dtype, torch.complex64))
-        return t.to(dtype) if t.is_floating_point() else t
-
-    return model._apply(cast_one)
-
-
-def _given_outputs(model: nn.Module, example: Inputs) -> Outputs:
-    """The outputs of the given model itself: the proof starts from them, not from a copy's."""
-    try:
-        return outputs_of(model, example.cast(precision_of(model, example)))
-    except Exception as error:
-        raise _not_accepted(example, error) from error
-
-
-def _not_accepted(example: Inputs, problem: Exception) -> FusionError:
-    return FusionError(f"the model does not accept the example input {example}: {first_line(problem)}{example.hint}")
-
-
-def _refuse_train_mode(model: nn.Module) -> None:
-    for path, module in model.named_modules():
-        if module.training:
-            place = f"{path} is" if path else "the model is"
-            raise FusionError(f"{place} in train mode, where outputs depend on the batch; call model.eval() first")
-
-
-# What is tried in turn: blocks' own methods, rewritten sums, and parts read alone where the whole cannot be exported.
+# What is tried in turn: blocks' own methods, sums and poolings rewritten, and parts read alone where no export of the
+# whole works.
 _ATTEMPTS = (
     (True, True, True),
     (True, False, True),
@@ -247,17 +189,17 @@ _ATTEMPTS = (
 def _fuse_verified(
     reference: nn.Module, inputs: list[Inputs], expected: list[Outputs], tolerance: float
 ) -> tuple[nn.Module, list[Step], list[Skipped], tuple[float, str]]:
-    """Fuse a copy. Steps by other people's methods, and rewritten sums, are given up if they break equality."""
+    """Fuse a copy. Steps by other people's methods, and rewritten sums and poolings, are given up if they break it."""
     blocks = find_block_hooks(reference)
     problems: dict[tuple[bool, bool, bool], str] = {}
     for attempt in _ATTEMPTS:
-        use_blocks, use_sums, use_parts = attempt
+        use_blocks, rewrite, use_parts = attempt
         last = attempt == _ATTEMPTS[-1]
         if use_blocks and not blocks:
             continue
         try:
             model, steps, skipped = _fuse_copy(
-                reference, inputs[0], blocks if use_blocks else [], use_sums, use_parts=use_parts
+                reference, inputs[0], blocks if use_blocks else [], rewrite, use_parts=use_parts
             )
             worst = max(largest_difference(e, outputs_of(model, x)) for e, x in zip(expected, inputs, strict=True))
             problem = f"changes the output by {worst[0]:.1e}"
@@ -272,8 +214,9 @@ def _fuse_verified(
     if blocks and not use_blocks:
         reason = problems[True, False, True]
         given_up += [(path, f"merging blocks by their own {hook}() {reason}") for _, path, hook in blocks]
-    if not use_sums:
-        given_up.append(("(the model)", f"merging summed convolutions {problems[use_blocks, True, True]}"))
+    if not rewrite:
+        problem = problems[use_blocks, True, True]
+        given_up.append(("(the model)", f"merging summed convolutions, or pooling first, {problem}"))
     if not use_parts:
         why = why_different(reference, inputs, tolerance)
         given_up.append(("(the model)", f"folding in parts {problems[False, False, True]}: {why}"))
@@ -281,7 +224,7 @@ def _fuse_verified(
 
 
 def _fuse_copy(
-    reference: nn.Module, inputs: Inputs, blocks: list[Step], use_sums: bool, *, use_parts: bool
+    reference: nn.Module, inputs: Inputs, blocks: list[Step], rewrite: bool, *, use_parts: bool
 ) -> tuple[nn.Module, list[Step], list[Skipped]]:
     model = copy_model(reference, FusionError)
     steps: list[Step] = []
@@ -306,11 +249,13 @@ def _fuse_copy(
     graph = read_parts(model, inputs, alone=use_parts)
     for edge in graph.foldable:
         do(["fold", edge.source, edge.norm])
-    for paths, at in graph.sums if use_sums else ():
+    for paths, at in graph.sums if rewrite else ():
         try:
             do(["merge", list(paths), at])
         except FusionError as error:
             skipped.append((" + ".join(paths), str(error)))
+    for pair in graph.pooled if rewrite else ():
+        do(["pool_first", *pair])
     for find in (find_thresholds, find_chains):
         try:
             found = find(model, inputs)
@@ -326,28 +271,3 @@ def _fuse_copy(
         few = ", ".join(graph.unreached[:4]) + (", ..." if len(graph.unreached) > 4 else "")
         skipped.append((few, "the example does not reach it: the fusion is proven for inputs like the example only"))
     return model, steps, skipped
-
-
-def _test_inputs(example: Inputs, dtype: torch.dtype) -> list[Inputs]:
-    """The example, and noise of its shape: an example of zeros alone would prove nothing."""
-    own = example.cast(dtype)
-    return [own, own.noise()]
-
-
-def _dtypes(model: nn.Module) -> dict[str, torch.dtype]:
-    named = [*model.named_parameters(), *model.named_buffers()]
-    return {name: t.dtype for name, t in named if t.is_floating_point() or t.is_complex()}
-
-
-def _restore_dtypes(model: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
-    """Cast back: an old tensor gets its old dtype, a new one the dtype of its module or of the model."""
-    common = next((dtype for dtype in dtypes.values() if dtype.is_floating_point), torch.float32)
-    for path, module in model.named_modules():
-        prefix = f"{path}." if path else ""
-        own = next(
-            (dtypes[prefix + n] for n in (*module._parameters, *module._buffers) if prefix + n in dtypes), common
-        )
-        for table in (module._parameters, module._buffers):
-            for name, tensor in table.items():
-                if tensor is not None and (tensor.is_floating_point() or prefix + name in dtypes):
-                    tensor.data = tensor.data.to(dtypes.get(prefix + name, own))

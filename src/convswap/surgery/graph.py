@@ -6,6 +6,7 @@ definition order says nothing about that, and `torch.fx` tracing misreads shared
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..hooks import Hooks, writes
 from .export import export_program
 from .frozen import as_batch_norm
 from .inputs import Inputs
+from .pool_first import why_not_pool_first
 from .sites import all_paths
 
 _CONVOLUTIONS = (
@@ -25,8 +27,11 @@ _CONVOLUTIONS = (
     torch.ops.aten.convolution.default,
 )
 BATCH_NORM = torch.ops.aten.batch_norm.default
+_SLICE = re.compile(r"slice\((None|-?\d+), (None|-?\d+), (None|-?\d+)\)")
 _ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 _NO_EFFECT = (torch.ops.aten._assert_tensor_metadata.default,)
+DROPOUTS = (torch.ops.aten.dropout.default, torch.ops.aten.dropout_.default, torch.ops.aten.feature_dropout.default)
+_AVERAGES = (torch.ops.aten.avg_pool2d.default,)
 IDENTITIES = (torch.ops.aten.clone.default, torch.ops.aten.contiguous.default, torch.ops.aten.detach.default)
 
 
@@ -44,12 +49,13 @@ class Graph:
 
     Attributes:
         foldable: batch norms that fold into the module before them.
-        kept: `(batch norm path, reason)` of the others.
+        kept: `(path, reason)` of the others, and of 1x1 convolutions that average pooling stays behind.
         unreached: paths of modules with parameters that the example does not use.
         sums: groups of modules (convolutions, identity batch norms) that read one tensor and are only ever summed.
             Where a sum is formed in place, also the module whose output is its first term: the merged one must stand
             there.
         unread: `(path, reason)` of parts of the model that no export could read.
+        pooled: `(convolution, pooling)` that commute, once batch norms are folded: the pooling can come first.
     """
 
     foldable: tuple[Edge, ...]
@@ -57,6 +63,7 @@ class Graph:
     sums: tuple[tuple[tuple[str, ...], str | None], ...]
     unreached: tuple[str, ...] = ()
     unread: tuple[tuple[str, str], ...] = ()
+    pooled: tuple[tuple[str, str], ...] = ()
 
 
 class Reader:
@@ -104,7 +111,7 @@ def read_graph(model: nn.Module, inputs: Inputs) -> Graph:
         if node.op != "call_function" or node.target is not BATCH_NORM:
             continue
         path = reader.owner(node.args[3], "running_mean")
-        source, reason = source_of(reader, node)
+        source, reason = source_of(reader, node, through_dropout=True)
         if path is None or source is None:
             kept.append((path or str(node), reason))
             if path is not None and _is_single_norm(reader, node, path):
@@ -113,8 +120,36 @@ def read_graph(model: nn.Module, inputs: Inputs) -> Graph:
             foldable.append(Edge(source, path))
             if node.args[0] in linear:
                 linear[node] = linear[node.args[0]]
-    foldable, kept = list(dict.fromkeys(foldable)), list(dict.fromkeys(kept))  # one for each call of a module
-    return Graph(tuple(foldable), tuple(kept), tuple(_summed(reader, linear)), _unreached(reader))
+    pooled, behind = _pooled(reader, linear, {edge.source for edge in foldable})
+    # one for each call of a module
+    foldable, kept = list(dict.fromkeys(foldable)), list(dict.fromkeys([*kept, *behind]))
+    sums = tuple(_summed(reader, linear))
+    return Graph(tuple(foldable), tuple(kept), sums, _unreached(reader), pooled=tuple(pooled))
+
+
+def _pooled(
+    reader: Reader, linear: dict[Node, tuple[str, Any]], folded: set[str]
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Average poolings that alone read a 1x1 convolution: `(convolution, pooling)`, and `(convolution, reason)`."""
+    found, behind = [], []
+    for node in reader.program.graph.nodes:
+        if node.op != "call_function" or node.target not in _AVERAGES:
+            continue
+        source = node.args[0]
+        while does_nothing(source) and len(reader.readers(source)) == 1:
+            source = source.args[0]
+        conv = linear.get(source, ("", None))[0]
+        module = reader.model.get_submodule(conv)
+        if len(reader.readers(source)) > 1 or not isinstance(module, nn.Conv2d) or module.kernel_size != (1, 1):
+            continue
+        pool = module_of(reader, node)
+        pooling = nn.Identity() if pool is None else reader.model.get_submodule(pool)
+        reason = why_not_pool_first(module, pooling, biased=module.bias is not None or conv in folded)
+        if reason is None and pool is not None:
+            found.append((conv, pool))
+        else:
+            behind.append((conv, f"pooling stays behind it: {reason}"))
+    return found, behind
 
 
 def _unreached(reader: Reader) -> tuple[str, ...]:
@@ -138,10 +173,11 @@ def _is_single_norm(reader: Reader, node: Node, path: str) -> bool:
     return plain and not node.args[5] and len(reader.readers(node.args[3])) == 1  # type: ignore[arg-type]
 
 
-def source_of(reader: Reader, norm: Node) -> tuple[str | None, str]:
+def source_of(reader: Reader, norm: Node, *, through_dropout: bool = False) -> tuple[str | None, str]:
     """The module that a batch norm folds into, or None and the reason.
 
     Both may be called several times, as a head is on several maps, if every call of the one leads to the other.
+    `through_dropout`: whether dropout may lie between, which does nothing in eval mode.
     """
     statistics = norm.args[3]
     if norm.args[5] or not isinstance(statistics, Node):
@@ -153,7 +189,7 @@ def source_of(reader: Reader, norm: Node) -> tuple[str | None, str]:
     reason = _norm_type(reader.model.get_submodule(path)) if path is not None else "its statistics are computed"
     if reason:
         return None, reason
-    found = [_read_by(reader, call) for call in calls if call.target is BATCH_NORM]
+    found = [_read_by(reader, call, through_dropout) for call in calls if call.target is BATCH_NORM]
     source, conv, reason = found[0] if found else (None, None, "something else reads its statistics")
     if source is None:
         return None, reason
@@ -165,10 +201,12 @@ def source_of(reader: Reader, norm: Node) -> tuple[str | None, str]:
     return source, ""
 
 
-def _read_by(reader: Reader, norm: Node) -> tuple[str | None, Node | None, str]:
+def _read_by(reader: Reader, norm: Node, through_dropout: bool) -> tuple[str | None, Node | None, str]:
     """What one call of a batch norm reads, and nothing else: `(module, its convolution or None, "")` or the reason."""
     node = norm.args[0]
-    while isinstance(node, Node) and node.target in IDENTITIES and len(reader.readers(node)) == 1:
+    while isinstance(node, Node) and len(reader.readers(node)) == 1:
+        if not (node.target in IDENTITIES or (through_dropout and does_nothing(node))):
+            break
         node = node.args[0]
     if not isinstance(node, Node) or node.op != "call_function":
         return None, None, "it reads the model's input"
@@ -178,6 +216,11 @@ def _read_by(reader: Reader, norm: Node) -> tuple[str | None, Node | None, str]:
     if absorbing is None and conv is None:
         return None, None, f"it follows {_operator_name(node)}, not a convolution"
     return (conv, node, "") if absorbing is None else (absorbing, None, "")
+
+
+def does_nothing(node: Node) -> bool:
+    """Is this operator without effect in eval mode? Dropout is, unless the network always drops."""
+    return node.target in IDENTITIES or (node.target in DROPOUTS and not node.args[2])
 
 
 def _operator_name(node: Node) -> str:
@@ -208,11 +251,15 @@ def after_norm(norm: nn.Module) -> nn.Module | None:
 
 def _absorbing_module(reader: Reader, node: Node) -> str | None:
     """The path of an enclosing module that can fold an affine map of its output, if `node` is its output."""
-    for path, _ in node.meta.get("nn_module_stack", {}).values():
-        module = reader.model.get_submodule(path) if path else reader.model
-        if writes(module, Hooks.fold_affine):
+    for path in modules_around(reader, node):
+        if writes(reader.model.get_submodule(path), Hooks.fold_affine):
             return path if len(calls_of(reader, path)) == 1 else None
     return None
+
+
+def modules_around(reader: Reader, node: Node) -> list[str]:
+    """The paths of the modules that called this operator, from the outermost."""
+    return [path for _, path in _stack(reader, node)]
 
 
 def calls_of(reader: Reader, path: str) -> set[str]:
@@ -221,19 +268,35 @@ def calls_of(reader: Reader, path: str) -> set[str]:
     `torch.export` marks repeated calls by a suffix of the stack's key.
     """
     names = all_paths(reader.model, reader.model.get_submodule(path))
-    return {
-        key
-        for node in reader.program.graph.nodes
-        for key, (where, _) in node.meta.get("nn_module_stack", {}).items()
-        if where.split("@")[0] in names
-    }
+    return {key for node in reader.program.graph.nodes for key, where in _stack(reader, node) if where in names}
 
 
 def module_of(reader: Reader, node: Node) -> str | None:
     """The path of the innermost module that called this operator, or None unless the graph calls that module once."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = stack[-1][0].split("@")[0] if stack else ""
+    path = next(reversed(modules_around(reader, node)), "")
     return path if path and len(calls_of(reader, path)) == 1 else None
+
+
+def _stack(reader: Reader, node: Node) -> list[tuple[str, str]]:
+    """Key and path of every call around an operator, from the outermost."""
+    named = [(key, where.split("@")[0]) for key, (where, _) in node.meta.get("nn_module_stack", {}).items()]
+    return [(key, _unsliced(reader.model, path) if "slice(" in path else path) for key, path in named]
+
+
+def _unsliced(model: nn.Module, path: str) -> str:
+    """A path of the model for one that the graph writes through a slice: `layers.slice(None, -1, None).0` for
+    `layers[:-1]`. A sliced Sequential keeps the names of its modules, a sliced ModuleList counts anew.
+    """
+    names: list[str] = []
+    parts = iter(path.split("."))
+    for part in parts:
+        match = _SLICE.fullmatch(part)
+        name = next(parts, None) if match else part
+        if match and name is not None and isinstance(holder := model.get_submodule(".".join(names)), nn.ModuleList):
+            bounds = (None if text == "None" else int(text) for text in match.groups())
+            name = str(range(len(holder))[slice(*bounds)][int(name)])
+        names += [] if name is None else [name]
+    return ".".join(names)
 
 
 def _summed(reader: Reader, linear: dict[Node, tuple[str, Any]]) -> list[tuple[tuple[str, ...], str | None]]:

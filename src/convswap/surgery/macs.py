@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -31,17 +32,22 @@ def count_macs(model: nn.Module, example_input: ExampleInput) -> int:
     >>> count_macs(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 32, 32))
     221184
     """
+    return count_macs_inside(model, example_input)[""]
+
+
+def count_macs_inside(model: nn.Module, example_input: ExampleInput, paths: Iterable[str] = ()) -> dict[str, int]:
+    """`count_macs` of the whole model, under the path "", and of the calls of the modules at these paths."""
     inputs = Inputs.of(example_input, model)
     if inputs.first.ndim == 0 or inputs.images < 1:
         raise UsageError(f"example_input of shape {tuple(inputs.first.shape)} holds no example; give at least one")
     one = inputs if inputs.single is None else inputs.map(lambda tensor: tensor[:1])
     try:
-        macs = _count(meta_copy(model), one.map(lambda tensor: tensor.to("meta")))
+        macs = _count(meta_copy(model), one.map(lambda tensor: tensor.to("meta")), paths)
     except Exception:
         # There is no meta kernel, forward reads a value, or a tensor is held outside parameters and buffers. If the
         # model itself is at fault, the real pass raises the error that says so.
-        macs = _count(model, one)
-    return macs // one.images
+        macs = _count(model, one, paths)
+    return {path: count // one.images for path, count in macs.items()}
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
@@ -55,11 +61,13 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _count(model: nn.Module, one: Inputs) -> int:
+def _count(model: nn.Module, one: Inputs, paths: Iterable[str]) -> dict[str, int]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode  # takes 0.1 s to import, and only counting needs it
 
     # The fused attention kernels lack a formula on some devices. The plain kernel is two counted products.
     with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         one.call(model)
-    return counter.get_total_flops() // 2
+    inside = counter.get_flop_counts()
+    found = {path: sum(inside.get(f"{type(model).__name__}.{path}", {}).values()) // 2 for path in paths}
+    return {"": counter.get_total_flops() // 2} | found

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import SurgeryError, first_line
+from ..errors import SurgeryError, first_line, own_frames
 from .compare import Outputs, named_outputs
 from .inputs import ExampleInput, Inputs
 from .modes import evaluating
@@ -139,7 +139,7 @@ def run_watched(model: nn.Module, inputs: Inputs, mode: TorchDispatchMode, hooks
         with evaluating(model), torch.no_grad(), mode:
             return inputs.call(model)
     except Exception as error:
-        problem = f"{first_line(error)}{inputs.hint}"
+        problem = f"{first_line(error)}{own_frames(error)}{inputs.hint}"
         raise SurgeryError(f"the model does not accept the example input {inputs}: {problem}") from error
     finally:
         for hook in hooks:

@@ -91,7 +91,9 @@ class _Parts:
         kept = dict(pair for graph in graphs for pair in graph.kept)
         kept |= {e.norm: "calls of it differ" for g in graphs for e in g.foldable if e.norm not in folded | set(kept)}
         unreached = [name for name in first.unreached if all(name in graph.unreached for graph in graphs)]
-        return _under(path, Graph(tuple(folds), tuple((k, v) for k, v in kept.items()), tuple(sums), tuple(unreached)))
+        pooled = tuple(p for p in first.pooled if all(p in g.pooled for g in graphs) and all(map(own, p)))
+        found = Graph(tuple(folds), tuple(kept.items()), tuple(sums), tuple(unreached), pooled=pooled)
+        return _under(path, found)
 
     def graph(self, why: tuple[str, str]) -> Graph:
         """All parts together."""
@@ -102,6 +104,7 @@ class _Parts:
             tuple(each for part in parts for each in part.sums),
             tuple(path for part in parts for path in part.unreached),
             (why, *self.unread),
+            tuple(pair for part in parts for pair in part.pooled),
         )
 
 
@@ -116,6 +119,7 @@ def _under(prefix: str, graph: Graph) -> Graph:
         tuple((named(path), reason) for path, reason in graph.kept),
         tuple((tuple(map(named, paths)), None if at is None else named(at)) for paths, at in graph.sums),
         tuple(map(named, graph.unreached)),
+        pooled=tuple((named(conv), named(pool)) for conv, pool in graph.pooled),
     )
 
 

@@ -38,7 +38,7 @@ def choose_sites(
 ) -> Sequence[Site]:
     """The sites that `where` means: convolutions, or for a block unit residual blocks or stages."""
     if spec.replaces == "convolution":
-        chosen: Sequence[Site] = select_sites(model, where, reader)
+        chosen: Sequence[Site] = select_sites(model, where, reader, default=where is spec.default_where)
         if not chosen:
             default = f", the places {spec.name!r} takes by default," if where is spec.default_where else ""
             raise none_selected(model, f"where={described!r}{default}", _left_alone(model))

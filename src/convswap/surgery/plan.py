@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -87,41 +87,68 @@ class SwapReport:
         return json.dumps(self.as_dict(), indent=2)
 
     def __str__(self) -> str:
-        options = ", ".join(f"{key}={value!r}" for key, value in self.options.items())
-        title = f"swap to {self.unit}" + (f" ({options})" if options else "") + f" where {self.where}"
-        rows = [
-            [
-                r.path + (f" (+{len(r.other_paths)} references)" if r.other_paths else ""),
-                r.geometry,
-                _number(r.parameters_before),
-                _number(r.parameters_after),
-                _number(r.macs_before),
-                _number(r.macs_after),
-                r.start if r.start_error is None else f"{r.start}, weights {r.start_error:.0%} off",
-            ]
-            for r in self.replacements
-        ]
-        sums = [self._total(name) for name in ("parameters_before", "parameters_after", "macs_before", "macs_after")]
-        rows.append([f"total: {len(self.replacements)} replaced", "", *map(_number, sums), ""])
-        header = ["module", "geometry", "parameters", "after", "MACs", "after", "start"]
-        lines = [title, text_table(header, rows, right=(2, 3, 4, 5))]
-        if self.skipped:
-            lines += [
-                f"skipped: {len(self.skipped)}",
-                *(f"  {s.path or '(the model)'}: {s.reason}" for s in self.skipped),
-            ]
-        absorbed = [path for r in self.replacements for path in r.absorbed]
-        if absorbed:
-            few = ", ".join(absorbed[:6]) + (", ..." if len(absorbed) > 6 else "")
-            lines.append(f"absorbed: {len(absorbed)} modules of the host, since the units bring their own: {few}")
-        lines += [f"note: {note}" for note in self.notes]
-        if self.functional_convolutions:
-            lines.append(
-                f"note: {self.functional_convolutions} convolutions per forward pass are computed by function calls, "
-                "not by modules; no swap can reach them"
-            )
-        return "\n".join(lines)
+        title = f"swap to {unit_text(self.unit, self.options)} where {self.where}"
+        return plan_text([title], self.replacements, self.skipped, self.notes, self.functional_convolutions)
 
-    def _total(self, name: str) -> int | None:
-        values = [getattr(r, name) for r in self.replacements]
-        return None if any(v is None for v in values) else sum(values)
+
+def unit_text(unit: str, options: Mapping[str, Any]) -> str:
+    """A unit with its options.
+
+    >>> unit_text("circle", {"radius": "learnable"})
+    "circle (radius='learnable')"
+    """
+    return f"{unit} ({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else unit
+
+
+def plan_text(
+    title: Sequence[str],
+    replacements: Sequence[Replacement],
+    skipped: Sequence[Skip],
+    notes: Sequence[str],
+    functional_convolutions: int | None,
+    *,
+    units: bool = False,
+) -> str:
+    """A plan as title, table, and what a reader should know. `units` adds a column with the unit of each place."""
+    rows = [
+        [
+            r.path + (f" (+{len(r.other_paths)} references)" if r.other_paths else ""),
+            *([r.unit] if units else []),
+            r.geometry,
+            _number(r.parameters_before),
+            _number(r.parameters_after),
+            _number(r.macs_before),
+            _number(r.macs_after),
+            r.start if r.start_error is None else f"{r.start}, weights {r.start_error:.0%} off",
+        ]
+        for r in replacements
+    ]
+    sums = [
+        _total(replacements, name) for name in ("parameters_before", "parameters_after", "macs_before", "macs_after")
+    ]
+    blank = [""] * (2 if units else 1)
+    rows.append([f"total: {len(replacements)} replaced", *blank, *map(_number, sums), ""])
+    header = ["module", *(["unit"] if units else []), "geometry", "parameters", "after", "MACs", "after", "start"]
+    first = 1 + len(blank)
+    lines = [*title, text_table(header, rows, right=range(first, first + 4))]
+    if skipped:
+        lines += [
+            f"skipped: {len(skipped)}",
+            *(f"  {s.path or '(the model)'}: {s.reason}" for s in skipped),
+        ]
+    absorbed = [path for r in replacements for path in r.absorbed]
+    if absorbed:
+        few = ", ".join(absorbed[:6]) + (", ..." if len(absorbed) > 6 else "")
+        lines.append(f"absorbed: {len(absorbed)} modules of the host, since the units bring their own: {few}")
+    lines += [f"note: {note}" for note in notes]
+    if functional_convolutions:
+        lines.append(
+            f"note: {functional_convolutions} convolutions per forward pass are computed by function calls, "
+            "not by modules; no swap can reach them"
+        )
+    return "\n".join(lines)
+
+
+def _total(replacements: Sequence[Replacement], name: str) -> int | None:
+    values = [getattr(r, name) for r in replacements]
+    return None if any(v is None for v in values) else sum(values)

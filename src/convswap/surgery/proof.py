@@ -30,11 +30,16 @@ _WINDOW = 8  # pixels of the map, at least: enough for several outputs, at littl
 
 
 def prove_places(
-    spec: UnitSpec, model: nn.Module, rows: Sequence[Replacement], options: dict[str, Any], inputs: Inputs
+    model: nn.Module, places: Sequence[tuple[UnitSpec, Replacement, dict[str, Any]]], inputs: Inputs
 ) -> Outputs:
-    """Run the given model once and check every row that says "exact". Returns the model's outputs.
+    """Run the given model once and check every place whose row says "exact". Returns the model's outputs.
 
-    Rows whose unit takes over a BatchNorm are left to the comparison of the networks.
+    Places whose unit takes over a BatchNorm are left to the comparison of the networks.
+
+    Args:
+        model: the given model.
+        places: of each place the unit, the row of the plan, and the unit's options.
+        inputs: the example.
 
     Raises:
         SurgeryError: a unit declares an exact start but computes something else.
@@ -51,7 +56,7 @@ def prove_places(
 
         return hook
 
-    for row in rows:
+    for _, row, _ in places:
         norms = any(isinstance(model.get_submodule(path), _BatchNorm) for path in row.absorbed)
         if row.start == "exact" and not norms:
             place = model.get_submodule(row.path)
@@ -63,9 +68,9 @@ def prove_places(
         for hook in hooks:
             hook.remove()
     with _drawing_apart(inputs), torch.no_grad():
-        for row in rows:
+        for spec, row, options in places:
             if row.path in seen:
-                _prove(spec, model.get_submodule(row.path), row, options | row.site_options, seen[row.path])
+                _prove(spec, model.get_submodule(row.path), row, options, seen[row.path])
     return outputs
 
 
@@ -130,7 +135,7 @@ def prove_network(model: nn.Module, swap: Callable[[nn.Module], nn.Module], inpu
         model: the given model, without the units. It stays as it is.
         swap: puts the units into a copy, which it may edit.
         inputs: the example.
-        unit: registry name.
+        unit: registry name, or several, for the error.
 
     Raises:
         SurgeryError: the outputs differ in float64, or in the model's own precision where it does not run in float64.

@@ -19,7 +19,7 @@ from torch.fx import Node
 from ..errors import FusionError
 from ..units.contract.registry import UnitSpec
 from .absorb import Absorption
-from .graph import BATCH_NORM, Reader, source_of
+from .graph import BATCH_NORM, Reader, modules_around, source_of
 from .inputs import Inputs
 from .neighbours import RELUS, _with_plain_convolutions
 from .sites import Site, held_elsewhere
@@ -107,8 +107,7 @@ def _ends(reader: Reader, node: Node) -> Iterator[Node]:
 
 def _in_unit(reader: Reader, spec: UnitSpec, node: Node) -> bool:
     """Does this operator belong to a unit that begins with its own BatchNorm?"""
-    stack = [path.split("@")[0] for path, _ in node.meta.get("nn_module_stack", {}).values()]
-    inside = any(type(reader.model.get_submodule(path)) is spec.cls for path in stack)
+    inside = any(type(reader.model.get_submodule(path)) is spec.cls for path in modules_around(reader, node))
     return inside and node.target is BATCH_NORM
 
 

@@ -37,17 +37,23 @@ Where = str | Callable[[str, nn.Module], bool]
 S = TypeVar("S", bound=Site)
 
 
-def select_sites(model: nn.Module, where: Where, reader: FlowReader | None = None) -> list[Site]:
+def select_sites(
+    model: nn.Module, where: Where, reader: FlowReader | None = None, *, default: bool = False
+) -> list[Site]:
     """The sites (convolutions and weight-bearing units) that `where` selects, in definition order.
 
+    A unit's own placement (`default`) is written for any network, and may leave out what this one has not.
+
     Raises:
-        UsageError: the string is not well-formed, or names a module that is no convolution of the model.
+        UsageError: the string is not well-formed, names a module that is no convolution of the model, or leaves out by
+            a wildcard what is not there.
     """
     found = [site for site in sites(model) if not is_block_unit(site.module)]
     if callable(where):
         return [s for s in found if isinstance(s.module, nn.Conv2d) and any(where(p, s.module) for p in s.paths)]
     ends = _ends(model, found, where, reader or FlowReader(model, None)) if found else {}
-    return _choose(found, where, CONVOLUTIONS, lambda site: site.module, ends)
+    modules = [path for path, _ in model.named_modules(remove_duplicate=False)]
+    return _choose(found, where, CONVOLUTIONS, lambda site: site.module, ends, None if default else modules)
 
 
 def asks_for_flow(where: Where) -> bool:
@@ -76,6 +82,16 @@ def select_blocks(found: Sequence[BlockSite], where: Where) -> list[BlockSite]:
     return _choose(list(found), where, BLOCKS, lambda site: site.place, ends)
 
 
+def select_modules(found: Sequence[S], where: str) -> list[S]:
+    """Those of these modules, of any kind, that a selection of wildcards, `all`, `first` and `last` means.
+
+    Raises:
+        UsageError: the string is not well-formed, or names a module that is none of these.
+    """
+    ends = {"first": found[:1], "last": found[-1:]}
+    return _choose(list(found), where, {"all": lambda site: True}, lambda site: site, ends)
+
+
 def _output_layer(model: nn.Module, found: Sequence[Site]) -> list[Site]:
     """The last convolution, unless a linear layer is defined after it."""
     convolutions = {id(site.module): site for site in found}
@@ -89,8 +105,11 @@ def _choose(
     keywords: Keywords,
     read: Callable[[S], Any],
     ends: Mapping[str, Sequence[Site]],
+    modules: Sequence[str] | None = (),
 ) -> list[S]:
     alternatives = parse(where)
+    if modules is not None:
+        _refuse_idle([term for part in alternatives for term in part], found, modules)
     for term in sorted({term.lstrip("! ") for part in alternatives for term in part}):
         if not KERNEL.fullmatch(term) and not set("*?[") & set(term):
             _refuse_misspelt(term, found, [*keywords, *(ends or ("first", "last"))])
@@ -110,6 +129,18 @@ def _choose(
         return any(fnmatchcase(path, term) for path in site.paths)
 
     return [s for s in found if any(all(holds(term, s) for term in part) for part in alternatives)]
+
+
+def _refuse_idle(terms: Sequence[str], found: Sequence[Site], modules: Sequence[str]) -> None:
+    """Refuse to leave out what is not there: the slip would silently select what was to stay as it is."""
+    paths = [*modules, *(path for site in found for path in site.paths)]
+    for term in terms:
+        name = term.lstrip("! ")
+        if term.startswith("!") and set("*?[") & set(name) and not any(fnmatchcase(path, name) for path in paths):
+            few = ", ".join([site.path or "(the model)" for site in found][:4])
+            raise UsageError(
+                f"condition {term!r} in where leaves nothing out: no module of the model is called so; there are {few}"
+            )
 
 
 def _refuse_misspelt(term: str, found: Sequence[Site], known: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from . import algebra
 from .chain import fold_threshold, join_chain
 from .frozen import norm_affine
 from .graph import after_norm
+from .pool_first import pool_before
 from .sites import all_paths, carry_hooks, is_plain, is_unit, pads_by_hook, replace, why_not_plain
 
 Step = list[Any]
@@ -199,6 +200,8 @@ def exchanged(step: Step) -> list[str]:
         return [arguments[0]]
     if kind == "fold":
         return [arguments[1]]
+    if kind == "pool_first":
+        return list(arguments)
     return list(arguments[0]) if kind in ("merge", "chain") else []
 
 
@@ -213,8 +216,10 @@ def apply_step(model: nn.Module, step: Step) -> nn.Module:
         return fold_batch_norm(model, *arguments)
     if kind == "merge":
         return merge_parallel(model, *arguments)
+    if kind == "pool_first":
+        return pool_before(model, *arguments)
     if kind == "chain":
         return join_chain(model, *arguments)
     if kind == "threshold":
         return fold_threshold(model, *arguments)
-    raise FusionError(f"unknown fusion step {kind!r}; known: unit, block, fold, merge, threshold, chain")
+    raise FusionError(f"unknown fusion step {kind!r}; known: unit, block, fold, merge, pool_first, threshold, chain")

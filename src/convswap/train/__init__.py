@@ -6,7 +6,9 @@ from .losses import squared_hinge
 from .optimizers import build_optimizer, set_learning_rate
 from .parameters import constrain, learning_rate_scales, parameter_groups, undecayed_names
 from .recipe import (
+    NAMED_RECIPES,
     Recipe,
+    all_cnn_recipe,
     binary_recipe,
     default_recipe,
     digits_recipe,
@@ -17,10 +19,12 @@ from .recipe import (
 from .shift_adamax import ShiftAdaMax
 
 __all__ = [
+    "NAMED_RECIPES",
     "Evaluation",
     "FitResult",
     "Recipe",
     "ShiftAdaMax",
+    "all_cnn_recipe",
     "binary_recipe",
     "build_optimizer",
     "constrain",

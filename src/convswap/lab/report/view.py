@@ -8,6 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ...measure.latencies.timing import spread_too_wide
+from ...surgery.mixture import mixture_text
+from ..mixed import is_mixed, short_id
 from ..trial import BASELINE, ENOUGH_SEEDS
 from . import text
 
@@ -93,6 +95,11 @@ class RowView:
         return self.unit == BASELINE
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether the row has several units, see `lab.mixed`."""
+        return is_mixed(self.unit)
+
+    @property
     def detail(self) -> str:
         """Options and placement, as one muted line below the unit's name."""
         return ", ".join(part for part in (self.options, f"where {self.where}" if self.where else "") if part)
@@ -154,7 +161,7 @@ def _view(row: Mapping[str, Any], label: str, look: int, key: str) -> RowView:
     return RowView(
         model=row["model"],
         unit=row["unit"],
-        options=text.options(row.get("options")),
+        options=_options(row),
         where=row.get("where"),
         label=label,
         look=look,
@@ -198,6 +205,11 @@ def _plan(replaced: Any) -> tuple[list[Mapping[str, Any]], list[tuple[str, str]]
     return list(replaced.get("replacements", ())), skipped
 
 
+def _options(row: Mapping[str, Any]) -> str:
+    options = row.get("options") or {}
+    return mixture_text(options) if is_mixed(row["unit"]) else text.options(options)
+
+
 def _labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The unit's name, with options or placement only if a model has the unit more than once."""
     labels = []
@@ -205,7 +217,7 @@ def _labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         peers = [r for r in rows if (r["model"], r["unit"]) == (row["model"], row["unit"])]
         parts = [row["unit"]]
         if any((r.get("options") or {}) != (row.get("options") or {}) for r in peers) and row.get("options"):
-            parts.append(text.options(row["options"]))
+            parts.append(short_id(row["options"]) if is_mixed(row["unit"]) else text.options(row["options"]))
         if any(r.get("where") != row.get("where") for r in peers) and row.get("where"):
             parts.append(f"where {row['where']}")
         labels.append(" ".join(parts))

@@ -50,12 +50,12 @@ def exports_and_equals_eager(case: Case) -> None:
 
 @rule()
 def jit_trace_gives_the_same_outputs(case: Case) -> None:
-    """`torch.jit.trace` must succeed, with and without gradients, fused and not, and give the eager outputs."""
+    """`torch.jit.trace` must record one graph with and without gradients, fused and not, with the eager outputs."""
     unit = lived_in(case, dtype=torch.float64)
     for name, module in (("unit", unit), ("fused form", unit.fuse())):
         x = image(unit)
         for grad in (False, True):
             with torch.set_grad_enabled(grad):
-                traced = torch.jit.trace(module, x, check_trace=False)
+                traced = torch.jit.trace(module, x)  # its own check traces again, without gradients
                 other = image(unit, batch=3)
                 demand_close(traced(other), module(other), 1e-10, f"the traced {name}'s output")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import check_choice
+from ...ops.gradients import wants_gradient
 from ...ops.signs import signs
 from ..contract.precision import compute_dtype
 from ..contract.registry import register_unit
@@ -107,7 +108,7 @@ def scaled_sign(weight: Tensor, gradient: str = "chain") -> Tensor:
         ValueError: `gradient` is none of them.
     """
     check_choice("gradient", gradient, GRADIENTS)
-    if weight.requires_grad and torch.is_grad_enabled():
+    if wants_gradient(weight):
         return cast(Tensor, _ScaledSign.apply(weight, gradient))
     return signs(weight) * filter_scale(weight)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError, check_number, is_whole
+from ...ops.gradients import wants_gradient
 from ...ops.signs import in_type, signs
 from ..contract.precision import compute_dtype
 from ..support.draws import uniform
@@ -107,7 +108,7 @@ def quantize_ste(
     """
     if bits == FULL:
         return x
-    if x.requires_grad and torch.is_grad_enabled():
+    if wants_gradient(x):
         return cast(Tensor, _Quantize.apply(x, bits, scheme, signed, key, clipped))
     return quantize(x, bits, scheme, signed=signed, key=key)
 
@@ -118,7 +119,7 @@ def quantize_gradient(x: Tensor, bits: int) -> Tensor:
     The gradient g becomes `s log(g / s)` with the signed levels of `quantize` and s = AP2(max |g|) over the tensor (the
     range is inferred: the paper gives 6 bits and no range).
     """
-    if bits == FULL or not (x.requires_grad and torch.is_grad_enabled()):
+    if bits == FULL or not wants_gradient(x):
         return x
     return cast(Tensor, _Gradient.apply(x, bits))
 

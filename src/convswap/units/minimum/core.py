@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_choice, is_number
+from ...ops.gradients import wants_gradient
 from ..contract.geometry import Geometry, plain_conv
 from ..contract.precision import compute_dtype
 from ..support.depthwise import run_depthwise
@@ -68,7 +69,7 @@ class MapNorm(nn.InstanceNorm2d):
 
 def minimum(a: Tensor, b: Tensor) -> Tensor:
     """`torch.minimum(a, b)` of finite maps with a cheaper gradient. A tie's gradient goes to b."""
-    if not (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)):
+    if not wants_gradient(a, b):
         return torch.minimum(a, b)
     # At a weight of exactly 0 or 1 lerp returns its operand unrounded. It keeps one mask; minimum keeps both maps.
     # Its gradient is two products instead of comparisons and fills: a quarter of the time on a CPU.

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...ops.gradients import wants_gradient
+
 
 class FreeReLU(nn.ReLU):
     """`max(x, 0)` as the end of a unit: an in-place activation may follow it while training.
@@ -16,6 +18,6 @@ class FreeReLU(nn.ReLU):
 
     def forward(self, input: Tensor) -> Tensor:
         """Any shape -> the same shape."""
-        if input.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_exporting():
+        if wants_gradient(input) and not torch.compiler.is_exporting():
             return F.threshold(input, 0.0, 0.0)
         return super().forward(input)
