@@ -1,6 +1,6 @@
 """The rows of `tests/models/published/*.json`: read, checked for form, compared, and shown in `docs/networks.md`.
 
-A file is a list of objects, one per network and source of a published number, with exactly the keys of `Row`.
+A file is a list of objects, one per network and source of a published number, with the keys of `Row`.
 After adding or changing rows write the page anew: `python tests/models/published_table.py --update`.
 """
 
@@ -68,6 +68,7 @@ class Row:
         published_parameters, published_macs: the numbers as printed, or None.
         source: where they (or the exact ones) stand.
         reason: why a published number is not met; None where all are.
+        chain: whether `remove_residuals` is applied. A row may leave the key out: no.
     """
 
     model: str
@@ -83,6 +84,7 @@ class Row:
     published_macs: str | None
     source: str
     reason: str | None
+    chain: bool = False
 
     @classmethod
     def read(cls, data: object) -> Row:
@@ -94,7 +96,7 @@ class Row:
         if not isinstance(data, dict):
             raise RowError(f"a row is an object, got {type(data).__name__}")
         names = {field.name for field in fields(cls)}
-        if missing := sorted(names - set(data)):
+        if missing := sorted(names - set(data) - {"chain"}):
             raise RowError(f"keys missing: {', '.join(missing)}")
         if unknown := sorted(set(data) - names):
             raise RowError(f"unknown keys: {', '.join(unknown)}; the keys are {', '.join(sorted(names))}")
@@ -118,6 +120,8 @@ class Row:
             yield f"image_size={size!r} must be [height, width]"
         if self.swap is not None and not (isinstance(self.swap, dict) and set(self.swap) == _SWAP_KEYS):
             yield f'swap={self.swap!r} must be null or {{"unit": ..., "where": ..., "options": {{...}}}}'
+        if not isinstance(self.chain, bool) or (self.chain and self.swap is not None):
+            yield f"chain={self.chain!r} must be true or false, and no swap beside it"
         for name in ("published_parameters", "published_macs"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
@@ -134,7 +138,7 @@ class Row:
         if self.swap is not None:
             where = {"where": self.swap["where"]} if self.swap["where"] is not None else {}
             text += f" + {self.swap['unit']}{_call(where | self.swap['options'])}"
-        return text
+        return f"{text} + remove_residuals" if self.chain else text
 
     def unmet(self) -> list[str]:
         """The published numbers that the exact ones do not meet.
@@ -210,7 +214,8 @@ def page(rows: Iterable[Loaded]) -> str:
         "This page lists networks with their exact sizes, and the sizes that are published for them.",
         "",
         f"There are {len(networks)} networks. Those with a `+` are made by `convswap.swap`: the unit stands behind it.",
-        "All others are created by name with `convswap.create_model`.",
+        "Those with `+ remove_residuals` are plain chains of the same function. All others are created by name with",
+        "`convswap.create_model`.",
         "",
         "- Our numbers are exact, and `tests/models/test_published_counts.py` asserts them.",
         "- MACs are the multiplications of convolutions and linear layers for one image.",

@@ -41,6 +41,10 @@ def build(row: Row, device: str) -> tuple[nn.Module, torch.Tensor]:
 
 def measure(row: Row) -> Size:
     """Count on the meta device; a constructor or a swap that needs real numbers runs on the CPU instead."""
+    if row.chain:
+        model, image = build(row, "meta")
+        plan = convswap.plan_remove_residuals(model.eval(), image)
+        return Size(plan.parameters_after, plan.parameters_after, plan.macs_after)
     try:
         model, image = build(row, "meta")
     except Exception:  # whatever it is: if it is the row's fault, the CPU raises it again
@@ -145,6 +149,8 @@ def test_numbers_that_are_not_printed_so(text: str) -> None:
         ({"arguments": []}, r"arguments=\[\] must be an object"),
         ({"reason": ""}, "reason='' must be null or a text"),
         ({"why": "so"}, "unknown keys: why"),
+        ({"chain": "yes"}, "chain='yes' must be true or false"),
+        ({"chain": True, "swap": {"unit": "ghost", "where": None, "options": {}}}, "chain=True must be true or false"),
     ],
 )
 def test_a_bad_row_says_what_is_wrong(changes: dict[str, Any], message: str) -> None:
