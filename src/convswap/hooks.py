@@ -15,6 +15,7 @@ method with the name of a hook is not called on a module that does not inherit `
 | `warm_start_for(conv, **options)` | `swap`, plans | how much of this particular convolution a warm start keeps |
 | `fold_affine(scale, shift)` | `fuse` | absorb the BatchNorm behind the module |
 | `narrow(inputs, outputs)` | `plan_prune` | keep only these input and output channels |
+| `narrows_by_parts` | `plan_prune` | its stock layers can be narrowed one by one, as any network's |
 | `constrain_()` | `fit`, `constrain` | put the parameters back into bounds after each step |
 | `learning_rate_scale()` | `fit`, `parameter_groups` | factors of the learning rate by parameter name |
 | `keeps_results` | `cost` | inference is cheaper after the first pass: results are kept |
@@ -40,12 +41,14 @@ class Hooks:
         absorbs_relu_before: the unit rectifies its own input. A swap removes a ReLU module that feeds only such
             units. On an input that comes from a ReLU, a warm start is exact.
         relu_follows_host: a swap sets the unit's option `relu` to whether a ReLU follows in the host.
+        narrows_by_parts: the module is stock layers and what joins them, so pruning may treat each layer by itself.
         keeps_results: the module keeps results of one inference for the next, so the second pass costs less.
     """
 
     absorbs_batch_norm: ClassVar[bool] = False
     absorbs_relu_before: ClassVar[bool] = False
     relu_follows_host: ClassVar[bool] = False
+    narrows_by_parts: ClassVar[bool] = False
     keeps_results: ClassVar[bool] = False
 
     def start_from_batch_norm(self, norm: nn.Module) -> None:

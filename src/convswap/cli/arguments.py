@@ -22,6 +22,19 @@ UnitOptions = Annotated[
     list[str] | None,
     typer.Option("--option", metavar="UNIT.KEY=VALUE", help="An option of a unit; repeat for several."),
 ]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|MODEL", help="A trial's folder, a .safetensors file of convswap.save, or a model's name."
+    ),
+]
+Classes = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Classes of a named model. Default: 1000, or CIFAR's 10.")
+]
+InputSize = Annotated[
+    int | None, typer.Option(min=1, metavar="PIXELS", help="Side of the input. Default: the run's, else the model's.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Weights = Annotated[
     Path | None,
     typer.Option(

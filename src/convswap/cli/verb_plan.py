@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .arguments import Background, Channels, DataRoot, EvalSplit, Pretrained, UnitOptions, Weights, Where
+from .arguments import AsJson, Background, Channels, DataRoot, EvalSplit, Pretrained, UnitOptions, Weights, Where
 from .options import existing_file, parse_options, parse_units, refuse_places
 from .output import tell_data
 
@@ -45,7 +45,7 @@ def run(
     channels: Channels = "auto",
     background: Background = "white",
     eval_split: EvalSplit = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a swap would replace, with parameters and MACs before and after, and what it would skip and why.
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .arguments import DataNameOrRuns, DataRoot, Device, ImageSize, OwnModel, Pretrained, Quiet, Weights
+from .arguments import DataNameOrRuns, DataRoot, Device, ImageSize, OwnModel, Pretrained, Quiet, Source, Weights
 from .grid import Parent, check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file
 from .output import print_accuracy, print_latency, print_warnings, tell_data
 from .saved import Saved, data_for, data_of, find_saved, is_folder, open_saved, reading, side_for
+from .source import is_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,10 +28,7 @@ _TARGET = "Target"
 
 
 def run(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="RUN|MODEL", help="A run's folder, a .safetensors file of convswap.save, or a name."),
-    ],
+    source: Source,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the pruned model and its training go.")],
     data: DataNameOrRuns = None,
     criterion: Annotated[
@@ -128,7 +126,7 @@ def _source(
     from ..models.card import card_of
 
     existing_file("--weights", weights)
-    if Path(source).exists() or source.endswith(".safetensors"):
+    if is_path(source):
         if weights is not None or pretrained:
             raise UsageError(f"{source} brings its weights; leave --weights and --pretrained out")
         found = find_saved(Path(source))

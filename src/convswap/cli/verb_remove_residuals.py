@@ -7,20 +7,14 @@ from typing import Annotated
 
 import typer
 
-from .arguments import OwnModel, Pretrained, Weights
+from .arguments import AsJson, Classes, InputSize, OwnModel, Pretrained, Source, Weights
 from .source import example_for, open_source
 
 NAME = "remove-residuals"
 
 
 def run(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|MODEL",
-            help="A trial's folder, a .safetensors file of convswap.save, or a model's name.",
-        ),
-    ],
+    source: Source,
     where: Annotated[
         str,
         typer.Option(metavar="SELECTION", help="Which residual blocks, e.g. 'layer[34].*' or 'same'."),
@@ -31,15 +25,10 @@ def run(
     ] = None,
     weights: Weights = None,
     pretrained: Pretrained = False,
-    classes: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Classes of a named model. Default: 1000, or CIFAR's 10.")
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="PIXELS", help="Side of the input. Default: the run's, else the model's."),
-    ] = None,
+    classes: Classes = None,
+    image_size: InputSize = None,
     model: OwnModel = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what removing a network's residual connections would cost, and with --out do it: a plain chain remains.
 

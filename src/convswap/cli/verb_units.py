@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .arguments import AsJson
 from .options import options_of
 from .streams import console
 
@@ -25,7 +26,7 @@ def run(
     pattern: Annotated[
         str, typer.Argument(metavar="[PATTERN]", help="Name or wildcard on the names, e.g. 'circle*'.")
     ] = "*",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the registered units: what each is, its default places, what a swap keeps and what fusing gives.
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ...errors import SurgeryError, UsageError, is_number, unknown_name
 from ...hooks import Hooks, writes
 from ...units.contract.registry import spec_of
-from ...units.ghost.ghost import FusedGhost
 from ..compare import precision_of, rounding
 from ..copying import copy_model
 from ..history import append_history
@@ -167,7 +166,7 @@ def _refuse_units(model: nn.Module) -> None:
             )
     for path, module in model.named_modules():
         own = type(module).__module__.startswith(("convswap.units.", "convswap.ops."))
-        if own and not isinstance(module, FusedGhost) and not writes(module, Hooks.narrow):
+        if own and not getattr(module, "narrows_by_parts", False) and not writes(module, Hooks.narrow):
             raise SurgeryError(
                 f"{path or 'the model'} is a {type(module).__name__}, part of a unit whose channels cannot be removed "
                 "one by one; prune the network before the swap"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, check_choice, check_whole
+from ...hooks import Hooks
 from ..contract.feature import FeatureUnit
 from ..contract.geometry import Geometry
 from ..contract.registry import register_unit
@@ -142,13 +143,15 @@ class GhostConv2d(FeatureUnit):
         return FusedGhost(Geometry.of(self), primary, cheap, relu=self.relu).train(self.training)
 
 
-class FusedGhost(nn.Module):
+class FusedGhost(Hooks, nn.Module):
     """The inference form of `GhostConv2d`: `y = [relu] conv(x)`, `concat[y, [relu] depthwise(y)]`, both with bias.
 
     Identity and ghosts could also be one depthwise convolution of multiplier s, with a permutation of the channels
     in place of the concatenation. On a CPU that takes 4 to 15 times as long (`benchmarks/units/grouped_forms.py`), so
     it is not used. Built by `GhostConv2d.fuse()`.
     """
+
+    narrows_by_parts = True
 
     def __init__(self, geometry: Geometry, primary: nn.Conv2d, cheap: nn.Conv2d | None, *, relu: bool) -> None:
         super().__init__()
