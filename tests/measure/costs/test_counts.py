@@ -252,7 +252,8 @@ def _published() -> list[dict[str, Any]]:
     found = {}
     for path in sorted(PUBLISHED.glob("*.json")):
         for row in json.loads(path.read_text()):
-            met = row["published_macs"] and row["reason"] is None and row["swap"] is None
+            as_named = row["swap"] is None and not row.get("chain")
+            met = row["published_macs"] and row["reason"] is None and as_named
             meta = "regnet" not in row["model"]  # torchvision's reads values while it is built
             if met and meta and row["macs"] <= LARGEST:
                 found.setdefault((row["model"], json.dumps(row["arguments"])), row)
