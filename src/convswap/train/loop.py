@@ -29,7 +29,7 @@ from .parallel import copy_buffers_from_first, mean_over_processes, start_fabric
 from .parameters import constraint_of
 from .precision import autocast, input_dtype, resolve_device, resolve_precision
 from .progress import Reporter, reporter_for
-from .recipe import Recipe
+from .recipes import Recipe
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

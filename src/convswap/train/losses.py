@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .recipe import Recipe
+from .recipes import Recipe
 
 
 def squared_hinge(logits: Tensor, labels: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .parameters import parameter_groups
-from .recipe import Recipe
+from .recipes import Recipe
 from .shift_adamax import ShiftAdaMax
 
 

@@ -1,16 +1,13 @@
-"""How to train: a frozen description with validated fields, and the functions that return good ones."""
+"""How to train: a frozen description with validated fields."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from ..errors import UsageError, check_choice, check_known, check_number, check_whole
-
-if TYPE_CHECKING:
-    from ..data import Data
+from ...errors import UsageError, check_choice, check_known, check_number, check_whole
 
 Precision = Literal["auto", "bf16", "fp32"]
 Schedule = Literal["linear", "cosine", "exponential", "steps"]
@@ -139,120 +136,3 @@ class Recipe:
             return self.learning_rate * self.final_learning_rate**done
         left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * left)
-
-
-def digits_recipe(epochs: int = 10) -> Recipe:
-    """For 8 x 8 handwritten digits and other tiny images: seconds per training on a laptop's CPU."""
-    return Recipe(epochs=epochs, batch_size=64, crop_padding=1, padding_mode="zeros", flip=False, precision="fp32")
-
-
-def small_image_recipe(epochs: int = 30) -> Recipe:
-    """For CIFAR-like images, from scratch: a screening run that ranks units, not a record."""
-    return Recipe(epochs=epochs)
-
-
-def folder_recipe(epochs: int = 60) -> Recipe:
-    """For a folder of photographs, from scratch."""
-    return Recipe(epochs=epochs, batch_size=64, learning_rate=0.05, weight_decay=1e-4, crop_padding=0)
-
-
-def fine_tune_recipe(epochs: int = 5, *, batch_size: int = 64, crop_padding: int = 0) -> Recipe:
-    """For a trained model: a tenth of the learning rate, so that the model keeps what it has learned."""
-    return Recipe(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=0.01,
-        weight_decay=1e-4,
-        schedule="cosine",
-        crop_padding=crop_padding,
-    )
-
-
-def binary_recipe(epochs: int = 500, *, batch_size: int = 50, learning_rate: float = 1e-3) -> Recipe:
-    """For networks with binary weights, from scratch: the recipe of BinaryNet (arXiv:1602.02830) on CIFAR-10.
-
-    Adam from 1e-3 down to 3e-7 exponentially, squared hinge, no weight decay (clipping bounds the latent weights), no
-    augmentation. BinaryNet's inputs were scaled to -1..1. Ours are normalised by mean and deviation by default.
-    """
-    return Recipe(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        optimizer="adam",
-        nesterov=False,
-        loss="squared_hinge",
-        label_smoothing=0.0,
-        weight_decay=0.0,
-        warmup=0.0,
-        schedule="exponential",
-        final_learning_rate=3e-4,
-        crop_padding=0,
-        flip=False,
-    )
-
-
-def all_cnn_recipe(
-    epochs: int = 350, *, batch_size: int = 128, learning_rate: float = 0.05, augment: bool = False
-) -> Recipe:
-    """For networks without BatchNorm on CIFAR, from scratch: the recipe of the all-convolutional net (arXiv:1412.6806).
-
-    SGD with momentum 0.9, the learning rate times 0.1 at epochs 200, 250 and 300 of 350 (at the same fractions of
-    another number of epochs), weight decay 0.001. The dropout (20 % of the pixels, 50 % behind each pooling) belongs to
-    the networks: `all_cnn_*` have it. The paper's images had contrast normalisation and ZCA whitening, which our data
-    have not: they are normalised by mean and deviation. The paper does not say the batch size.
-
-    Args:
-        epochs: passes over the training images.
-        batch_size: images per step.
-        learning_rate: the paper chose the best of 0.25, 0.1, 0.05 and 0.01 for each network.
-        augment: flips and shifts by up to 5 pixels, as for the paper's 7.25 %; its comparison of networks (Table 3) has
-            none. What comes in at the border is not said; here it is black.
-    """
-    return Recipe(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        nesterov=False,
-        weight_decay=1e-3,
-        label_smoothing=0.0,
-        warmup=0.0,
-        schedule="steps",
-        milestones=(200 / 350, 250 / 350, 300 / 350),
-        crop_padding=5 if augment else 0,
-        padding_mode="zeros",
-        flip=augment,
-    )
-
-
-def all_cnn_augmented_recipe(epochs: int = 350) -> Recipe:
-    """`all_cnn_recipe` with flips and shifts."""
-    return all_cnn_recipe(epochs, augment=True)
-
-
-#: recipes that the command line knows by name
-NAMED_RECIPES: dict[str, Callable[[], Recipe]] = {
-    "binary": binary_recipe,
-    "all_cnn": all_cnn_recipe,
-    "all_cnn_augmented": all_cnn_augmented_recipe,
-}
-
-
-def default_recipe(data: Data, *, pretrained: bool = False, epochs: int | None = None) -> Recipe:
-    """The recipe for a data set, chosen by image size and by whether the model starts from trained weights.
-
-    Args:
-        data: what will be trained on.
-        pretrained: the model holds trained weights, so fine-tune gently.
-        epochs: replaces the recipe's own number.
-    """
-    from ..data import FolderImages
-
-    chosen = {} if epochs is None else {"epochs": epochs}
-    folder = isinstance(data.train, FolderImages)
-    if pretrained:
-        return fine_tune_recipe(**chosen, batch_size=32 if folder else 128, crop_padding=0 if folder else 4)
-    if folder:
-        return folder_recipe(**chosen)
-    if max(data.image_size) < 16:
-        return digits_recipe(**chosen)
-    return small_image_recipe(**chosen)
