@@ -95,6 +95,7 @@ OTHER: dict[str, Any] = {
     "loss": "squared_hinge",
     "milestones": (0.25,),
     "gamma": 0.5,
+    "regularize": ("cutout:4",),
 }
 STEPS = {"schedule": "steps", "milestones": (0.75,)}
 NEEDS: dict[str, dict[str, Any]] = {"loss": {"label_smoothing": 0.0}, "milestones": STEPS, "gamma": STEPS}

@@ -14,6 +14,7 @@ from .recipes import (
     digits_recipe,
     fine_tune_recipe,
     folder_recipe,
+    regularized,
     small_image_recipe,
 )
 from .shift_adamax import ShiftAdaMax
@@ -36,6 +37,7 @@ __all__ = [
     "folder_recipe",
     "learning_rate_scales",
     "parameter_groups",
+    "regularized",
     "set_learning_rate",
     "small_image_recipe",
     "squared_hinge",

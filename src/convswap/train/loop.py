@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,20 +16,22 @@ from torch import Tensor, nn
 from ..data import Data, Images
 from ..errors import StoreError, TrainingError, UsageError, check_whole
 from ..files import remove_unfinished
+from ..regularizers import parse_regularizers
 from .augment import Normalize
-from .batches import MOST_SEED, Augmentation, Share, TrainBatches, evaluation_batches
+from .batches import Augmentation, TrainBatches, evaluation_batches
 from .checkpoint import Identity, describe_model, load_checkpoint, restore_random_state, save_checkpoint
 from .evaluation import check_logits, evaluation_batch_size, sum_up
 from .faults import divergence, explained
 from .interrupts import deferred_interrupt, raise_unheard
-from .losses import training_loss
 from .metrics import append_metrics, rewrite_metrics
 from .optimizers import build_optimizer, set_learning_rate
 from .parallel import copy_buffers_from_first, mean_over_processes, start_fabric, sum_over_processes
-from .parameters import constraint_of
+from .parameters import constraint_of, parameter_groups
 from .precision import autocast, input_dtype, resolve_device, resolve_precision
 from .progress import Reporter, reporter_for
 from .recipes import Recipe
+from .regularization import Regularization, setting_of
+from .seeding import MOST_SEED, Share
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -114,9 +116,10 @@ def fit(
     precision = resolve_precision(recipe.precision, place)
     fabric = start_fabric(place, devices, precision)
     generators = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=generators), _tuned_cudnn():
+    with ExitStack() as stack, torch.random.fork_rng(devices=generators), _tuned_cudnn():
         torch.manual_seed(seed)
-        training = _Training(fabric, model, data, recipe, precision, seed, Path(directory) if directory else None)
+        folder = Path(directory) if directory else None
+        training = _Training(fabric, model, data, recipe, precision, seed, folder, stack)
         resumed = training.resume(resume)
         show = progress and fabric.is_global_zero
         steps, batch_size = training.batches.steps, training.batches.batch_size
@@ -165,6 +168,7 @@ class _Training:
         precision: str,
         seed: int,
         directory: Path | None,
+        stack: ExitStack,
     ) -> None:
         self.fabric, self.model, self.data, self.recipe, self.directory = fabric, model, data, recipe, directory
         self.precision = precision
@@ -174,10 +178,15 @@ class _Training:
         model.to(device)
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
-        self.constrain = constraint_of(model)
+        setting = setting_of(data, recipe, seed=seed, device=device, wrap=fabric.setup_module)
+        self.regularization = Regularization(recipe, model, setting)
+        stack.callback(self.regularization.detach)
+        companions = self.regularization.companions
+        self.constrain = constraint_of(nn.ModuleList([model, companions]) if len(companions) else model)
         self.constrain()
         self.optimizer = build_optimizer(model, recipe, device)
-        self.loss = training_loss(recipe)
+        for group in parameter_groups(companions, recipe.weight_decay):
+            self.optimizer.add_param_group(group)
         self.compiled = cast(nn.Module, torch.compile(model)) if recipe.compile else model
         self.forward, self.stepper = fabric.setup(self.compiled, self.optimizer)
         self.share = Share(fabric.global_rank, fabric.world_size)
@@ -192,6 +201,8 @@ class _Training:
             normalize=self.normalize,
             device=device,
             share=self.share,
+            methods=parse_regularizers(recipe.regularize),
+            num_classes=data.num_classes,
         )
 
     def resume(self, wanted: bool) -> int:
@@ -203,6 +214,7 @@ class _Training:
         if wanted and path.exists():
             state = load_checkpoint(path, self.identity)
             self.model.load_state_dict(state["model"])
+            self.regularization.companions.load_state_dict(state["companions"])
             self.optimizer.load_state_dict(state["optimizer"])
             restore_random_state(state["random"], self.fabric.device)
             self.history = state["history"]
@@ -241,6 +253,7 @@ class _Training:
                 save_checkpoint(
                     self.directory / "checkpoint.pt",
                     model=self.model,
+                    companions=self.regularization.companions,
                     optimizer=self.optimizer,
                     history=self.history,
                     identity=self.identity,
@@ -255,22 +268,23 @@ class _Training:
         look = _look_every(device, self.fabric.world_size)
         losses = torch.zeros(steps, device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)
+        counted = 0
         seen: list[float] = []
+        objective, progress = self.regularization.objective, self.regularization.progress
         self.model.train()
-        for step, (images, labels) in enumerate(self.batches.epoch(epoch)):
+        self.regularization.begin_epoch(epoch)
+        for step, (images, targets) in enumerate(self.batches.epoch(epoch)):
             rate = recipe.learning_rate_at(before + step, total)
             set_learning_rate(self.optimizer, rate)
-            with explained(self.model, images):
-                logits = check_logits(self.forward(images))
-            if step == 0:
-                self._check_classes(logits)
-            loss = self.loss(logits, labels)
+            progress((before + step) / total)
+            loss, logits, labels = objective.step(self._logits, images, targets)
             self.fabric.backward(loss)
             self.stepper.step()
             self.constrain()
             self.stepper.zero_grad(set_to_none=True)
             losses[step] = loss.detach()
             correct += (logits.detach().argmax(1) == labels).sum()
+            counted += len(labels) * self.fabric.world_size
             if (step + 1) % look == 0 or step + 1 == steps:
                 window = mean_over_processes(self.fabric, losses[len(seen) : step + 1]).tolist()
                 self._check_losses(window, epoch, len(seen), total)
@@ -278,14 +292,18 @@ class _Training:
             raise_unheard()
             reporter.step()
         right = int(sum_over_processes(self.fabric, correct))
-        return math.fsum(seen) / steps, right / (steps * self.batches.batch_size), rate
+        return math.fsum(seen) / steps, right / counted, rate
 
-    def _check_classes(self, logits: Tensor) -> None:
+    def _logits(self, images: Tensor) -> Tensor:
+        """The network's answer in training mode, checked."""
+        with explained(self.model, images):
+            logits = check_logits(self.forward(images))
         if logits.shape[1] != self.data.num_classes:
             raise UsageError(
                 f"the model has {logits.shape[1]} outputs, but {self.data.name!r} has {self.data.num_classes} classes; "
                 f"build it with num_classes={self.data.num_classes}"
             )
+        return logits
 
     def _check_losses(self, window: list[float], epoch: int, first: int, total: int) -> None:
         for step, loss in enumerate(window, first):

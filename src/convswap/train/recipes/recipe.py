@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from ...errors import UsageError, check_choice, check_known, check_number, check_whole
+from ...regularizers import parse_regularizers, settle, text_of
 
 Precision = Literal["auto", "bf16", "fp32"]
 Schedule = Literal["linear", "cosine", "exponential", "steps"]
@@ -46,6 +47,8 @@ class Recipe:
             the cross entropy.
         milestones: rising fractions of the training, from 0 to 1, for `schedule="steps"` only.
         gamma: the factor of the learning rate at each milestone.
+        regularize: regularisers as text, such as `("cutout", "mixup:alpha=0.2")`, see `convswap.regularizers`. They
+            are kept in the order in which they act. `"label_smoothing:E"` sets the field `label_smoothing`.
     """
 
     epochs: int = 30
@@ -68,6 +71,7 @@ class Recipe:
     loss: Loss = field(default="cross_entropy", metadata=_LATER)
     milestones: tuple[float, ...] = field(default=(), metadata=_LATER)
     gamma: float = field(default=0.1, metadata=_LATER)
+    regularize: tuple[str, ...] = field(default=(), metadata=_LATER)
 
     def __post_init__(self) -> None:
         check_whole("epochs", self.epochs)
@@ -89,11 +93,19 @@ class Recipe:
                 raise UsageError(f"{name}={getattr(self, name)!r} is not allowed; it must be True or False")
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise UsageError("nesterov=True needs a momentum above 0; give momentum=0.9 or nesterov=False")
+        self._check_regularizers()
         if self.loss == "squared_hinge" and self.label_smoothing > 0:
             raise UsageError("loss='squared_hinge' has no label_smoothing; give label_smoothing=0.0")
         if self.schedule == "exponential" and self.final_learning_rate == 0:
             raise UsageError("schedule='exponential' never reaches 0; give a final_learning_rate above 0, e.g. 3e-4")
         self._check_steps()
+
+    def _check_regularizers(self) -> None:
+        methods, smoothing = settle(
+            parse_regularizers(self.regularize), loss=self.loss, label_smoothing=self.label_smoothing
+        )
+        object.__setattr__(self, "label_smoothing", smoothing)
+        object.__setattr__(self, "regularize", tuple(map(text_of, methods)))
 
     def _check_steps(self) -> None:
         check_number("gamma", self.gamma, lambda v: 0 < v < 1, "a number above 0 and below 1")
