@@ -58,6 +58,12 @@ def run(
             metavar="NUMBER", help="What the rank leaves out of the eigenvalues' sum.", rich_help_panel=_TARGET
         ),
     ] = 1e-2,
+    multiple_of: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Keep a multiple of N channels in every narrowed layer.", rich_help_panel=_TARGET
+        ),
+    ] = 1,
     where: Annotated[
         str | None, typer.Option(metavar="SELECTION", help="Which convolutions may lose channels. Default: all.")
     ] = None,
@@ -87,7 +93,7 @@ def run(
     tell_data(loaded, quiet)
     targets = {"macs": _share("--keep-macs", keep_macs), "parameters": _share("--keep-parameters", keep_parameters)}
     asked: dict[str, Any] = {"criterion": criterion, **targets, "beyond_cap": beyond_cap, "tau": tau, "where": where}
-    asked |= {"seed": seed}
+    asked |= {"multiple_of": multiple_of, "seed": seed}
     text = _prune(network, loaded, asked, images, out, _described(source, weights, found))
     print(text)
     pruned = open_saved(Saved(out / PRUNED, None), model)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...errors import SurgeryError, UsageError, is_number, unknown_name
+from ...errors import SurgeryError, UsageError, check_number, check_whole, is_number, unknown_name
 from ...hooks import Hooks, writes
 from ...units.contract.registry import spec_of
 from ..compare import precision_of, rounding
@@ -22,7 +22,7 @@ from ..observe import example_input_of
 from ..plan import Skip
 from ..selection import Where, none_selected, select
 from ..sites import is_unit, refuse_lazy, refuse_wrappers, sites
-from .allocation import by_error, by_importance, take, uniform
+from .allocation import by_error, by_importance, take, uniform, whole_steps
 from .calibration import Batch, Calibration, LossFunction, calibrate
 from .compensation import fold, folded_weights
 from .costs import CostModel
@@ -65,6 +65,32 @@ class _Target:
         return "its cap" if self.share is None else f"{self.share:.1%} of the {name}"
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """How far each layer may go, checked."""
+
+    tau: float
+    beyond_cap: bool
+    keep_at_least: float
+    multiple_of: int
+
+    def __post_init__(self) -> None:
+        for name in ("tau", "keep_at_least"):
+            check_number(name, getattr(self, name), lambda value: 0 <= value < 1, "a number from 0 to below 1")
+        check_whole("multiple_of", self.multiple_of)
+
+    def most(self, group: ChannelGroup) -> int:
+        """How many elements a group may lose."""
+        return group.size - max(1, math.ceil(self.keep_at_least * group.size))
+
+    def whole_steps(self, groups: Sequence[ChannelGroup], lost: Sequence[int]) -> list[int]:
+        """The losses, each lowered until the kept channels are a multiple of `multiple_of`, or all."""
+        return [
+            whole_steps(group.size, count, self.multiple_of // math.gcd(self.multiple_of, group.members[0].width))
+            for group, count in zip(groups, lost, strict=True)
+        ]
+
+
 def plan_prune(
     model: nn.Module,
     batches: Iterable[Batch] | None = None,
@@ -79,6 +105,7 @@ def plan_prune(
     beyond_cap: bool = False,
     compensate: bool | None = None,
     keep_at_least: float = 0.1,
+    multiple_of: int = 1,
     seed: int = 0,
 ) -> PrunePlan:
     """Work out which channels to remove, and build the smaller network. The given model is not changed.
@@ -102,6 +129,7 @@ def plan_prune(
         compensate: give the removed channels' contribution to the kept ones, by least squares on the calibration set.
             Default: for gradient redundancy only.
         keep_at_least: the share of every layer's channels that stays in any case, one channel at least.
+        multiple_of: every layer that loses channels keeps a multiple of this many: 8 or 16 suit vector registers.
         seed: of the criterion `"random"`.
 
     Raises:
@@ -113,7 +141,7 @@ def plan_prune(
     if criterion not in CRITERIA:
         raise unknown_name("criterion", str(criterion), CRITERIA)
     target = _target(criterion, macs, parameters)
-    _check_numbers(tau, keep_at_least)
+    limits = _Limits(tau, beyond_cap, keep_at_least, multiple_of)
     load_torch_pruning()
     refuse_wrappers(model)
     refuse_lazy(model)
@@ -126,7 +154,7 @@ def plan_prune(
     if batches is not None and (CRITERIA[criterion].needs_data or folding):
         gradients = criterion == GRADIENT_REDUNDANCY
         found = calibrate(twin, groups, batches, loss, gradients=gradients, activations=folding)
-    choice = _choose(criterion, target, twin, groups, found, example, tau, beyond_cap, keep_at_least, seed)
+    choice = _choose(criterion, target, twin, groups, found, example, limits, seed)
     return _build(model, twin, target, criterion, choice, skipped, found, example)
 
 
@@ -147,12 +175,6 @@ def _target(criterion: str, macs: float | str | None, parameters: float | str | 
     if not is_number(value) or not 0 < value <= 1:
         raise UsageError(f"{name}={value!r} is not allowed; give the share to keep, above 0 and at most 1")
     return _Target(name, float(value))
-
-
-def _check_numbers(tau: object, keep_at_least: object) -> None:
-    for name, value in (("tau", tau), ("keep_at_least", keep_at_least)):
-        if not is_number(value) or not 0 <= value < 1:
-            raise UsageError(f"{name}={value!r} is not allowed; give a number from 0 to below 1")
 
 
 def _refuse_units(model: nn.Module) -> None:
@@ -230,54 +252,52 @@ def _choose(
     groups: list[ChannelGroup],
     found: Calibration,
     example: Inputs,
-    tau: float,
-    beyond_cap: bool,
-    keep_at_least: float,
+    limits: _Limits,
     seed: int,
 ) -> _Choice:
     if criterion == GRADIENT_REDUNDANCY:
         costs = CostModel(model, groups, example)
-        most = [group.size - max(1, math.ceil(keep_at_least * group.size)) for group in groups]
-        ranks = [redundancy_of(gram, found.samples, tau) for gram in found.gradients]
-        lost, cap = _layer_stage(target, costs, ranks, most, tau, beyond_cap)
+        ranks = [redundancy_of(gram, found.samples, limits.tau) for gram in found.gradients]
+        lost, cap = _layer_stage(target, costs, ranks, limits)
         removed = {i: removal_order(found.gradients[i], count) for i, count in enumerate(lost) if count}
         return _Choice(groups, removed, ranks, cap, [])
     groups, scores, skipped = importances(criterion, model, groups, seed)
     if not groups:
         raise SurgeryError(f"no layer has what {criterion} measures; choose another criterion, such as 'l1'")
     costs = CostModel(model, groups, example)
-    most = [group.size - max(1, math.ceil(keep_at_least * group.size)) for group in groups]
+    most = [limits.most(group) for group in groups]
     order = uniform([g.size for g in groups]) if CRITERIA[criterion].spread == "uniform" else by_importance(scores)
     lost = [0] * len(groups)
-    if not take(order, lost, most, lambda now: _reached(target, costs, now)):
-        raise _out_of_reach(target, costs, most)
+    if not take(order, lost, most, lambda now: _reached(target, costs, limits.whole_steps(groups, now))):
+        raise _out_of_reach(target, costs, limits.whole_steps(groups, most))
+    lost = limits.whole_steps(groups, lost)
     removed = {i: scores[i].argsort(stable=True)[:count].tolist() for i, count in enumerate(lost) if count}
     return _Choice(groups, removed, None, None, skipped)
 
 
-def _layer_stage(
-    target: _Target, costs: CostModel, ranks: list[Redundancy], most: list[int], tau: float, beyond_cap: bool
-) -> tuple[list[int], Cap]:
+def _layer_stage(target: _Target, costs: CostModel, ranks: list[Redundancy], limits: _Limits) -> tuple[list[int], Cap]:
     """How many elements each group loses, within the cap first.
 
     Raises:
         UsageError: the target is below the cap.
         SurgeryError: the target cannot be reached at all.
     """
-    none = [0] * len(most)
+    groups = costs.groups
+    none = [0] * len(groups)
+    most = [limits.most(group) for group in groups]
     within = [min(len(r.errors) - r.rank, limit) for r, limit in zip(ranks, most, strict=True)]
-    whole = {what: costs.sum_of(what, none) for what in ("macs", "parameters")}
-    macs, parameters = (costs.sum_of(what, within) / whole[what] for what in ("macs", "parameters"))
-    cap = Cap(macs, parameters, tau)
+    at_cap = limits.whole_steps(groups, within)
+    macs, parameters = (costs.sum_of(what, at_cap) / costs.sum_of(what, none) for what in ("macs", "parameters"))
+    cap = Cap(macs, parameters, limits.tau)
     if target.share is None:
-        return within, cap
+        return at_cap, cap
     lost = list(none)
-    for limit in (within, most) if beyond_cap else (within,):
+    for limit in (within, most) if limits.beyond_cap else (within,):
         order = by_error(ranks, costs, target.what, lost, limit)
-        if take(order, lost, limit, lambda now: _reached(target, costs, now)):
-            return lost, cap
-    if beyond_cap:
-        raise _out_of_reach(target, costs, most)
+        if take(order, lost, limit, lambda now: _reached(target, costs, limits.whole_steps(groups, now))):
+            return limits.whole_steps(groups, lost), cap
+    if limits.beyond_cap:
+        raise _out_of_reach(target, costs, limits.whole_steps(groups, most))
     raise UsageError(
         f"{target.what}={target.share:g} is below {cap}; keep more, give beyond_cap=True, or choose another criterion "
         f"({', '.join(name for name in CRITERIA if name != GRADIENT_REDUNDANCY)})"
@@ -293,7 +313,7 @@ def _out_of_reach(target: _Target, costs: CostModel, most: Sequence[int]) -> Sur
     least = costs.sum_of(target.what, most) / costs.sum_of(target.what, [0] * len(most))
     return SurgeryError(
         f"{target.what}={target.share:g} cannot be reached: {least:.3g} remains with every layer at its narrowest; "
-        "keep more, or lower keep_at_least="
+        "keep more, or lower keep_at_least= or multiple_of="
     )
 
 
