@@ -68,7 +68,7 @@ def test_compiled_and_onnx_compute_the_same() -> None:
     with torch.inference_mode():
         expected = model(x)
         for name in ("compiled", "onnx"):
-            ready = REPORT._ready(REPORT._BUILDERS[name], model, x, 1)
+            ready = REPORT._ready(REPORT.BUILDERS[name], model, x, 1)
             assert isinstance(ready, nn.Module), ready
             torch.testing.assert_close(ready(x), expected)
 
