@@ -3,8 +3,8 @@
 Each row is pruned with 1,024 training images, and fine-tuned by one recipe and seed. The script reports accuracy on the
 10,000 test images before, after pruning and after fine-tuning, MACs, parameters, and latency at batch 32 on one thread
 beside the unpruned network, measured in turns: in eager mode, fused and compiled by torch.compile, and fused in ONNX
-Runtime. Gradient redundancy is also pruned to its own cap. Two rows keep multiples of 16 channels. The weights are those
-of github.com/akamaster/pytorch_resnet_cifar10 (resnet56-4bfd9763.th).
+Runtime. Gradient redundancy is also pruned to its own cap. Two rows keep multiples of 16 channels. The weights are
+those of github.com/akamaster/pytorch_resnet_cifar10 (resnet56-4bfd9763.th).
 
     python -m benchmarks.studies.pruning --weights resnet56-4bfd9763.th --data-root DATA --work FOLDER
         [--rows 'l1;taylor'] [--epochs 5] [--from-model NAME=FILE]
