@@ -30,7 +30,7 @@ from benchmarks.common import write_result
 from convswap.data import Data, load_data
 from convswap.lab.normalization import choose_normalization
 from convswap.measure.latencies.report import BUILDERS
-from convswap.measure.latencies.timing import measure_latency
+from convswap.surgery.latency import measure_latency
 from convswap.surgery.macs import count_macs
 from convswap.surgery.pruning import plan_prune
 from convswap.train import evaluate, fit

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from convswap.errors import UsageError
 from convswap.measure import latency
-from convswap.measure.latencies.timing import Latency
+from convswap.surgery.latency import Latency
 
 REPORT = sys.modules[latency.__module__]
 QUICK: dict[str, Any] = {"repeats": 3, "warmup": 1, "attempts": 1}

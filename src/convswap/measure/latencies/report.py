@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...errors import ConvswapError, UsageError, check_choice, described, is_whole
 from ...machine import usable_cores
 from ...ops.memory_format import memory_format
-from .timing import Latency, measure_latency
+from ...surgery.latency import Latency, measure_latency
 
 RUNTIMES = ("eager", "compiled", "onnx")
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
