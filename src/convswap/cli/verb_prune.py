@@ -18,7 +18,7 @@ from .saved import Saved, data_for, data_of, find_saved, is_folder, open_saved, 
 from .source import is_path
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from ..data import Data
 
@@ -45,6 +45,12 @@ def run(
     ] = None,
     keep_parameters: Annotated[
         str | None, typer.Option(metavar="SHARE", help="The same of the parameters.", rich_help_panel=_TARGET)
+    ] = None,
+    keep_latency: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="The same of the time for 32 images, measured here.", rich_help_panel=_TARGET
+        ),
     ] = None,
     beyond_cap: Annotated[
         bool,
@@ -92,6 +98,7 @@ def run(
     network, loaded, found = _source(source, data, weights, pretrained, model, image_size, data_root)
     tell_data(loaded, quiet)
     targets = {"macs": _share("--keep-macs", keep_macs), "parameters": _share("--keep-parameters", keep_parameters)}
+    targets["latency"] = keep_latency
     asked: dict[str, Any] = {"criterion": criterion, **targets, "beyond_cap": beyond_cap, "tau": tau, "where": where}
     asked |= {"multiple_of": multiple_of, "seed": seed}
     text = _prune(network, loaded, asked, images, out, _described(source, weights, found))
@@ -188,6 +195,8 @@ def _prune(
             raise UsageError(f"--out {out}: holds another pruning (another {', '.join(changed)}); name another folder")
         return str(kept["text"])
     options = dict(asked)
+    if options["latency"] is not None:
+        options["example_input"] = _batch(data)
     plan = plan_prune(network, calibration_batches(data, images), options.pop("criterion"), **options)
     card = card_of(network) or ModelCard(channels=data.channels, class_names=data.class_names)
     card = replace(card, mean=data.mean, std=data.std, image_size=data.image_size, test_accuracy=None)
@@ -198,11 +207,15 @@ def _prune(
     return str(plan)
 
 
-def _measure(network: nn.Module, pruned: nn.Module, data: Data) -> None:
+def _batch(data: Data) -> Tensor:
+    """What is timed: 32 images of noise."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-    print_latency(network, pruned, torch.randn(32, data.channels, *data.image_size, generator=generator))
+    return torch.randn(32, data.channels, *data.image_size, generator=torch.Generator().manual_seed(0))
+
+
+def _measure(network: nn.Module, pruned: nn.Module, data: Data) -> None:
+    print_latency(network, pruned, _batch(data))
     print_accuracy(data, network, pruned)
 
 

@@ -237,6 +237,8 @@ BAD = {
     "cap of l1": (lambda m: plan_prune(m, data(16), "l1", macs="cap"), UsageError, "others have no cap"),
     "tau": (lambda m: plan_prune(m, data(16), macs=0.5, tau=-1), UsageError, "tau=-1"),
     "a multiple of nothing": (lambda m: plan_prune(m, data(16), macs=0.5, multiple_of=0), UsageError, "multiple_of=0"),
+    "cap of latency": (lambda m: plan_prune(m, data(16), latency="cap"), UsageError, "give macs='cap'"),
+    "no latency": (lambda m: plan_prune(m, data(16), latency=0.0), UsageError, "latency=0.0 is not allowed"),
     "no data": (lambda m: plan_prune(m, macs=0.5), UsageError, "needs batches="),
     "no example": (lambda m: plan_prune(small_network(), criterion="l1", macs=0.5), UsageError, "example_input="),
     "empty": (lambda m: plan_prune(m, [], macs=0.5, example_input=torch.zeros(1, 3, 16, 16)), DataError, "no images"),
