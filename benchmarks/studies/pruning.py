@@ -35,7 +35,7 @@ from convswap.surgery.macs import count_macs
 from convswap.surgery.pruning import plan_prune
 from convswap.train import evaluate, fit
 from convswap.train.calibration import calibration_batches
-from convswap.train.recipe import fine_tune_recipe
+from convswap.train.recipes import fine_tune_recipe
 
 IMAGES = 1024
 EXAMPLE = torch.zeros(1, 3, 32, 32)
