@@ -22,6 +22,7 @@ from .arguments import (
     Pretrained,
     Quiet,
     RecipeName,
+    Regularize,
     SkipUnreadable,
     UnitOptions,
     Weights,
@@ -76,6 +77,7 @@ def run(
     recipe: RecipeName = "auto",
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
+    regularize: Regularize = "",
     data_root: DataRoot = None,
     skip_unreadable: SkipUnreadable = False,
     channels: Channels = "auto",
@@ -140,7 +142,13 @@ def run(
     )
     trained = pretrained or weights is not None
     chosen = chosen_recipe(
-        loaded, name=recipe, trained=trained, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+        loaded,
+        name=recipe,
+        trained=trained,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        regularize=regularize,
     )
     trials = make_trials(
         models or [DEFAULT_MODEL],
