@@ -5,7 +5,7 @@ from .loop import FitResult, fit
 from .losses import squared_hinge
 from .optimizers import build_optimizer, set_learning_rate
 from .parameters import constrain, learning_rate_scales, parameter_groups, undecayed_names
-from .recipe import (
+from .recipes import (
     NAMED_RECIPES,
     Recipe,
     all_cnn_recipe,

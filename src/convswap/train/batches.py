@@ -8,7 +8,7 @@ same global batches.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,7 @@ class Augmentation:
     padding: int = 0
     padding_mode: str = "reflect"
     flip: bool = False
+    flip_mode: str = "random"
 
 
 class TrainBatches:
@@ -63,6 +64,7 @@ class TrainBatches:
         normalize: the last step, which also fixes dtype and memory format.
         device: where the batches are wanted.
         share: this process's part of each global batch.
+        order: the order of an epoch from a generator. By default each image comes once.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class TrainBatches:
         normalize: Normalize,
         device: torch.device,
         share: Share = Share(),
+        order: Callable[[torch.Generator], Tensor] | None = None,
     ) -> None:
         count = len(images)
+        self.order = order or (lambda generator: torch.randperm(count, generator=generator))
         if count == 0:
             raise DataError("there are no training images")
         batch_size = min(batch_size, count // share.world * share.world)
@@ -96,7 +100,7 @@ class TrainBatches:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch: images (N, C, H, W) as `normalize` makes them, labels (N,)."""
         count, share = len(self.images), self.share
-        order_N = torch.randperm(count, generator=generator_for(self.seed, epoch, "order"))
+        order_N = self.order(generator_for(self.seed, epoch, "order"))
         kept = order_N[: self.steps * self.batch_size].view(self.steps, share.world, -1)[:, share.rank]
         position = torch.arange(self.steps * self.batch_size).view(self.steps, share.world, -1)[:, share.rank]
         padding = self.augmentation.padding if isinstance(self.images, ArrayImages) else 0
@@ -106,6 +110,9 @@ class TrainBatches:
             flip=self.augmentation.flip,
             generator=generator_for(self.seed, epoch, "augmentation"),
         )
+        if self.augmentation.flip and self.augmentation.flip_mode == "alternating":
+            first_N = torch.rand(count, generator=generator_for(self.seed, 0, "flip")) < 0.5
+            draws = draws.alternating(first_N[order_N], epoch)
         draws = draws[position.flatten()].to(self.device)
         if isinstance(self.images, ArrayImages):
             return self._from_array(kept.to(self.device), draws)

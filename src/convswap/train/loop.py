@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,10 +17,12 @@ from ..data import Data, Images
 from ..errors import StoreError, TrainingError, UsageError, check_whole
 from ..files import remove_unfinished
 from .augment import Normalize
+from .average import WeightAverage
 from .batches import MOST_SEED, Augmentation, Share, TrainBatches, evaluation_batches
 from .checkpoint import Identity, describe_model, load_checkpoint, restore_random_state, save_checkpoint
 from .evaluation import check_logits, evaluation_batch_size, sum_up
 from .faults import divergence, explained
+from .freezing import frozen, keep_still
 from .interrupts import deferred_interrupt, raise_unheard
 from .losses import training_loss
 from .metrics import append_metrics, rewrite_metrics
@@ -28,8 +30,12 @@ from .optimizers import build_optimizer, set_learning_rate
 from .parallel import copy_buffers_from_first, mean_over_processes, start_fabric, sum_over_processes
 from .parameters import constraint_of
 from .precision import autocast, input_dtype, resolve_device, resolve_precision
+from .preflight import check_training
 from .progress import Reporter, reporter_for
-from .recipe import Recipe
+from .recipes import Recipe
+from .sampling import order_of, weights_of
+from .stepper import Stepper
+from .stopping import EarlyStopping
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -82,7 +88,8 @@ def fit(
     """Train a classifier in place and evaluate it after every epoch.
 
     The images evaluated are `data.validation`, or `data.test` where there are none. With a validation part, the test
-    images are run once, after the last epoch. Nothing of a training depends on either part.
+    images are run once, after the last epoch. Nothing of a training depends on the test images, and on the validation
+    images only with `recipe.patience`. With `recipe.ema` the average is evaluated, and left in the model at the end.
 
     With a directory, `checkpoint.pt` and `metrics.jsonl` are written there after each epoch. An interrupted training
     resumes after the last complete epoch. On the same CPU it ends bit-identical to an uninterrupted one.
@@ -108,24 +115,25 @@ def fit(
         StoreError: the checkpoint is damaged, or the disk cannot be written.
     """
     check_whole("seed", seed, 0, MOST_SEED)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UsageError("the model has no parameter to train; unfreeze some, or use evaluate()")
+    check_training(model, data, recipe, device)
     place = resolve_device(device)
     precision = resolve_precision(recipe.precision, place)
     fabric = start_fabric(place, devices, precision)
     generators = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=generators), _tuned_cudnn():
+    with torch.random.fork_rng(devices=generators), _tuned_cudnn(), frozen(model, recipe.freeze) as still:
         torch.manual_seed(seed)
-        training = _Training(fabric, model, data, recipe, precision, seed, Path(directory) if directory else None)
+        folder = Path(directory) if directory else None
+        training = _Training(fabric, model, data, recipe, precision, seed, folder, still)
         resumed = training.resume(resume)
         show = progress and fabric.is_global_zero
         steps, batch_size = training.batches.steps, training.batches.batch_size
         with reporter_for(show, label, recipe.epochs, steps=steps, done=resumed, batch_size=batch_size) as reporter:
-            for epoch in range(resumed + 1, recipe.epochs + 1):
-                row = training.epoch(epoch, reporter)
+            while not training.stopping.over(training.history):
+                row = training.epoch(len(training.history) + 1, reporter)
                 reporter.epoch(row)
                 if on_epoch is not None:
                     on_epoch(row)
+        training.finish()
     history = training.history
     images = len(history) * steps * batch_size
     return FitResult(
@@ -138,7 +146,7 @@ def fit(
         precision=precision,
         device=str(fabric.device),
         processes=fabric.world_size,
-        warnings=divergence(history[-1], data.num_classes),
+        warnings=divergence(history[-1], data.num_classes) + training.stopping.warning(history),
     )
 
 
@@ -165,7 +173,9 @@ class _Training:
         precision: str,
         seed: int,
         directory: Path | None,
+        still: Sequence[nn.Module],
     ) -> None:
+        self.still = still
         self.fabric, self.model, self.data, self.recipe, self.directory = fabric, model, data, recipe, directory
         self.precision = precision
         self.history: list[dict[str, Any]] = []
@@ -174,12 +184,15 @@ class _Training:
         model.to(device)
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
-        self.constrain = constraint_of(model)
-        self.constrain()
+        constrain = constraint_of(model)
+        constrain()
         self.optimizer = build_optimizer(model, recipe, device)
-        self.loss = training_loss(recipe)
+        self.loss = training_loss(recipe, weights_of(data, recipe, device))
+        self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
+        self.stopping = EarlyStopping(recipe.patience, recipe.epochs)
         self.compiled = cast(nn.Module, torch.compile(model)) if recipe.compile else model
-        self.forward, self.stepper = fabric.setup(self.compiled, self.optimizer)
+        self.forward, optimizer = fabric.setup(self.compiled, self.optimizer)
+        self.stepper = Stepper(fabric, self.forward, optimizer, recipe, constrain=constrain, average=self.average)
         self.share = Share(fabric.global_rank, fabric.world_size)
         self.normalize = Normalize(
             data.mean, data.std, device=device, dtype=input_dtype(precision), channels_last=recipe.channels_last
@@ -188,11 +201,15 @@ class _Training:
             data.train,
             batch_size=recipe.batch_size,
             seed=seed,
-            augmentation=Augmentation(recipe.crop_padding, recipe.padding_mode, recipe.flip and data.flip),
+            augmentation=Augmentation(
+                recipe.crop_padding, recipe.padding_mode, recipe.flip and data.flip, recipe.flip_mode
+            ),
             normalize=self.normalize,
             device=device,
             share=self.share,
+            order=order_of(data, recipe),
         )
+        self.stepper.check(self.batches.batch_size // fabric.world_size)
 
     def resume(self, wanted: bool) -> int:
         """Load the checkpoint, if there is one and resuming is wanted. Returns the number of epochs already done."""
@@ -204,6 +221,7 @@ class _Training:
             state = load_checkpoint(path, self.identity)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self._restore(state.get("further", {}))
             restore_random_state(state["random"], self.fabric.device)
             self.history = state["history"]
         done = self.fabric.broadcast(len(self.history))
@@ -224,7 +242,8 @@ class _Training:
         start = time.perf_counter()
         train_loss, train_accuracy, learning_rate = self._train(epoch, reporter)
         trained = time.perf_counter()
-        evaluated = self._evaluate_parts(epoch, learning_rate)
+        with nullcontext() if self.average is None else self.average.applied():
+            evaluated = self._evaluate_parts(epoch, learning_rate)
         row = {
             "epoch": epoch,
             "train_loss": train_loss,
@@ -245,8 +264,28 @@ class _Training:
                     history=self.history,
                     identity=self.identity,
                     device=self.fabric.device,
+                    further=self._further(),
                 )
         return row
+
+    def finish(self) -> None:
+        """Leave in the model what was tested: the best weights, else the average, else the last weights."""
+        if self.average is not None:
+            self.average.apply()
+            copy_buffers_from_first(self.fabric, self.model)
+        self.stopping.apply(self.model)
+
+    def _further(self) -> dict[str, Any]:
+        """The state that only some recipes have."""
+        state = {"scaler": self.fabric.strategy.precision.state_dict(), "best": self.stopping.best}
+        return state if self.average is None else {**state, "average": self.average.state_dict()}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.stopping.best = {name: tensor.to(self.fabric.device) for name, tensor in state.get("best", {}).items()}
+        if scaler := state.get("scaler"):
+            self.fabric.strategy.precision.load_state_dict(scaler)
 
     def _train(self, epoch: int, reporter: Reporter) -> tuple[float, float, float]:
         """Run the steps of one epoch. Returns mean loss, accuracy and the last learning rate."""
@@ -257,20 +296,19 @@ class _Training:
         correct = torch.zeros((), dtype=torch.int64, device=device)
         seen: list[float] = []
         self.model.train()
-        for step, (images, labels) in enumerate(self.batches.epoch(epoch)):
+        keep_still(self.still)
+        for step, batch in enumerate(self.batches.epoch(epoch)):
             rate = recipe.learning_rate_at(before + step, total)
             set_learning_rate(self.optimizer, rate)
-            with explained(self.model, images):
-                logits = check_logits(self.forward(images))
-            if step == 0:
-                self._check_classes(logits)
-            loss = self.loss(logits, labels)
-            self.fabric.backward(loss)
-            self.stepper.step()
-            self.constrain()
-            self.stepper.zero_grad(set_to_none=True)
-            losses[step] = loss.detach()
-            correct += (logits.detach().argmax(1) == labels).sum()
+            for images, labels in self.stepper.parts(*batch):
+                with explained(self.model, images):
+                    logits = check_logits(self.forward(images))
+                if step == 0:
+                    self._check_classes(logits)
+                loss = self.loss(logits, labels)
+                losses[step] += self.stepper.backward(loss)
+                correct += (logits.detach().argmax(1) == labels).sum()
+            self.stepper.step(before + step + 1)
             if (step + 1) % look == 0 or step + 1 == steps:
                 window = mean_over_processes(self.fabric, losses[len(seen) : step + 1]).tolist()
                 self._check_losses(window, epoch, len(seen), total)
@@ -300,19 +338,24 @@ class _Training:
 
     def _evaluate_parts(self, epoch: int, learning_rate: float) -> dict[str, float]:
         """Loss and accuracy on the watched images, and after the last epoch on the test images."""
-        parts = {"test": self.data.test} if self.data.validation is None else {"validation": self.data.validation}
-        if epoch == self.recipe.epochs:
-            parts["test"] = self.data.test
-        found: dict[str, float] = {}
-        for name, images in parts.items():
-            loss, accuracy = self._evaluate(images)
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the {name} loss is {loss} after epoch {epoch} of {self.recipe.epochs}, at learning rate "
-                    f"{learning_rate:.4g}; try a lower learning_rate (--learning-rate) or precision='fp32'"
-                )
-            found |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
+        if self.data.validation is None:
+            return self._scores("test", self.data.test, epoch, learning_rate)
+        found = self._scores("validation", self.data.validation, epoch, learning_rate)
+        history = [*self.history, found]
+        self.stopping.see(history, self.model)
+        if self.stopping.over(history):
+            self.stopping.apply(self.model)
+            found |= self._scores("test", self.data.test, epoch, learning_rate)
         return found
+
+    def _scores(self, name: str, images: Images, epoch: int, learning_rate: float) -> dict[str, float]:
+        loss, accuracy = self._evaluate(images)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the {name} loss is {loss} after epoch {epoch} of {self.recipe.epochs}, at learning rate "
+                f"{learning_rate:.4g}; try a lower learning_rate (--learning-rate) or precision='fp32'"
+            )
+        return {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
 
     def _evaluate(self, images: Images) -> tuple[float, float]:
         """Loss and accuracy on some images."""
