@@ -40,7 +40,7 @@ def settle(
                 f"regularizer {method.name!r} with loss={loss!r} is not allowed: the loss gets class weights or is "
                 "changed by the method; use loss='cross_entropy'"
             )
-        if overrides(method, Regularizer.smoothing) and (loss != "cross_entropy" or label_smoothing > 0):
+        if method.replaces_smoothing and (loss != "cross_entropy" or label_smoothing > 0):
             given = f"loss={loss!r}" if loss != "cross_entropy" else f"label_smoothing={label_smoothing!r}"
             raise UsageError(
                 f"regularizer {method.name!r} with {given} is not allowed: labels are smoothed once, in the cross "
@@ -52,6 +52,8 @@ def settle(
 def _check_pair(first: Regularizer, second: Regularizer) -> None:
     pair = f"regularizers {first.name!r} and {second.name!r} cannot be combined"
     for one, other in ((first, second), (second, first)):
+        if one.two_networks and overrides(other, Regularizer.attach):
+            raise UsageError(f"{pair}: {one.name} trains two networks, and {other.name} would sit in one of them")
         if other.name in one.excludes:
             raise UsageError(f"{pair}: {one.excludes[other.name]}")
     if first.alone and first.alone == second.alone:
@@ -74,4 +76,4 @@ def _into_field(methods: Sequence[Regularizer], label_smoothing: float) -> tuple
 
 def replaces_smoothing(methods: Sequence[Regularizer]) -> bool:
     """Does one of the methods take the place of the recipe's `label_smoothing`?"""
-    return any(overrides(method, Regularizer.smoothing) for method in methods)
+    return any(method.replaces_smoothing for method in methods)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -58,6 +59,7 @@ class Setting:
         seed: of the training.
         device: where network and batches are.
         wrap: makes a further module ready for training (precision, several devices) and returns its forward.
+        autocast: the context of the recipe's precision, for forward passes of a network that is not trained.
     """
 
     num_classes: int
@@ -68,6 +70,7 @@ class Setting:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     wrap: Callable[[nn.Module], Forward] = lambda module: module
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 class Active:
@@ -139,6 +142,8 @@ class Regularizer:
         cost: what a step costs more, in words.
         alone: a word that methods share which exclude each other, such as `"mixer"`. Empty: none.
         soft_targets: the loss gets class weights in place of class numbers, so it must be the cross entropy.
+        replaces_smoothing: the method decides how soft labels are, so the recipe's `label_smoothing` must be 0.
+        two_networks: the method trains a second network, so that nothing can be attached to the first.
         excludes: names of methods that cannot be combined with this one, each with the reason.
     """
 
@@ -150,6 +155,8 @@ class Regularizer:
     cost: ClassVar[str] = "none to speak of"
     alone: ClassVar[str] = ""
     soft_targets: ClassVar[bool] = False
+    replaces_smoothing: ClassVar[bool] = False
+    two_networks: ClassVar[bool] = False
     excludes: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self) -> None:
@@ -160,6 +167,9 @@ class Regularizer:
 
     def check_setting(self, setting: Setting) -> None:
         """Raise a `UsageError` if the method cannot work with these data or this batch size."""
+
+    def check_model(self, model: nn.Module, setting: Setting) -> None:
+        """Raise a `UsageError` if the method cannot work with this network. What can be attached needs no check."""
 
     def copies(self) -> int:
         """How often each image stands in its batch, which becomes larger by this factor."""

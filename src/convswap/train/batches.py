@@ -92,8 +92,8 @@ class TrainBatches:
         order_N = torch.randperm(count, generator=generator_for(self.seed, epoch, "order"))
         different = -(-self.batch_size // self.methods.repeats)
         # Block by block, so that neighbours are different images: they are the pairs of the methods that mix.
-        kept = order_N[: self.steps * different].view(self.steps, different).repeat(1, self.methods.repeats)
-        kept = kept[:, : self.batch_size].view(self.steps, share.world, -1)[:, share.rank]
+        kept = _again(order_N[: self.steps * different].view(self.steps, different), count, self.methods.repeats)
+        kept = kept[:, : self.batch_size].reshape(self.steps, share.world, -1)[:, share.rank]
         position = torch.arange(self.steps * self.batch_size).view(self.steps, share.world, -1)[:, share.rank]
         padding = self.augmentation.padding if isinstance(self.images, ArrayImages) else 0
         draws = Draws.draw(
@@ -103,12 +103,11 @@ class TrainBatches:
             generator=generator_for(self.seed, epoch, "augmentation"),
         )
         rows = kept.shape[1]
-        kept = kept.repeat(1, copies)
-        position = torch.cat([position + copy * count for copy in range(copies)], dim=1)
+        kept, position = _again(kept, count * self.methods.repeats, copies), _again(position, count, copies)
         draws = draws[position.flatten()].to(self.device)
         finish = self.methods.epoch(epoch, rows)
         if isinstance(self.images, ArrayImages):
-            batches = self._from_array(kept.to(self.device), draws)
+            batches = self._from_array((kept % count).to(self.device), draws)
         else:
             batches = self._from_folder(self.images, kept, draws, epoch)
         return (finish(pixels_NHWC, self.normalize, labels) for pixels_NHWC, labels in batches)
@@ -129,6 +128,11 @@ class TrainBatches:
             pixels_NHWC = _channels_inside(pixels.to(self.device, non_blocking=True))
             pixels_NHWC = crop_flip(pixels_NHWC, everything, draws[step * size : (step + 1) * size])
             yield pixels_NHWC, labels.to(self.device, non_blocking=True)
+
+
+def _again(number_SN: Tensor, count: int, times: int) -> Tensor:
+    """Each row several times, one block behind the other: k, then k + `count`, then k + 2 `count`, ..."""
+    return torch.cat([number_SN + block * count for block in range(times)], dim=1)
 
 
 def evaluation_batches(
@@ -165,14 +169,18 @@ def worker_count() -> int:
 
 
 class _Handed(Dataset[Any]):
-    """The images, with a `DataError` handed over as an item: a worker would bury it in the text of its traceback."""
+    """The images, with a `DataError` handed over as an item: a worker would bury it in the text of its traceback.
+
+    A number k + c len(images) stands for the c-th copy of image k.
+    """
 
     def __init__(self, images: FolderImages) -> None:
         self.images = images
 
     def __getitem__(self, index: int) -> Any:
         try:
-            return self.images[index]
+            copy, image = divmod(index, len(self.images))
+            return self.images.read(image, copy=copy) if copy else self.images[image]
         except DataError as error:
             return error
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -178,7 +179,8 @@ class _Training:
         model.to(device)
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
-        setting = setting_of(data, recipe, seed=seed, device=device, wrap=fabric.setup_module)
+        context = partial(autocast, precision, device)
+        setting = setting_of(data, recipe, seed=seed, device=device, wrap=fabric.setup_module, autocast=context)
         self.regularization = Regularization(recipe, model, setting)
         stack.callback(self.regularization.detach)
         companions = self.regularization.companions

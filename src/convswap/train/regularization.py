@@ -29,6 +29,7 @@ class Regularization:
         methods = parse_regularizers(recipe.regularize)
         for method in methods:
             method.check_setting(setting)
+            method.check_model(model, setting)
         self._active: dict[str, Active] = {}
         try:
             for method in methods:

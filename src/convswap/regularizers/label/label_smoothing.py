@@ -27,6 +27,7 @@ class LabelSmoothing(Regularizer):
     paper = "Rethinking the Inception architecture, arXiv:1512.00567 (2015)"
     summary = "a part of each label is spread over all classes"
     alone = "targets"
+    replaces_smoothing = True
     cost = "none"
 
     epsilon: float = 0.1

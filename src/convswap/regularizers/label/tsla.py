@@ -27,6 +27,7 @@ class TSLA(Regularizer):
     paper = "arXiv:2006.11653 (2020)"
     summary = "label smoothing in a first part of the training, hard labels after"
     alone = "targets"
+    replaces_smoothing = True
     cost = "none"
 
     epsilon: float = 0.1
