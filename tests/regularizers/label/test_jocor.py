@@ -7,8 +7,8 @@ import math
 
 import pytest
 import torch
+from small_training import make_data, make_model, make_recipe
 from torch import nn
-from train.conftest import make_data, make_model, make_recipe
 
 from convswap.errors import UsageError
 from convswap.regularizers import Objective, parse_regularizers
