@@ -215,7 +215,7 @@ def test_flips_need_the_consent_of_the_data(monkeypatch, allowed, wanted) -> Non
     monkeypatch.setattr("convswap.train.loop.Augmentation", lambda *given: seen.append(given) or Augmentation(*given))
     recipe = make_recipe(epochs=1, flip=wanted, crop_padding=2, padding_mode="zeros")
     fit(make_model(), replace(make_data(), flip=allowed), recipe, seed=0, progress=False, device="cpu")
-    assert seen == [(2, "zeros", allowed and wanted)]
+    assert seen == [(2, "zeros", allowed and wanted, "random")]
 
 
 def test_plain_lines_where_there_is_no_terminal(data, model, capfd) -> None:

@@ -29,13 +29,29 @@ from .conftest import make_data
         ("crop_padding", -1),
         ("schedule", "step"),
         ("padding_mode", "circular"),
-        ("precision", "fp16"),
+        ("precision", "fp8"),
         ("optimizer", "lion"),
         ("loss", "hinge"),
         ("flip", 1),
         ("compile", "yes"),
         ("gamma", 1.0),
         ("milestones", 0.5),
+        ("power", 0.0),
+        ("initial_learning_rate", 1.5),
+        ("beta2", 1.0),
+        ("epsilon", 0.0),
+        ("decay_all", 1),
+        ("clip_norm", -1.0),
+        ("accumulate", 0),
+        ("ema", 1.0),
+        ("ema_every", 0),
+        ("layer_decay", 0.0),
+        ("norm_bias_scale", 0.0),
+        ("freeze", None),
+        ("patience", -1),
+        ("class_weights", "auto"),
+        ("sampling", "uneven"),
+        ("flip_mode", "always"),
     ],
 )
 def test_a_bad_value_is_named(field: str, value: object) -> None:
@@ -55,7 +71,9 @@ def test_round_trip_through_json() -> None:
 
 
 def test_later_fields_leave_old_descriptions_as_they_were() -> None:
-    assert not {"optimizer", "loss", "milestones", "gamma"} & Recipe().as_dict().keys()
+    first = "epochs batch_size learning_rate momentum nesterov weight_decay label_smoothing warmup schedule "
+    first += "final_learning_rate crop_padding padding_mode flip precision channels_last compile"
+    assert Recipe().as_dict().keys() == set(first.split())
     recipe = binary_recipe(epochs=3)
     assert recipe.as_dict()["optimizer"] == "adam"
     assert Recipe.from_dict(recipe.as_dict()) == recipe
@@ -84,6 +102,25 @@ def test_contradictions_are_named() -> None:
     with pytest.raises(UsageError, match="final_learning_rate above 0"):
         Recipe(schedule="exponential")
     assert Recipe(optimizer="adam", momentum=0.0).momentum == 0  # nesterov is SGD's alone
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"beta2": 0.9}, "'sgd' has no beta2"),
+        ({"epsilon": 1e-3}, "'sgd' has no epsilon"),
+        ({"class_weights": "balanced", "loss": "binary_cross_entropy"}, "give sampling='balanced' instead"),
+        ({"class_weights": "balanced", "sampling": "balanced"}, "give one of them"),
+        ({"schedule": "one_cycle", "warmup": 0.0}, "warmup between 0 and 1"),
+        ({"initial_learning_rate": 0.1, "warmup": 0.0}, "give a warmup above 0"),
+        ({"batch_size": 100, "accumulate": 3}, r"accumulate=3 does not divide batch_size=100; give [24]$"),
+        ({"batch_size": 100, "accumulate": 101}, "give 100"),
+        ({"ema_every": 2}, "give ema, e.g. 0.999"),
+    ],
+)
+def test_what_does_not_go_together_names_the_way_out(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Recipe(**fields)  # type: ignore[arg-type]
 
 
 def test_the_binary_recipe_falls_exponentially() -> None:

@@ -21,7 +21,7 @@ ONE_OF = {
 
 
 def settle(
-    methods: Sequence[Regularizer], *, loss: str, label_smoothing: float
+    methods: Sequence[Regularizer], *, loss: str, label_smoothing: float, accumulate: int = 1
 ) -> tuple[tuple[Regularizer, ...], float]:
     """Refuse what cannot work together. The method `label_smoothing` is moved into the recipe's field of that name.
 
@@ -35,7 +35,13 @@ def settle(
         _check_pair(first, second)
     methods, label_smoothing = _into_field(methods, label_smoothing)
     for method in methods:
-        if loss != "cross_entropy" and (method.soft_targets or overrides(method, Regularizer.objective)):
+        whole_step = overrides(method, Regularizer.objective)
+        if accumulate > 1 and (whole_step or method.copies() > 1):
+            raise UsageError(
+                f"regularizer {method.name!r} with accumulate={accumulate} is not allowed: it needs all images of a "
+                "step together; give accumulate=1"
+            )
+        if (loss == "squared_hinge" and method.soft_targets) or (loss != "cross_entropy" and whole_step):
             raise UsageError(
                 f"regularizer {method.name!r} with loss={loss!r} is not allowed: the loss gets class weights or is "
                 "changed by the method; use loss='cross_entropy'"

@@ -1,7 +1,7 @@
 """Training and evaluation: one loop, described by a recipe, the same for every unit."""
 
 from .evaluation import Evaluation, evaluate
-from .loop import FitResult, fit
+from .loop import fit
 from .losses import squared_hinge
 from .optimizers import build_optimizer, set_learning_rate
 from .parameters import constrain, learning_rate_scales, parameter_groups, undecayed_names
@@ -17,6 +17,7 @@ from .recipes import (
     regularized,
     small_image_recipe,
 )
+from .result import FitResult
 from .shift_adamax import ShiftAdaMax
 
 __all__ = [

@@ -27,6 +27,10 @@ class Draws:
         flipped = torch.rand(count, generator=generator) < 0.5
         return cls(shift, flipped if flip else torch.zeros_like(flipped))
 
+    def alternating(self, first_N: Tensor, epoch: int) -> Draws:
+        """The same moves, with each image flipped as in its first epoch (`first_N`), and turned over in every later."""
+        return Draws(self.shift_N2, first_N ^ (epoch % 2 == 0))
+
     def to(self, device: torch.device) -> Draws:
         """The same draws on a device."""
         return Draws(self.shift_N2.to(device), self.flip_N.to(device))

@@ -7,7 +7,7 @@ same global batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ class Augmentation:
     padding: int = 0
     padding_mode: str = "reflect"
     flip: bool = False
+    flip_mode: str = "random"
 
 
 class TrainBatches:
@@ -47,6 +48,7 @@ class TrainBatches:
         normalize: the last step, which also fixes dtype and memory format.
         device: where the batches are wanted.
         share: this process's part of each global batch.
+        order: the order of an epoch from a generator. By default each image comes once.
         methods: the regularisers that change batches.
         num_classes: of the data, for methods that mix labels.
     """
@@ -61,10 +63,12 @@ class TrainBatches:
         normalize: Normalize,
         device: torch.device,
         share: Share = ALONE,
+        order: Callable[[torch.Generator], Tensor] | None = None,
         methods: tuple[Regularizer, ...] = (),
         num_classes: int = 0,
     ) -> None:
         count = len(images)
+        self.order = order or (lambda generator: torch.randperm(count, generator=generator))
         if count == 0:
             raise DataError("there are no training images")
         batch_size = min(batch_size, count // share.world * share.world)
@@ -89,7 +93,7 @@ class TrainBatches:
         and labels than the batch size says, block by block.
         """
         count, share, copies = len(self.images), self.share, self.methods.copies
-        order_N = torch.randperm(count, generator=generator_for(self.seed, epoch, "order"))
+        order_N = self.order(generator_for(self.seed, epoch, "order"))
         different = -(-self.batch_size // self.methods.repeats)
         # Block by block, so that neighbours are different images: they are the pairs of the methods that mix.
         kept = _again(order_N[: self.steps * different].view(self.steps, different), count, self.methods.repeats)
@@ -104,7 +108,11 @@ class TrainBatches:
         )
         rows = kept.shape[1]
         kept, position = _again(kept, count * self.methods.repeats, copies), _again(position, count, copies)
-        draws = draws[position.flatten()].to(self.device)
+        draws = draws[position.flatten()]
+        if self.augmentation.flip and self.augmentation.flip_mode == "alternating":
+            first_N = torch.rand(count, generator=generator_for(self.seed, 0, "flip")) < 0.5
+            draws = draws.alternating(first_N[kept.flatten() % count], epoch)
+        draws = draws.to(self.device)
         finish = self.methods.epoch(epoch, rows)
         if isinstance(self.images, ArrayImages):
             batches = self._from_array((kept % count).to(self.device), draws)

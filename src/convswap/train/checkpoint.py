@@ -92,8 +92,11 @@ def save_checkpoint(
     history: list[dict[str, Any]],
     identity: Identity,
     device: torch.device,
+    further: dict[str, Any],
 ) -> None:
     """Write the state after `len(history)` epochs, completely or not at all.
+
+    `further` holds what only some recipes have: the average of the weights, the best weights, the scale of the loss.
 
     Raises:
         StoreError: the state could not be written. The previous checkpoint is intact.
@@ -107,6 +110,7 @@ def save_checkpoint(
         "history": history,
         "random": random_state(device),
         "identity": vars(identity),
+        "further": further,
     }
     buffer = io.BytesIO()  # torch.save straight to a full disk raises a bare RuntimeError
     torch.save(state, buffer)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,53 +18,30 @@ from ..errors import StoreError, TrainingError, UsageError, check_whole
 from ..files import remove_unfinished
 from ..regularizers import parse_regularizers
 from .augment import Normalize
+from .average import WeightAverage
 from .batches import Augmentation, TrainBatches, evaluation_batches
 from .checkpoint import Identity, describe_model, load_checkpoint, restore_random_state, save_checkpoint
 from .evaluation import check_logits, evaluation_batch_size, sum_up
 from .faults import divergence, explained
+from .freezing import frozen, keep_still
 from .interrupts import deferred_interrupt, raise_unheard
 from .metrics import append_metrics, rewrite_metrics
 from .optimizers import build_optimizer, set_learning_rate
 from .parallel import copy_buffers_from_first, mean_over_processes, start_fabric, sum_over_processes
 from .parameters import constraint_of, parameter_groups
 from .precision import autocast, input_dtype, resolve_device, resolve_precision
+from .preflight import check_training
 from .progress import Reporter, reporter_for
 from .recipes import Recipe
 from .regularization import Regularization, setting_of
+from .result import FitResult
+from .sampling import order_of, weights_of
 from .seeding import MOST_SEED, Share
+from .stepper import Stepper
+from .stopping import EarlyStopping
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """The result of a training.
-
-    Attributes:
-        history: one dict per epoch, as in metrics.jsonl. With a validation part, it holds `validation_loss` and
-            `validation_accuracy`, and only the last epoch has `test_loss` and `test_accuracy`.
-        test_accuracy: after the last epoch, never the best epoch's.
-        test_loss: after the last epoch.
-        seconds: over all epochs, including those before a resume.
-        images_per_second: training speed over all epochs, without evaluation.
-        resumed_after: number of epochs that a checkpoint saved, 0 if there was none.
-        precision: `"bf16"` or `"fp32"`, also where the recipe says `"auto"`.
-        device: where the last epoch ran.
-        processes: number of processes.
-        warnings: what a reader of the result must know, such as a loss that diverged without becoming infinite.
-    """
-
-    history: list[dict[str, Any]]
-    test_accuracy: float
-    test_loss: float
-    seconds: float
-    images_per_second: float
-    resumed_after: int
-    precision: str
-    device: str
-    processes: int
-    warnings: tuple[str, ...] = ()
 
 
 def fit(
@@ -85,7 +61,8 @@ def fit(
     """Train a classifier in place and evaluate it after every epoch.
 
     The images evaluated are `data.validation`, or `data.test` where there are none. With a validation part, the test
-    images are run once, after the last epoch. Nothing of a training depends on either part.
+    images are run once, after the last epoch. Nothing of a training depends on the test images, and on the validation
+    images only with `recipe.patience`. With `recipe.ema` the average is evaluated, and left in the model at the end.
 
     With a directory, `checkpoint.pt` and `metrics.jsonl` are written there after each epoch. An interrupted training
     resumes after the last complete epoch. On the same CPU it ends bit-identical to an uninterrupted one.
@@ -111,25 +88,27 @@ def fit(
         StoreError: the checkpoint is damaged, or the disk cannot be written.
     """
     check_whole("seed", seed, 0, MOST_SEED)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UsageError("the model has no parameter to train; unfreeze some, or use evaluate()")
+    check_training(model, data, recipe, device)
     place = resolve_device(device)
     precision = resolve_precision(recipe.precision, place)
     fabric = start_fabric(place, devices, precision)
     generators = [fabric.device] if fabric.device.type == "cuda" else []
     with ExitStack() as stack, torch.random.fork_rng(devices=generators), _tuned_cudnn():
         torch.manual_seed(seed)
+        still = stack.enter_context(frozen(model, recipe.freeze))
         folder = Path(directory) if directory else None
-        training = _Training(fabric, model, data, recipe, precision, seed, folder, stack)
+        training = _Training(fabric, model, data, recipe, precision, seed, folder, still)
+        stack.callback(training.regularization.detach)
         resumed = training.resume(resume)
         show = progress and fabric.is_global_zero
         steps, batch_size = training.batches.steps, training.batches.batch_size
         with reporter_for(show, label, recipe.epochs, steps=steps, done=resumed, batch_size=batch_size) as reporter:
-            for epoch in range(resumed + 1, recipe.epochs + 1):
-                row = training.epoch(epoch, reporter)
+            while not training.stopping.over(training.history):
+                row = training.epoch(len(training.history) + 1, reporter)
                 reporter.epoch(row)
                 if on_epoch is not None:
                     on_epoch(row)
+        training.finish()
     history = training.history
     images = len(history) * steps * batch_size
     return FitResult(
@@ -142,7 +121,7 @@ def fit(
         precision=precision,
         device=str(fabric.device),
         processes=fabric.world_size,
-        warnings=divergence(history[-1], data.num_classes),
+        warnings=divergence(history[-1], data.num_classes) + training.stopping.warning(history),
     )
 
 
@@ -169,8 +148,9 @@ class _Training:
         precision: str,
         seed: int,
         directory: Path | None,
-        stack: ExitStack,
+        still: Sequence[nn.Module],
     ) -> None:
+        self.still = still
         self.fabric, self.model, self.data, self.recipe, self.directory = fabric, model, data, recipe, directory
         self.precision = precision
         self.history: list[dict[str, Any]] = []
@@ -181,16 +161,18 @@ class _Training:
             model.to(memory_format=torch.channels_last)
         context = partial(autocast, precision, device)
         setting = setting_of(data, recipe, seed=seed, device=device, wrap=fabric.setup_module, autocast=context)
-        self.regularization = Regularization(recipe, model, setting)
-        stack.callback(self.regularization.detach)
+        self.regularization = Regularization(recipe, model, setting, weights_of(data, recipe, device))
         companions = self.regularization.companions
-        self.constrain = constraint_of(nn.ModuleList([model, companions]) if len(companions) else model)
-        self.constrain()
+        constrain = constraint_of(nn.ModuleList([model, companions]) if len(companions) else model)
+        constrain()
         self.optimizer = build_optimizer(model, recipe, device)
-        for group in parameter_groups(companions, recipe.weight_decay):
+        for group in parameter_groups(companions, recipe.weight_decay, decay_all=recipe.decay_all):
             self.optimizer.add_param_group(group)
+        self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
+        self.stopping = EarlyStopping(recipe.patience, recipe.epochs)
         self.compiled = cast(nn.Module, torch.compile(model)) if recipe.compile else model
-        self.forward, self.stepper = fabric.setup(self.compiled, self.optimizer)
+        self.forward, optimizer = fabric.setup(self.compiled, self.optimizer)
+        self.stepper = Stepper(fabric, self.forward, optimizer, recipe, constrain=constrain, average=self.average)
         self.share = Share(fabric.global_rank, fabric.world_size)
         self.normalize = Normalize(
             data.mean, data.std, device=device, dtype=input_dtype(precision), channels_last=recipe.channels_last
@@ -199,13 +181,17 @@ class _Training:
             data.train,
             batch_size=recipe.batch_size,
             seed=seed,
-            augmentation=Augmentation(recipe.crop_padding, recipe.padding_mode, recipe.flip and data.flip),
+            augmentation=Augmentation(
+                recipe.crop_padding, recipe.padding_mode, recipe.flip and data.flip, recipe.flip_mode
+            ),
             normalize=self.normalize,
             device=device,
             share=self.share,
+            order=order_of(data, recipe),
             methods=parse_regularizers(recipe.regularize),
             num_classes=data.num_classes,
         )
+        self.stepper.check(self.batches.batch_size // fabric.world_size)
 
     def resume(self, wanted: bool) -> int:
         """Load the checkpoint, if there is one and resuming is wanted. Returns the number of epochs already done."""
@@ -218,6 +204,7 @@ class _Training:
             self.model.load_state_dict(state["model"])
             self.regularization.companions.load_state_dict(state["companions"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self._restore(state.get("further", {}))
             restore_random_state(state["random"], self.fabric.device)
             self.history = state["history"]
         done = self.fabric.broadcast(len(self.history))
@@ -238,7 +225,8 @@ class _Training:
         start = time.perf_counter()
         train_loss, train_accuracy, learning_rate = self._train(epoch, reporter)
         trained = time.perf_counter()
-        evaluated = self._evaluate_parts(epoch, learning_rate)
+        with nullcontext() if self.average is None else self.average.applied():
+            evaluated = self._evaluate_parts(epoch, learning_rate)
         row = {
             "epoch": epoch,
             "train_loss": train_loss,
@@ -260,8 +248,28 @@ class _Training:
                     history=self.history,
                     identity=self.identity,
                     device=self.fabric.device,
+                    further=self._further(),
                 )
         return row
+
+    def finish(self) -> None:
+        """Leave in the model what was tested: the best weights, else the average, else the last weights."""
+        if self.average is not None:
+            self.average.apply()
+            copy_buffers_from_first(self.fabric, self.model)
+        self.stopping.apply(self.model)
+
+    def _further(self) -> dict[str, Any]:
+        """The state that only some recipes have."""
+        state = {"scaler": self.fabric.strategy.precision.state_dict(), "best": self.stopping.best}
+        return state if self.average is None else {**state, "average": self.average.state_dict()}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.stopping.best = {name: tensor.to(self.fabric.device) for name, tensor in state.get("best", {}).items()}
+        if scaler := state.get("scaler"):
+            self.fabric.strategy.precision.load_state_dict(scaler)
 
     def _train(self, epoch: int, reporter: Reporter) -> tuple[float, float, float]:
         """Run the steps of one epoch. Returns mean loss, accuracy and the last learning rate."""
@@ -274,19 +282,18 @@ class _Training:
         seen: list[float] = []
         objective, progress = self.regularization.objective, self.regularization.progress
         self.model.train()
+        keep_still(self.still)
         self.regularization.begin_epoch(epoch)
-        for step, (images, targets) in enumerate(self.batches.epoch(epoch)):
+        for step, batch in enumerate(self.batches.epoch(epoch)):
             rate = recipe.learning_rate_at(before + step, total)
             set_learning_rate(self.optimizer, rate)
             progress((before + step) / total)
-            loss, logits, labels = objective.step(self._logits, images, targets)
-            self.fabric.backward(loss)
-            self.stepper.step()
-            self.constrain()
-            self.stepper.zero_grad(set_to_none=True)
-            losses[step] = loss.detach()
-            correct += (logits.detach().argmax(1) == labels).sum()
-            counted += len(labels) * self.fabric.world_size
+            for images, targets in self.stepper.parts(*batch):
+                loss, logits, labels = objective.step(self._logits, images, targets)
+                losses[step] += self.stepper.backward(loss)
+                correct += (logits.detach().argmax(1) == labels).sum()
+                counted += len(labels) * self.fabric.world_size
+            self.stepper.step(before + step + 1)
             if (step + 1) % look == 0 or step + 1 == steps:
                 window = mean_over_processes(self.fabric, losses[len(seen) : step + 1]).tolist()
                 self._check_losses(window, epoch, len(seen), total)
@@ -320,19 +327,24 @@ class _Training:
 
     def _evaluate_parts(self, epoch: int, learning_rate: float) -> dict[str, float]:
         """Loss and accuracy on the watched images, and after the last epoch on the test images."""
-        parts = {"test": self.data.test} if self.data.validation is None else {"validation": self.data.validation}
-        if epoch == self.recipe.epochs:
-            parts["test"] = self.data.test
-        found: dict[str, float] = {}
-        for name, images in parts.items():
-            loss, accuracy = self._evaluate(images)
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the {name} loss is {loss} after epoch {epoch} of {self.recipe.epochs}, at learning rate "
-                    f"{learning_rate:.4g}; try a lower learning_rate (--learning-rate) or precision='fp32'"
-                )
-            found |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
+        if self.data.validation is None:
+            return self._scores("test", self.data.test, epoch, learning_rate)
+        found = self._scores("validation", self.data.validation, epoch, learning_rate)
+        history = [*self.history, found]
+        self.stopping.see(history, self.model)
+        if self.stopping.over(history):
+            self.stopping.apply(self.model)
+            found |= self._scores("test", self.data.test, epoch, learning_rate)
         return found
+
+    def _scores(self, name: str, images: Images, epoch: int, learning_rate: float) -> dict[str, float]:
+        loss, accuracy = self._evaluate(images)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the {name} loss is {loss} after epoch {epoch} of {self.recipe.epochs}, at learning rate "
+                f"{learning_rate:.4g}; try a lower learning_rate (--learning-rate) or precision='fp32'"
+            )
+        return {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
 
     def _evaluate(self, images: Images) -> tuple[float, float]:
         """Loss and accuracy on some images."""

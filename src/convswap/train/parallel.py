@@ -38,13 +38,14 @@ def start_fabric(device: torch.device, devices: int, precision: str) -> Fabric:
     if device.index is not None and devices > 1:
         raise UsageError(f"device='{device}' names one device and devices={devices} asks for several; drop one")
     several = devices * nodes > 1
+    mixed: dict[str, Any] = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
     fabric = Fabric(
         accelerator=device.type,
         devices=[device.index] if device.index is not None else devices,
         num_nodes=nodes,
         strategy="ddp" if several else "auto",
         # As a plugin, because the name "bf16-mixed" makes Fabric print a line for every training.
-        plugins=[MixedPrecision("bf16-mixed", device.type)] if precision == "bf16" else [],
+        plugins=[MixedPrecision(mixed[precision], device.type)] if precision in mixed else [],
     )
     fabric.launch()
     if several:

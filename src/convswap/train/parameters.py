@@ -16,6 +16,7 @@ from torch import nn
 from ..errors import UsageError
 from ..hooks import Hooks, writes
 from ..units import spec_of
+from .layers import layer_scales
 
 NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -26,11 +27,12 @@ NORMS = (
 )
 
 
-def undecayed_names(model: nn.Module) -> set[str]:
+def undecayed_names(model: nn.Module, *, decay_all: bool = False) -> set[str]:
     """Full names of the parameters that weight decay must leave alone.
 
-    These are biases and all other parameters with at most one dimension, the parameters of norms, those that a unit's
-    registry row lists in `no_weight_decay`, and those that the model's own `no_weight_decay()` lists, as in timm.
+    These are those that a unit's registry row lists in `no_weight_decay`, and those that the model's own
+    `no_weight_decay()` lists, as in timm. Unless `decay_all`, they are also biases and all other parameters with at
+    most one dimension, and the parameters of norms.
     """
     names: set[str] = set()
     own = getattr(model, "no_weight_decay", None)
@@ -43,7 +45,7 @@ def undecayed_names(model: nn.Module) -> set[str]:
         is_norm = isinstance(module, NORMS)
         for name, parameter in module.named_parameters(recurse=bool(excluded)):
             last = name.rpartition(".")[2]
-            direct = last == name
+            direct = last == name and not decay_all
             if last in excluded or (direct and (is_norm or parameter.ndim <= 1 or name == "bias")):
                 names.add(prefix + name)
     return names
@@ -82,16 +84,32 @@ def _has_hook(module: nn.Module, path: str, hook: Callable[..., Any]) -> bool:
     return writes(module, hook)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    *,
+    decay_all: bool = False,
+    layer_decay: float = 1.0,
+    norm_bias_scale: float = 1.0,
+) -> list[dict[str, Any]]:
     """Groups for an optimizer, with and without decay. Frozen parameters and empty groups are left out.
 
     A parameter used in several places is listed once, and is not decayed if any of these places excludes it. Parameters
     whose modules scale their learning rate have groups of their own, with the factor under timm's key `"lr_scale"`. The
     code that sets the learning rate must multiply by this factor.
+
+    Args:
+        model: the network.
+        weight_decay: of the decayed groups.
+        decay_all: see `undecayed_names`.
+        layer_decay: a further factor, see `layer_scales`.
+        norm_bias_scale: a further factor for the biases of norms.
     """
     named = dict(model.named_parameters(remove_duplicate=False))
-    excluded = {id(named[name]) for name in undecayed_names(model) if name in named}
+    excluded = {id(named[name]) for name in undecayed_names(model, decay_all=decay_all) if name in named}
     scales = {id(named[name]): factor for name, factor in learning_rate_scales(model).items()}
+    for factors in (layer_scales(model, layer_decay), _norm_biases(model, norm_bias_scale)):
+        scales |= {key: scales.get(key, 1.0) * factor for key, factor in factors.items()}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -105,6 +123,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
+def _norm_biases(model: nn.Module, scale: float) -> dict[int, float]:
+    biases = (getattr(module, "bias", None) for module in model.modules() if isinstance(module, NORMS))
+    return {id(bias): scale for bias in biases if isinstance(bias, nn.Parameter)} if scale != 1.0 else {}
+
+
 def constrain(model: nn.Module) -> None:
     """Let every `Hooks` module with a `constrain_()` of its own put its parameters back into bounds.
 
@@ -115,8 +138,15 @@ def constrain(model: nn.Module) -> None:
 
 
 def constraint_of(model: nn.Module) -> Callable[[], None]:
-    """`constrain(model)` for every step. The modules are looked up once, since walking a large model takes 0.5 ms."""
-    bounded = [cast(Hooks, m) for path, m in model.named_modules() if _has_hook(m, path, Hooks.constrain_)]
+    """`constrain(model)` for every step. The modules are looked up once, since walking a large model takes 0.5 ms.
+
+    A module whose parameters are all frozen is left as it is.
+    """
+    bounded = [
+        cast(Hooks, m)
+        for path, m in model.named_modules()
+        if _has_hook(m, path, Hooks.constrain_) and not _is_frozen(m)
+    ]
 
     @torch.no_grad()
     def apply() -> None:
@@ -124,3 +154,8 @@ def constraint_of(model: nn.Module) -> Callable[[], None]:
             module.constrain_()
 
     return apply
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)

@@ -44,18 +44,31 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """`"bf16"` or `"fp32"`. The hardware decides for `"auto"`."""
-    check_choice("precision", precision, ("auto", "bf16", "fp32"))
+    """`"bf16"`, `"fp16"` or `"fp32"`. The hardware decides for `"auto"`, and never for fp16.
+
+    Raises:
+        UsageError: fp16 without a CUDA GPU. Its loss must be scaled, which torch does there.
+    """
+    check_choice("precision", precision, ("auto", "bf16", "fp16", "fp32"))
+    if precision == "fp16" and device.type != "cuda":
+        raise UsageError(
+            f"precision='fp16' needs a CUDA GPU, and this is device='{device.type}'; give precision='bf16' or 'auto'"
+        )
     if precision != "auto":
         return precision
     return "bf16" if has_fast_bf16(device) else "fp32"
 
 
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
 def autocast(precision: str, device: torch.device) -> Any:
     """The autocast context of a resolved precision. For `"fp32"` it does nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    if precision == "fp32":
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=False)
+    return torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
 def input_dtype(precision: str) -> torch.dtype:
-    """The dtype of the input images: autocast rounds them to bfloat16 at the first convolution anyway."""
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+    """The dtype of the input images: autocast rounds them to this at the first convolution anyway."""
+    return _DTYPES[precision]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import Data
 from ..regularizers import Active, Regularizer, Setting, overrides, parse_regularizers
@@ -20,12 +20,13 @@ class Regularization:
         recipe: the recipe.
         model: the network, on its device. Methods of the internal family are put into it.
         setting: what they may know.
+        weights_C: how much an image of each class counts in the loss.
 
     Raises:
         UsageError: a method cannot work with these data or inside this network.
     """
 
-    def __init__(self, recipe: Recipe, model: nn.Module, setting: Setting) -> None:
+    def __init__(self, recipe: Recipe, model: nn.Module, setting: Setting, weights_C: Tensor | None = None) -> None:
         methods = parse_regularizers(recipe.regularize)
         for method in methods:
             method.check_setting(setting)
@@ -35,7 +36,7 @@ class Regularization:
             for method in methods:
                 if overrides(method, Regularizer.attach):
                     self._active[method.name] = method.attach(model, setting)
-            self.objective = build_objective(recipe, methods, model, setting)
+            self.objective = build_objective(recipe, methods, model, setting, weights_C)
         except BaseException:
             self.detach()
             raise
