@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from regularizer_hosts import make_host as make_model
 from torch import nn
 
 from convswap.data import Data
@@ -13,9 +14,13 @@ from convswap.regularizers import REGULARIZERS, Active, Setting
 from convswap.train import Recipe, fit, regularized
 from convswap.train.regularization import Regularization, check_regularizers, setting_of
 
-from .conftest import make_data, make_model, make_recipe
+from .conftest import make_data, make_recipe
 
-OPTIONS = {"cutout": "cutout:4", "label_smoothing": "label_smoothing:0.2"}
+OPTIONS = {
+    "cutout": "cutout:4",
+    "label_smoothing": "label_smoothing:0.2",
+    "max_pool_dropout": "max_pool_dropout:evaluation=max",
+}
 
 
 def recipe_of(name: str, epochs: int = 2) -> Recipe:
