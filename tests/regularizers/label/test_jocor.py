@@ -102,6 +102,14 @@ def test_a_module_that_cannot_start_again_is_refused() -> None:
         second_network(nn.Sequential(Own()), "jocor", 0)
 
 
+def test_a_frozen_part_is_refused() -> None:
+    """It would stay random in the second network."""
+    model = make_model()
+    model[0].weight.requires_grad_(False)
+    with pytest.raises(UsageError, match=r"the frozen 0\.weight would stay as it was drawn; freeze nothing"):
+        second_network(model, "jocor", 0)
+
+
 @pytest.mark.parametrize("name", ["jocor", "mutual_learning"])
 def test_both_networks_learn_and_one_is_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     companions: list[nn.Module] = []
