@@ -16,7 +16,7 @@ from convswap.cli.options import absolute_data, parse_options, parse_units, pars
 from convswap.errors import UsageError
 
 VERBS = ["compare", "units", "plan", "train", "fuse", "prune", "see", "report", "remove-residuals"]
-VERBS += ["replace-pooling", "trials", "check-unit", "doctor"]
+VERBS += ["replace-pooling", "trials", "recipes", "check-unit", "doctor"]
 TINY = ["--epochs", "1", "--quiet"]
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError, check_choice
-from .options import absolute_data
+from ..errors import UsageError
+from .options import absolute_data, parse_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,15 +42,42 @@ class Parent:
 
 
 def chosen_recipe(
-    data: Data, *, name: str, trained: bool, epochs: int | None, batch_size: int | None, learning_rate: float | None
+    data: Data,
+    *,
+    name: str,
+    trained: bool,
+    settings: Sequence[str] | None = None,
+    compile: bool = False,
+    **flags: Any,
 ) -> Recipe:
-    """The recipe of this name (`"auto"`: the one that suits the data), changed as the command line says."""
-    from ..train import NAMED_RECIPES, default_recipe
+    """The recipe of this name (`"auto"`: the one that suits the data), changed as the command line says.
 
-    check_choice("--recipe", name, ("auto", *NAMED_RECIPES))
-    recipe = NAMED_RECIPES[name]() if name != "auto" else default_recipe(data, pretrained=trained)
-    given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    return replace(recipe, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+    Args:
+        data: what is trained on.
+        name: the recipe's.
+        trained: does the training start from trained weights?
+        settings: fields as `"ema=0.999"`, in JSON or as bare words.
+        compile: run the model through `torch.compile`.
+        flags: the fields that have an option of their own, None where it was not given.
+
+    Raises:
+        UsageError: there is no such recipe or field, or a field is given twice.
+    """
+    from ..train import default_recipe, named_recipe
+
+    given = {field: value for field, value in flags.items() if value is not None}
+    given |= {"compile": True} if compile else {}
+    for field, value in parse_settings(settings or []).items():
+        if field in given:
+            option = field.replace("_", "-")
+            raise UsageError(f"--set {field}={value!r} and --{option} {given[field]!r} say the same; give one of them")
+        given[field] = value
+    length = {"epochs": given["epochs"]} if "epochs" in given else {}
+    if name == "auto":
+        recipe = default_recipe(data, pretrained=trained, **length)
+    else:
+        recipe = named_recipe(name).build(**length)
+    return replace(recipe, **given)
 
 
 def make_trials(
@@ -130,13 +157,16 @@ def _normalization(
 
 
 def check(trials: list[Trial], data: Data, device: str) -> None:
-    """Find the device and build every network once, swap and weights included, before the first training starts."""
+    """Build every network once, and check its training, before the first one starts."""
     from ..lab.build import build_model
+    from ..train import Recipe
     from ..train.precision import resolve_device
+    from ..train.preflight import check_training
 
     resolve_device(device)
     for trial in {(t.model, t.unit): t for t in reversed(trials)}.values():
-        build_model(trial, data)
+        network, _ = build_model(trial, data)
+        check_training(network, data, Recipe.from_dict(trial.recipe), device)
 
 
 @contextmanager

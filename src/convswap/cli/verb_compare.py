@@ -11,17 +11,20 @@ from .arguments import (
     Background,
     BatchSize,
     Channels,
+    Compile,
     DataName,
     DataRoot,
     Device,
     Epochs,
     EvalSplit,
+    Freeze,
     ImageSize,
     LearningRate,
     Normalization,
     Pretrained,
     Quiet,
     RecipeName,
+    Settings,
     SkipUnreadable,
     UnitOptions,
     Weights,
@@ -76,6 +79,9 @@ def run(
     recipe: RecipeName = "auto",
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
+    settings: Settings = None,
+    freeze: Freeze = None,
+    compile: Compile = False,
     data_root: DataRoot = None,
     skip_unreadable: SkipUnreadable = False,
     channels: Channels = "auto",
@@ -140,7 +146,15 @@ def run(
     )
     trained = pretrained or weights is not None
     chosen = chosen_recipe(
-        loaded, name=recipe, trained=trained, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+        loaded,
+        name=recipe,
+        trained=trained,
+        settings=settings,
+        compile=compile,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        freeze=freeze,
     )
     trials = make_trials(
         models or [DEFAULT_MODEL],

@@ -15,17 +15,20 @@ from .arguments import (
     Background,
     BatchSize,
     Channels,
+    Compile,
     DataNameOrRuns,
     DataRoot,
     Device,
     Epochs,
     EvalSplit,
+    Freeze,
     ImageSize,
     LearningRate,
     Normalization,
     Pretrained,
     Quiet,
     RecipeName,
+    Settings,
     SkipUnreadable,
     UnitOptions,
     Weights,
@@ -69,6 +72,9 @@ def run(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
+    settings: Settings = None,
+    freeze: Freeze = None,
+    compile: Compile = False,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.")] = 0,
     out: Annotated[
         Path | None,
@@ -124,7 +130,15 @@ def run(
     )
     trained = pretrained or weights is not None or parent is not None
     chosen = chosen_recipe(
-        loaded, name=recipe, trained=trained, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+        loaded,
+        name=recipe,
+        trained=trained,
+        settings=settings,
+        compile=compile,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        freeze=freeze,
     )
     (trial,) = make_trials(
         [model],
