@@ -67,6 +67,7 @@ def test_any_field_can_be_set() -> None:
         (["=3"], "not of the form FIELD=VALUE"),
         (["ema=0.9", "ema=0.99"], "--set gives ema twice, as 0.9 and 0.99"),
         (["learning_rate=1"], "--set learning_rate=1 and --learning-rate 0.5 say the same"),
+        (["epochs=many"], "epochs='many' is not allowed"),
         (["ema=NaN"], "ema='NaN' is not allowed"),
         (["milestones=0.5"], "milestones=0.5 is not allowed"),
         (["nesterov=yes"], "nesterov='yes' is not allowed; it must be True or False"),

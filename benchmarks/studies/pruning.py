@@ -2,11 +2,12 @@
 
 Each row is pruned with 1,024 training images, and fine-tuned by one recipe and seed. The script reports accuracy on the
 10,000 test images before, after pruning and after fine-tuning, MACs, parameters, and latency at batch 32 on one thread
-beside the unpruned network, measured in turns. Gradient redundancy is also pruned to its own cap. The weights are those
-of github.com/akamaster/pytorch_resnet_cifar10 (resnet56-4bfd9763.th).
+beside the unpruned network, measured in turns: in eager mode, fused and compiled by torch.compile, and fused in ONNX
+Runtime. Gradient redundancy is also pruned to its own cap. Two rows keep multiples of 16 channels. The weights are
+those of github.com/akamaster/pytorch_resnet_cifar10 (resnet56-4bfd9763.th).
 
     python -m benchmarks.studies.pruning --weights resnet56-4bfd9763.th --data-root DATA --work FOLDER
-        [--rows l1,taylor] [--epochs 5] [--from-model NAME=FILE]
+        [--rows 'l1;taylor'] [--epochs 5] [--from-model NAME=FILE]
 
 FOLDER keeps each row's pruned network and the checkpoint of its training: the same command goes on from the last epoch.
 `--from-model` adds rows for another form of the network, a file of `convswap.save` (such as the network after
@@ -28,7 +29,8 @@ import convswap
 from benchmarks.common import write_result
 from convswap.data import Data, load_data
 from convswap.lab.normalization import choose_normalization
-from convswap.measure.latencies.timing import measure_latency
+from convswap.measure.latencies.report import BUILDERS
+from convswap.surgery.latency import measure_latency
 from convswap.surgery.macs import count_macs
 from convswap.surgery.pruning import plan_prune
 from convswap.train import evaluate, fit
@@ -56,9 +58,13 @@ ROWS = {
     "fpgm": Row("fpgm", {}),
     "bn-scale": Row("bn-scale", {}),
     "gradient-redundancy, its cap": Row("gradient-redundancy", {}, to_cap=True),
+    "l1, multiples of 16": Row("l1", {"multiple_of": 16}),
+    "gradient-redundancy, multiples of 16": Row("gradient-redundancy", {"beyond_cap": True, "multiple_of": 16}),
     "gradient-redundancy, no folding": Row("gradient-redundancy", {"beyond_cap": True, "compensate": False}),
     "l1, folding": Row("l1", {"compensate": True}),
 }
+FORM_ROWS = ("gradient-redundancy", "l1")
+"""The rows of other forms of the network."""
 
 
 def prune_row(row: Row, model: nn.Module, data: Data, macs: float, folder: Path) -> dict[str, Any]:
@@ -103,12 +109,19 @@ def tune(data: Data, folder: Path, epochs: int) -> dict[str, Any]:
     return dict(json.loads(done.read_text(encoding="utf-8")))
 
 
-def time_row(model: nn.Module, folder: Path) -> dict[str, float]:
-    """Latency of 32 images on one thread, the plain network's and the pruned one's in turns."""
-    networks = {"plain": model.eval(), "pruned": convswap.load(folder / "pruned.safetensors")}
-    found = measure_latency(networks, torch.randn(32, 3, 32, 32), threads=1)
-    plain, pruned = (found[name].median_ms for name in ("plain", "pruned"))
-    return {"plain_ms": plain, "pruned_ms": pruned, "speedup": plain / pruned}
+def time_row(model: nn.Module, folder: Path) -> dict[str, Any]:
+    """Latency of 32 images on one thread, the plain network's and the pruned one's in turns, in each runtime."""
+    forms = {"plain": model.eval(), "pruned": convswap.load(folder / "pruned.safetensors")}
+    fused = {name: convswap.fuse(network, EXAMPLE) for name, network in forms.items()}
+    images = torch.randn(32, 3, 32, 32)
+    found: dict[str, Any] = {}
+    for runtime, networks in (("eager", forms), ("compiled", fused), ("onnx", fused)):
+        ready = {name: BUILDERS[runtime](network, images, 1) for name, network in networks.items()}
+        times = measure_latency(ready, images, threads=1)
+        plain, pruned = (times[name].median_ms for name in ("plain", "pruned"))
+        noisy = any(time.noisy for time in times.values())
+        found[runtime] = {"plain_ms": plain, "pruned_ms": pruned, "speedup": plain / pruned, "noisy": noisy}
+    return {"latency": found}
 
 
 def main() -> None:
@@ -116,7 +129,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True)
     parser.add_argument("--data-root", default=None)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--rows", default=None, help="names of rows, joined by ';'; all by default")
+    parser.add_argument("--rows", default=None, help="rows of the plain network, joined by ';'; all by default")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--from-model", action="append", default=[], metavar="NAME=FILE")
     options = parser.parse_args()
@@ -132,13 +145,14 @@ def main() -> None:
     plain = {"accuracy": evaluate(model, data).accuracy, "macs": macs}
     rows: list[dict[str, Any]] = []
     for form, network in forms.items():
-        for name in wanted:
+        for name in wanted if not form else FORM_ROWS:
             label = f"{form}: {name}" if form else name
             folder = options.work / label.replace(", ", "_").replace(": ", "_").replace(" ", "_")
             found = {"row": label, **prune_row(ROWS[name], network, data, macs / 2, folder)}
             print(f"{label:34} pruned to {found['macs_share']:.1%}: {found['accuracy_pruned']:.2%}", flush=True)
             found |= tune(data, folder, options.epochs) | time_row(model, folder)
-            print(f"{label:34} tuned {found['accuracy_tuned']:.2%}, {found['speedup']:.2f}x faster", flush=True)
+            speedups = ", ".join(f"{kind} {each['speedup']:.2f}x" for kind, each in found["latency"].items())
+            print(f"{label:34} tuned {found['accuracy_tuned']:.2%}, faster by {speedups}", flush=True)
             rows.append(found)
             write_result("studies/pruning_resnet56", {"images": len(data.test), "plain": plain, "rows": rows})
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convswap
-from convswap.measure.latencies.timing import measure_latency
+from convswap.surgery.latency import measure_latency
 from convswap.train.precision import autocast
 
 HOSTS = {"cifar_resnet20": (32, 128), "resnet18": (224, 16)}

@@ -18,8 +18,8 @@ import convswap
 from convswap.errors import FusionError, SurgeryError, UsageError
 from convswap.measure import cost
 from convswap.measure.costs.model import count_macs
-from convswap.measure.latencies.timing import measure_latency
 from convswap.surgery.inputs import Inputs
+from convswap.surgery.latency import measure_latency
 
 
 def image(*shape: int) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import UsageError, check_whole
 from .options import absolute_data, parse_settings
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def chosen_recipe(
     trained: bool,
     settings: Sequence[str] | None = None,
     compile: bool = False,
+    regularize: str = "",
     **flags: Any,
 ) -> Recipe:
     """The recipe of this name (`"auto"`: the one that suits the data), changed as the command line says.
@@ -58,26 +59,31 @@ def chosen_recipe(
         trained: does the training start from trained weights?
         settings: fields as `"ema=0.999"`, in JSON or as bare words.
         compile: run the model through `torch.compile`.
+        regularize: the names of `--regularize`.
         flags: the fields that have an option of their own, None where it was not given.
 
     Raises:
         UsageError: there is no such recipe or field, or a field is given twice.
     """
-    from ..train import default_recipe, named_recipe
+    from ..regularizers import split_list
+    from ..train import default_recipe, named_recipe, regularized
 
     given = {field: value for field, value in flags.items() if value is not None}
     given |= {"compile": True} if compile else {}
+    methods = split_list(regularize) if regularize else None
+    taken = given | ({} if methods is None else {"regularize": regularize})
     for field, value in parse_settings(settings or []).items():
-        if field in given:
+        if field in taken:
             option = field.replace("_", "-")
-            raise UsageError(f"--set {field}={value!r} and --{option} {given[field]!r} say the same; give one of them")
+            raise UsageError(f"--set {field}={value!r} and --{option} {taken[field]!r} say the same; give one of them")
         given[field] = value
-    length = {"epochs": given["epochs"]} if "epochs" in given else {}
+    length = {"epochs": check_whole("epochs", given["epochs"])} if "epochs" in given else {}
     if name == "auto":
         recipe = default_recipe(data, pretrained=trained, **length)
     else:
         recipe = named_recipe(name).build(**length)
-    return replace(recipe, **given)
+    recipe = replace(recipe, **given)
+    return recipe if methods is None else regularized(recipe, methods)
 
 
 def make_trials(
@@ -157,16 +163,19 @@ def _normalization(
 
 
 def check(trials: list[Trial], data: Data, device: str) -> None:
-    """Build every network once, and check its training, before the first one starts."""
+    """Build every network once, with swap, weights and regularisers, and check its training before the first starts."""
     from ..lab.build import build_model
     from ..train import Recipe
     from ..train.precision import resolve_device
     from ..train.preflight import check_training
+    from ..train.regularization import check_regularizers
 
     resolve_device(device)
-    for trial in {(t.model, t.unit): t for t in reversed(trials)}.values():
+    for trial in {(t.model, t.unit, str(t.recipe)): t for t in reversed(trials)}.values():
         network, _ = build_model(trial, data)
-        check_training(network, data, Recipe.from_dict(trial.recipe), device)
+        recipe = Recipe.from_dict(trial.recipe)
+        check_training(network, data, recipe, device)
+        check_regularizers(recipe, network, data)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def print_comparison(rows: Sequence[dict[str, Any]], page: Path) -> None:
 
 def print_latency(before: nn.Module, after: nn.Module, example: Tensor) -> None:
     """Measure two models in turns, and print both."""
-    from ..measure.latencies.timing import measure_latency
+    from ..surgery.latency import measure_latency
 
     found = measure_latency({"before": before, "after": after}, example)
     old, new = found["before"], found["after"]

@@ -24,6 +24,7 @@ from .arguments import (
     Pretrained,
     Quiet,
     RecipeName,
+    Regularize,
     Settings,
     SkipUnreadable,
     UnitOptions,
@@ -82,6 +83,7 @@ def run(
     settings: Settings = None,
     freeze: Freeze = None,
     compile: Compile = False,
+    regularize: Regularize = "",
     data_root: DataRoot = None,
     skip_unreadable: SkipUnreadable = False,
     channels: Channels = "auto",
@@ -155,6 +157,7 @@ def run(
         batch_size=batch_size,
         learning_rate=learning_rate,
         freeze=freeze,
+        regularize=regularize,
     )
     trials = make_trials(
         models or [DEFAULT_MODEL],

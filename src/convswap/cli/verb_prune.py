@@ -30,7 +30,7 @@ from .saved import Saved, data_for, data_of, find_saved, is_folder, open_saved, 
 from .source import is_path
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from ..data import Data
     from ..train import Recipe
@@ -59,6 +59,12 @@ def run(
     keep_parameters: Annotated[
         str | None, typer.Option(metavar="SHARE", help="The same of the parameters.", rich_help_panel=_TARGET)
     ] = None,
+    keep_latency: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="The same of the time for 32 images, measured here.", rich_help_panel=_TARGET
+        ),
+    ] = None,
     beyond_cap: Annotated[
         bool,
         typer.Option(
@@ -71,6 +77,12 @@ def run(
             metavar="NUMBER", help="What the rank leaves out of the eigenvalues' sum.", rich_help_panel=_TARGET
         ),
     ] = 1e-2,
+    multiple_of: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Keep a multiple of N channels in every narrowed layer.", rich_help_panel=_TARGET
+        ),
+    ] = 1,
     where: Annotated[
         str | None, typer.Option(metavar="SELECTION", help="Which convolutions may lose channels. Default: all.")
     ] = None,
@@ -101,8 +113,9 @@ def run(
     network, loaded, found = _source(source, data, weights, pretrained, model, image_size, data_root)
     tell_data(loaded, quiet)
     targets = {"macs": _share("--keep-macs", keep_macs), "parameters": _share("--keep-parameters", keep_parameters)}
+    targets["latency"] = keep_latency
     asked: dict[str, Any] = {"criterion": criterion, **targets, "beyond_cap": beyond_cap, "tau": tau, "where": where}
-    asked |= {"seed": seed}
+    asked |= {"multiple_of": multiple_of, "seed": seed}
     text = _prune(network, loaded, asked, images, out, _described(source, weights, found))
     print(text)
     pruned = open_saved(Saved(out / PRUNED, None), model)
@@ -200,6 +213,8 @@ def _prune(
             raise UsageError(f"--out {out}: holds another pruning (another {', '.join(changed)}); name another folder")
         return str(kept["text"])
     options = dict(asked)
+    if options["latency"] is not None:
+        options["example_input"] = _batch(data)
     plan = plan_prune(network, calibration_batches(data, images), options.pop("criterion"), **options)
     card = card_of(network) or ModelCard(channels=data.channels, class_names=data.class_names)
     card = replace(card, mean=data.mean, std=data.std, image_size=data.image_size, test_accuracy=None)
@@ -210,11 +225,15 @@ def _prune(
     return str(plan)
 
 
-def _measure(network: nn.Module, pruned: nn.Module, data: Data) -> None:
+def _batch(data: Data) -> Tensor:
+    """What is timed: 32 images of noise."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-    print_latency(network, pruned, torch.randn(32, data.channels, *data.image_size, generator=generator))
+    return torch.randn(32, data.channels, *data.image_size, generator=torch.Generator().manual_seed(0))
+
+
+def _measure(network: nn.Module, pruned: nn.Module, data: Data) -> None:
+    print_latency(network, pruned, _batch(data))
     print_accuracy(data, network, pruned)
 
 

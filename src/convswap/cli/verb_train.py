@@ -28,6 +28,7 @@ from .arguments import (
     Pretrained,
     Quiet,
     RecipeName,
+    Regularize,
     Settings,
     SkipUnreadable,
     UnitOptions,
@@ -75,6 +76,7 @@ def run(
     settings: Settings = None,
     freeze: Freeze = None,
     compile: Compile = False,
+    regularize: Regularize = "",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.")] = 0,
     out: Annotated[
         Path | None,
@@ -139,6 +141,7 @@ def run(
         batch_size=batch_size,
         learning_rate=learning_rate,
         freeze=freeze,
+        regularize=regularize,
     )
     (trial,) = make_trials(
         [model],

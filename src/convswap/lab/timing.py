@@ -69,7 +69,7 @@ def measure_lab(
 
 
 def _measure(lab: Path, chosen: Sequence[StoredTrial], example: Tensor, latency: bool) -> dict[str, Any]:
-    from ..measure.latencies.timing import measure_latency
+    from ..surgery.latency import measure_latency
 
     networks: dict[str, nn.Module] = {}
     found: dict[str, Any] = {stored.id: {} for stored in chosen}

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import UsageError
 from .inputs import ExampleInput, Inputs
-from .modes import evaluating
+from .modes import evaluating, without_gradients
 
 
 def count_macs(model: nn.Module, example_input: ExampleInput) -> int:
@@ -66,7 +66,9 @@ def _count(model: nn.Module, one: Inputs, paths: Iterable[str]) -> dict[str, int
     from torch.utils.flop_counter import FlopCounterMode  # takes 0.1 s to import, and only counting needs it
 
     # The fused attention kernels lack a formula on some devices. The plain kernel is two counted products.
-    with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    plain = sdpa_kernel(SDPBackend.MATH)
+    # The counter asks tensors that require a gradient for its function, which an expanded class token has not.
+    with evaluating(model), without_gradients(model), torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
         one.call(model)
     inside = counter.get_flop_counts()
     found = {path: sum(inside.get(f"{type(model).__name__}.{path}", {}).values()) // 2 for path in paths}

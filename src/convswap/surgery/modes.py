@@ -1,4 +1,4 @@
-"""Eval mode inside a `with` block. Every module gets its own mode back afterwards."""
+"""Eval mode, or parameters without gradients, inside a `with` block. Everything gets its own state back afterwards."""
 
 from __future__ import annotations
 
@@ -22,3 +22,16 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
             model.train()  # a host's own train() may do more than set flags
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def without_gradients(model: nn.Module) -> Iterator[None]:
+    """No parameter requires a gradient. Under `no_grad` alone, the views of a parameter still say that they do."""
+    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in asked:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)

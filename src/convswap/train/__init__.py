@@ -2,7 +2,7 @@
 
 from .average import WeightAverage
 from .evaluation import Evaluation, evaluate
-from .loop import FitResult, fit
+from .loop import fit
 from .losses import binary_cross_entropy, squared_hinge
 from .optimizers import build_optimizer, set_learning_rate
 from .parameters import constrain, learning_rate_scales, parameter_groups, undecayed_names
@@ -30,9 +30,11 @@ from .recipes import (
     named_recipe,
     niff_recipe,
     pide_recipe,
+    regularized,
     small_image_recipe,
     vgnet_recipe,
 )
+from .result import FitResult
 from .shift_adamax import ShiftAdaMax
 
 __all__ = [
@@ -70,6 +72,7 @@ __all__ = [
     "niff_recipe",
     "parameter_groups",
     "pide_recipe",
+    "regularized",
     "set_learning_rate",
     "small_image_recipe",
     "squared_hinge",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from convswap.errors import UsageError
 from convswap.measure import latency
-from convswap.measure.latencies.timing import Latency
+from convswap.surgery.latency import Latency
 
 REPORT = sys.modules[latency.__module__]
 QUICK: dict[str, Any] = {"repeats": 3, "warmup": 1, "attempts": 1}
@@ -68,7 +68,7 @@ def test_compiled_and_onnx_compute_the_same() -> None:
     with torch.inference_mode():
         expected = model(x)
         for name in ("compiled", "onnx"):
-            ready = REPORT._ready(REPORT._BUILDERS[name], model, x, 1)
+            ready = REPORT._ready(REPORT.BUILDERS[name], model, x, 1)
             assert isinstance(ready, nn.Module), ready
             torch.testing.assert_close(ready(x), expected)
 

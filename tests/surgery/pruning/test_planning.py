@@ -14,6 +14,7 @@ from torch import nn
 import convswap
 from convswap.errors import ConvswapError, DataError, SurgeryError, UsageError
 from convswap.surgery.pruning import plan_prune, prune
+from convswap.surgery.pruning.importance import CRITERIA
 
 pytest.importorskip("torch_pruning")
 
@@ -148,6 +149,36 @@ def test_a_target_below_the_cap_is_refused_with_the_cap():
         plan_prune(model, data(16), macs=0.2, tau=0.0)
 
 
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("target", [0.6, "cap"])
+def test_narrowed_layers_keep_a_multiple(criterion, target):
+    if target == "cap" and criterion != "gradient-redundancy":
+        return
+    plan = plan_prune(network("cifar_resnet8"), data(16), criterion, macs=target, beyond_cap=True, multiple_of=4)
+    assert all(layer.kept % 4 == 0 for layer in plan.layers)
+    if target != "cap":
+        assert plan.macs_after <= target * plan.macs_before
+        assert any(layer.kept < layer.channels for layer in plan.layers)
+
+
+def test_a_multiple_counts_the_channels_of_tied_groups():
+    """An element of a grouped convolution is one channel of each of its two groups."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, groups=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(16, 4),
+    ).eval()  # fmt: skip
+    plan = plan_prune(model, criterion="l1", macs=0.6, multiple_of=4, example_input=torch.randn(2, 3, 9, 9))
+    assert {layer.channels for layer in plan.layers} == {8}
+    assert any(layer.kept < 8 for layer in plan.layers)
+    assert all(plan.apply().get_submodule(layer.path).out_channels % 4 == 0 for layer in plan.layers)
+
+
+def test_no_layer_narrows_where_none_holds_a_whole_step():
+    example = torch.randn(1, 3, 16, 16)
+    with pytest.raises(SurgeryError, match=r"cannot be reached: 1 remains .*multiple_of="):
+        plan_prune(network("cifar_resnet8"), criterion="l1", macs=0.5, multiple_of=64, example_input=example)
+
+
 def test_training_mode_and_frozen_parameters_survive():
     model = network("cifar_resnet8").train()
     model.conv1.weight.requires_grad_(False)
@@ -205,6 +236,9 @@ BAD = {
     "nearest name": (lambda m: plan_prune(m, data(16), "gradient", macs=0.5), UsageError, "unknown criterion"),
     "cap of l1": (lambda m: plan_prune(m, data(16), "l1", macs="cap"), UsageError, "others have no cap"),
     "tau": (lambda m: plan_prune(m, data(16), macs=0.5, tau=-1), UsageError, "tau=-1"),
+    "a multiple of nothing": (lambda m: plan_prune(m, data(16), macs=0.5, multiple_of=0), UsageError, "multiple_of=0"),
+    "cap of latency": (lambda m: plan_prune(m, data(16), latency="cap"), UsageError, "give macs='cap'"),
+    "no latency": (lambda m: plan_prune(m, data(16), latency=0.0), UsageError, "latency=0.0 is not allowed"),
     "no data": (lambda m: plan_prune(m, macs=0.5), UsageError, "needs batches="),
     "no example": (lambda m: plan_prune(small_network(), criterion="l1", macs=0.5), UsageError, "example_input="),
     "empty": (lambda m: plan_prune(m, [], macs=0.5, example_input=torch.zeros(1, 3, 16, 16)), DataError, "no images"),

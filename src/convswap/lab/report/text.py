@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...measure.latencies.timing import WIDEST_SPREAD
+from ...surgery.latency import WIDEST_SPREAD
 
 NONE = "–"
 NOISY = (

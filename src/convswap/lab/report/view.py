@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from ...measure.latencies.timing import spread_too_wide
+from ...surgery.latency import spread_too_wide
 from ...surgery.mixture import mixture_text
 from ..mixed import is_mixed, short_id
 from ..trial import BASELINE, ENOUGH_SEEDS

@@ -232,6 +232,8 @@ def _run(model: nn.Module, inputs: Inputs, mode: Mode, input_gradient: bool) -> 
 
     training = mode == "training"
     model.train(training)
+    if not training:
+        model.requires_grad_(False)  # the tracker asks views of parameters for a gradient function, which they have not
     own = inputs.map(lambda tensor: tensor.clone().requires_grad_(_gets_gradient(tensor, training and input_gradient)))
     counter = CountingMode(model)
     # The fused attention kernels lack a formula on some devices. The plain form consists of products that are counted.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...errors import ConvswapError, UsageError, check_choice, described, is_whole
 from ...machine import usable_cores
 from ...ops.memory_format import memory_format
-from .timing import Latency, measure_latency
+from ...surgery.latency import Latency, measure_latency
 
 RUNTIMES = ("eager", "compiled", "onnx")
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -190,7 +190,7 @@ def _side_by_side(
         if isinstance(form, str):
             problems[name] = form
             continue
-        ready = _ready(_BUILDERS[runtime], form, x, threads)
+        ready = _ready(BUILDERS[runtime], form, x, threads)
         if isinstance(ready, str):
             problems[name] = ready
         else:
@@ -289,4 +289,5 @@ def _onnx(model: nn.Module, x: Tensor, threads: int) -> nn.Module:
     )
 
 
-_BUILDERS = {"eager": _eager, "compiled": _compiled, "onnx": _onnx}
+BUILDERS = {"eager": _eager, "compiled": _compiled, "onnx": _onnx}
+"""By runtime: a model, an example batch and a number of threads to the module that is timed."""

@@ -64,3 +64,12 @@ def take(order: Order, lost: list[int], most: Sequence[int], reached: Callable[[
             if reached(lost):
                 return True
     return False
+
+
+def whole_steps(size: int, lost: int, step: int) -> int:
+    """The largest loss of at most `lost` elements out of `size` that keeps a multiple of `step`, or everything.
+
+    >>> [whole_steps(27, lost, 8) for lost in (0, 2, 3, 10, 11, 26)]
+    [0, 0, 3, 3, 11, 19]
+    """
+    return size - min(size, -(-(size - lost) // step) * step)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
 
-from ...errors import SurgeryError, UsageError, is_number, unknown_name
+from ...errors import SurgeryError, UsageError, unknown_name
 from ...hooks import Hooks, writes
 from ...units.contract.registry import spec_of
 from ..compare import precision_of, rounding
@@ -22,16 +21,15 @@ from ..observe import example_input_of
 from ..plan import Skip
 from ..selection import Where, none_selected, select
 from ..sites import is_unit, refuse_lazy, refuse_wrappers, sites
-from .allocation import by_error, by_importance, take, uniform
 from .calibration import Batch, Calibration, LossFunction, calibrate
+from .choosing import Choice, Limits, Target, choose
 from .compensation import fold, folded_weights
-from .costs import CostModel
 from .groups import ChannelGroup, find_groups, load_torch_pruning
-from .importance import CRITERIA, GRADIENT_REDUNDANCY, importances
+from .importance import CRITERIA, GRADIENT_REDUNDANCY
 from .narrow import perform_prune
 from .proof import difference_of, narrowings, sound_groups
-from .redundancy import Redundancy, redundancy_of, removal_order
-from .report import Cap, PrunedLayer, PruneReport
+from .report import PrunedLayer, PruneReport, Speed
+from .speed import choose_by_latency
 
 
 @dataclass(frozen=True)
@@ -53,18 +51,6 @@ class PrunePlan(PruneReport):
     __str__ = PruneReport.__str__
 
 
-@dataclass(frozen=True)
-class _Target:
-    """`what` ("macs", "parameters") and the share of it to keep, or the cap."""
-
-    what: str
-    share: float | None
-
-    def __str__(self) -> str:
-        name = {"macs": "MACs", "parameters": "parameters"}[self.what]
-        return "its cap" if self.share is None else f"{self.share:.1%} of the {name}"
-
-
 def plan_prune(
     model: nn.Module,
     batches: Iterable[Batch] | None = None,
@@ -72,6 +58,7 @@ def plan_prune(
     *,
     macs: float | str | None = None,
     parameters: float | str | None = None,
+    latency: float | None = None,
     where: Where | None = None,
     loss: LossFunction | None = None,
     example_input: ExampleInput | None = None,
@@ -79,6 +66,7 @@ def plan_prune(
     beyond_cap: bool = False,
     compensate: bool | None = None,
     keep_at_least: float = 0.1,
+    multiple_of: int = 1,
     seed: int = 0,
 ) -> PrunePlan:
     """Work out which channels to remove, and build the smaller network. The given model is not changed.
@@ -93,15 +81,20 @@ def plan_prune(
         macs: the share of the multiply-accumulates to keep, above 0 and at most 1. `"cap"` prunes every layer to its
             effective rank.
         parameters: the share of the parameters to keep, or `"cap"`, in place of `macs`.
+        latency: in place of `macs`, the share to keep of the time of a forward pass on the example: as the model is,
+            in eval mode, on torch's number of threads. Networks of several widths are timed in turns with the model;
+            the widest that is fast enough is taken. The machine must be quiet.
         where: which convolutions may lose output channels (`"layer[34].*"`, a predicate). Default: all, and the linear
             layers before the last.
         loss: from the model's outputs and the labels to a loss per image, or a sum over images. Default: cross entropy.
-        example_input: needed without batches: (N, C, H, W), or another form that the model takes.
+        example_input: needed without batches: (N, C, H, W), or another form that the model takes. Default: two images
+            of the first batch.
         tau: for gradient redundancy: the share of the eigenvalues' sum that the effective rank leaves out.
         beyond_cap: go on below the effective ranks where the target asks for it.
         compensate: give the removed channels' contribution to the kept ones, by least squares on the calibration set.
             Default: for gradient redundancy only.
         keep_at_least: the share of every layer's channels that stays in any case, one channel at least.
+        multiple_of: every layer that loses channels keeps a multiple of this many: 8 or 16 suit vector registers.
         seed: of the criterion `"random"`.
 
     Raises:
@@ -112,8 +105,8 @@ def plan_prune(
     """
     if criterion not in CRITERIA:
         raise unknown_name("criterion", str(criterion), CRITERIA)
-    target = _target(criterion, macs, parameters)
-    _check_numbers(tau, keep_at_least)
+    target = Target.of(criterion, {"macs": macs, "parameters": parameters, "latency": latency})
+    limits = Limits(tau, beyond_cap, keep_at_least, multiple_of)
     load_torch_pruning()
     refuse_wrappers(model)
     refuse_lazy(model)
@@ -126,33 +119,21 @@ def plan_prune(
     if batches is not None and (CRITERIA[criterion].needs_data or folding):
         gradients = criterion == GRADIENT_REDUNDANCY
         found = calibrate(twin, groups, batches, loss, gradients=gradients, activations=folding)
-    choice = _choose(criterion, target, twin, groups, found, example, tau, beyond_cap, keep_at_least, seed)
-    return _build(model, twin, target, criterion, choice, skipped, found, example)
+
+    def choose_for(goal: Target) -> Choice:
+        return choose(criterion, goal, twin, groups, found, example, limits, seed)
+
+    speed = None
+    if target.what == "latency" and target.share is not None:
+        choice, speed = choose_by_latency(target.share, choose_for, twin, example)
+    else:
+        choice = choose_for(target)
+    return _build(model, twin, target, criterion, choice, skipped, found, example, speed)
 
 
 def prune(model: nn.Module, batches: Iterable[Batch] | None = None, **options: Any) -> nn.Module:
     """The smaller network: `plan_prune(model, batches, ...).apply()`."""
     return plan_prune(model, batches, **options).apply()
-
-
-def _target(criterion: str, macs: float | str | None, parameters: float | str | None) -> _Target:
-    given = {name: value for name, value in (("macs", macs), ("parameters", parameters)) if value is not None}
-    if len(given) != 1:
-        raise UsageError(f"{len(given)} targets were given; give one of macs= and parameters=, a share to keep")
-    ((name, value),) = given.items()
-    if value == "cap" and criterion == GRADIENT_REDUNDANCY:
-        return _Target(name, None)
-    if value == "cap":
-        raise UsageError(f"{name}='cap' needs criterion={GRADIENT_REDUNDANCY!r}, not {criterion!r}: others have no cap")
-    if not is_number(value) or not 0 < value <= 1:
-        raise UsageError(f"{name}={value!r} is not allowed; give the share to keep, above 0 and at most 1")
-    return _Target(name, float(value))
-
-
-def _check_numbers(tau: object, keep_at_least: object) -> None:
-    for name, value in (("tau", tau), ("keep_at_least", keep_at_least)):
-        if not is_number(value) or not 0 <= value < 1:
-            raise UsageError(f"{name}={value!r} is not allowed; give a number from 0 to below 1")
 
 
 def _refuse_units(model: nn.Module) -> None:
@@ -212,100 +193,16 @@ def _prunable(model: nn.Module, example: Inputs, where: Where | None) -> tuple[l
     return groups, skipped
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """The groups, how many elements of each go, and which."""
-
-    groups: list[ChannelGroup]
-    removed: dict[int, list[int]]
-    redundancies: list[Redundancy] | None
-    cap: Cap | None
-    skipped: list[Skip]
-
-
-def _choose(
-    criterion: str,
-    target: _Target,
-    model: nn.Module,
-    groups: list[ChannelGroup],
-    found: Calibration,
-    example: Inputs,
-    tau: float,
-    beyond_cap: bool,
-    keep_at_least: float,
-    seed: int,
-) -> _Choice:
-    if criterion == GRADIENT_REDUNDANCY:
-        costs = CostModel(model, groups, example)
-        most = [group.size - max(1, math.ceil(keep_at_least * group.size)) for group in groups]
-        ranks = [redundancy_of(gram, found.samples, tau) for gram in found.gradients]
-        lost, cap = _layer_stage(target, costs, ranks, most, tau, beyond_cap)
-        removed = {i: removal_order(found.gradients[i], count) for i, count in enumerate(lost) if count}
-        return _Choice(groups, removed, ranks, cap, [])
-    groups, scores, skipped = importances(criterion, model, groups, seed)
-    if not groups:
-        raise SurgeryError(f"no layer has what {criterion} measures; choose another criterion, such as 'l1'")
-    costs = CostModel(model, groups, example)
-    most = [group.size - max(1, math.ceil(keep_at_least * group.size)) for group in groups]
-    order = uniform([g.size for g in groups]) if CRITERIA[criterion].spread == "uniform" else by_importance(scores)
-    lost = [0] * len(groups)
-    if not take(order, lost, most, lambda now: _reached(target, costs, now)):
-        raise _out_of_reach(target, costs, most)
-    removed = {i: scores[i].argsort(stable=True)[:count].tolist() for i, count in enumerate(lost) if count}
-    return _Choice(groups, removed, None, None, skipped)
-
-
-def _layer_stage(
-    target: _Target, costs: CostModel, ranks: list[Redundancy], most: list[int], tau: float, beyond_cap: bool
-) -> tuple[list[int], Cap]:
-    """How many elements each group loses, within the cap first.
-
-    Raises:
-        UsageError: the target is below the cap.
-        SurgeryError: the target cannot be reached at all.
-    """
-    none = [0] * len(most)
-    within = [min(len(r.errors) - r.rank, limit) for r, limit in zip(ranks, most, strict=True)]
-    whole = {what: costs.sum_of(what, none) for what in ("macs", "parameters")}
-    macs, parameters = (costs.sum_of(what, within) / whole[what] for what in ("macs", "parameters"))
-    cap = Cap(macs, parameters, tau)
-    if target.share is None:
-        return within, cap
-    lost = list(none)
-    for limit in (within, most) if beyond_cap else (within,):
-        order = by_error(ranks, costs, target.what, lost, limit)
-        if take(order, lost, limit, lambda now: _reached(target, costs, now)):
-            return lost, cap
-    if beyond_cap:
-        raise _out_of_reach(target, costs, most)
-    raise UsageError(
-        f"{target.what}={target.share:g} is below {cap}; keep more, give beyond_cap=True, or choose another criterion "
-        f"({', '.join(name for name in CRITERIA if name != GRADIENT_REDUNDANCY)})"
-    )
-
-
-def _reached(target: _Target, costs: CostModel, lost: Sequence[int]) -> bool:
-    share = 1.0 if target.share is None else target.share
-    return costs.sum_of(target.what, lost) <= share * costs.sum_of(target.what, [0] * len(lost)) * (1 + 1e-9)
-
-
-def _out_of_reach(target: _Target, costs: CostModel, most: Sequence[int]) -> SurgeryError:
-    least = costs.sum_of(target.what, most) / costs.sum_of(target.what, [0] * len(most))
-    return SurgeryError(
-        f"{target.what}={target.share:g} cannot be reached: {least:.3g} remains with every layer at its narrowest; "
-        "keep more, or lower keep_at_least="
-    )
-
-
 def _build(
     model: nn.Module,
     twin: nn.Module,
-    target: _Target,
+    target: Target,
     criterion: str,
-    choice: _Choice,
+    choice: Choice,
     skipped: list[Skip],
     found: Calibration,
     example: Inputs,
+    speed: Speed | None,
 ) -> PrunePlan:
     groups, removed = choice.groups, choice.removed
     narrow = narrowings(twin, groups, removed)
@@ -347,5 +244,6 @@ def _build(
         difference,
         found.samples,
         tuple(narrow),
+        speed,
         pruned,
     )

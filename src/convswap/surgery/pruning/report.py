@@ -58,6 +58,31 @@ class Cap:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """What was measured for a target of latency.
+
+    Attributes:
+        before_ms, after_ms: milliseconds of a forward pass on the example, in turns.
+        images: of the example.
+        threads: of torch.
+        noise: why the machine was too noisy for these figures to be trusted, or None.
+    """
+
+    before_ms: float
+    after_ms: float
+    images: int
+    threads: int
+    noise: str | None
+
+    def __str__(self) -> str:
+        text = (
+            f"latency {self.before_ms:.2f} -> {self.after_ms:.2f} ms ({self.after_ms / self.before_ms:.1%}) for "
+            f"{self.images} images on {self.threads} thread{'s' if self.threads > 1 else ''}"
+        )
+        return text if self.noise is None else f"{text}; not to be trusted: {self.noise}"
+
+
+@dataclass(frozen=True)
 class PruneReport:
     """The data of a pruning plan, without the models.
 
@@ -74,6 +99,7 @@ class PruneReport:
             the largest relative difference of the outputs. It proves that nothing else was touched.
         samples: number of calibration images, 0 without.
         narrow: `[path, kept input channels, kept output channels]` of every layer that loses some (None: keeps all).
+        speed: for a target of latency, the times measured.
     """
 
     criterion: str
@@ -89,6 +115,7 @@ class PruneReport:
     difference: float
     samples: int
     narrow: tuple[tuple[str, list[int] | None, list[int] | None], ...]
+    speed: Speed | None
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain lists and dictionaries."""
@@ -113,6 +140,8 @@ class PruneReport:
             f"the narrow network is the wide one without these channels: largest relative difference "
             f"{self.difference:.1e}",
         ]
+        if self.speed is not None:
+            lines.append(str(self.speed))
         if self.compensated:
             lines.append(f"compensated by folding: {self.compensated} layers")
         if self.skipped:

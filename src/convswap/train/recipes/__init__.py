@@ -12,6 +12,7 @@ from .niff import niff_recipe
 from .pide import pide_recipe
 from .recipe import Recipe
 from .registry import NAMED_RECIPES, NamedRecipe, named, named_recipe
+from .regularized import regularized
 from .vgnet import vgnet_recipe
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "named_recipe",
     "niff_recipe",
     "pide_recipe",
+    "regularized",
     "small_image_recipe",
     "vgnet_recipe",
 ]

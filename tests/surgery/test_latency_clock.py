@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convswap.measure.latencies import timing
+from convswap.surgery import latency
 
 
 class Clock:
@@ -32,11 +32,11 @@ class Takes(nn.Module):
 
 def test_a_pass_takes_what_it_takes_however_many_make_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(timing, "perf_counter", clock)
+    monkeypatch.setattr(latency, "perf_counter", clock)
     models = {str(ms): Takes(clock, ms) for ms in (0.1, 1.0, 5.0)}
-    found = timing.measure_latency(models, torch.zeros(1), repeats=4, warmup=2)
-    for name, latency in found.items():
-        assert latency.median_ms == pytest.approx(float(name))
-        assert latency.repeats == 4
+    found = latency.measure_latency(models, torch.zeros(1), repeats=4, warmup=2)
+    for name, taken in found.items():
+        assert taken.median_ms == pytest.approx(float(name))
+        assert taken.repeats == 4
     # two to warm up, one to see how long it takes, then four blocks of at least 2 ms
     assert [model.calls for model in models.values()] == [3 + 4 * calls for calls in (20, 2, 1)]

@@ -8,7 +8,7 @@ from torch import nn
 
 from convswap.errors import UsageError
 from convswap.lab.report.view import Timing
-from convswap.measure.latencies.timing import Latency, measure_latency
+from convswap.surgery.latency import Latency, measure_latency
 
 
 class Recorder(nn.Module):

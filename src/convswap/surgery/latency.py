@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError, check_whole
-from ...surgery.inputs import ExampleInput, Inputs
-from ...surgery.modes import evaluating
+from ..errors import UsageError, check_whole
+from .inputs import ExampleInput, Inputs
+from .modes import evaluating
 
 # One timed block lasts at least this long. A shorter block would measure the clock and the scheduler.
 _BLOCK_MS = 2.0
