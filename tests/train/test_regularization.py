@@ -6,16 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from regularizer_hosts import make_host as make_model
 from torch import nn
 
 from convswap.data import Data
+from convswap.errors import UsageError
 from convswap.regularizers import REGULARIZERS, Active, Setting
 from convswap.train import Recipe, fit, regularized
 from convswap.train.regularization import Regularization, check_regularizers, setting_of
 
-from .conftest import make_data, make_model, make_recipe
+from .conftest import make_data, make_recipe
 
-OPTIONS = {"cutout": "cutout:4", "label_smoothing": "label_smoothing:0.2"}
+OPTIONS = {
+    "cutout": "cutout:4",
+    "label_smoothing": "label_smoothing:0.2",
+    "max_pool_dropout": "max_pool_dropout:evaluation=max",
+}
 
 
 def recipe_of(name: str, epochs: int = 2) -> Recipe:
@@ -85,6 +91,12 @@ def test_a_method_is_checked_before_a_training(name: str) -> None:
     check_regularizers(recipe_of(name), model, make_data())
     assert list(model.state_dict()) == list(before)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_frozen_part_is_seen_by_the_check() -> None:
+    recipe = regularized(make_recipe(freeze="first"), ["jocor"])
+    with pytest.raises(UsageError, match="freeze nothing"):
+        check_regularizers(recipe, make_model(), make_data())
 
 
 class Watched(Active):

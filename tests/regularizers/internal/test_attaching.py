@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from regularizer_hosts import make_host, setting_for
 from torch import Tensor, nn
 
 import convswap
@@ -15,8 +16,6 @@ from convswap.errors import ConvswapError, SurgeryError, UsageError
 from convswap.models import create_model
 from convswap.regularizers import REGULARIZERS, Attachment, Regularizer, get_regularizer, overrides
 from convswap.surgery.pooling import ProbabilisticMaxPool2d
-
-from ..hosts import make_host, setting_for
 
 ATTACHED = [n for n, c in REGULARIZERS.items() if c.family == "internal" and overrides(c, Regularizer.attach)]
 LASTING = {"shake_drop", "shake_shake", "max_pool_dropout"}
