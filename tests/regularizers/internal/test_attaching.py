@@ -15,6 +15,7 @@ import convswap
 from convswap.errors import ConvswapError, SurgeryError, UsageError
 from convswap.models import create_model
 from convswap.regularizers import REGULARIZERS, Attachment, Regularizer, get_regularizer, overrides
+from convswap.regularizers.internal.built_in import built_in
 from convswap.surgery.pooling import ProbabilisticMaxPool2d
 
 ATTACHED = [n for n, c in REGULARIZERS.items() if c.family == "internal" and overrides(c, Regularizer.attach)]
@@ -359,3 +360,12 @@ def test_a_saved_network_keeps_probabilistic_pooling(tmp_path) -> None:
     assert torch.equal(loaded(x), model(x))
     fused = convswap.fuse(model, x)
     torch.testing.assert_close(fused(x), evaluated, rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_network_brings_along_stays_and_is_said() -> None:
+    model = nn.Sequential(make_host(), nn.Dropout(0.3))
+    with pytest.warns(UserWarning, match=r"Sequential has regularisation of its own, which stays: 1 Dropout \(0\.3\)"):
+        attach("dropout", model).detach()
+    assert model[1].p == 0.3
+    paths = create_model("resnet18", num_classes=3, in_channels=3, drop_path_rate=0.2)
+    assert built_in(paths) == "7 DropPath (0.0286 to 0.2)"

@@ -120,6 +120,7 @@ class DropBlock(Regularizer):
     name, family, place = "drop_block", "internal", "network"
     paper = "Ghiasi et al., arXiv:1810.12890, 2018"
     summary = "squares of each channel in the last two stages, more as the training goes on"
+    cost = "a mask and two products for each map of the last two stages"
 
     rate: float = 0.1
     block_size: int = 7
