@@ -131,5 +131,12 @@ LearningRate = Annotated[
     float | None,
     typer.Option(metavar="X", help="Peak of the schedule. Default: the recipe's.", rich_help_panel=_TRAINING),
 ]
+DEFAULT_MARGIN = 0.5
+Margin = Annotated[
+    float,
+    typer.Option(
+        metavar="POINTS", help="The largest difference of accuracy that does not matter, for the test of equality."
+    ),
+]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=_TRAINING)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results.")]
