@@ -24,7 +24,7 @@ LEVELS = [
     {"data"},
     {"units", "ops"},
     {"surgery"},
-    {"models"},
+    {"models", "regularizers"},
     {"train", "measure", "see", "hosts"},
     {"lab", "testing"},
     {"cli", "doctor"},

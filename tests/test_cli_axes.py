@@ -12,11 +12,13 @@ from convswap.errors import UsageError
 from convswap.lab import Store
 from convswap.lab.axis import read_axes
 from convswap.lab.store import STORE_FILE
-from convswap.train import Recipe
+from convswap.regularizers import split_list
+from convswap.train import Recipe, regularized
 
 
-def recipe(name: str = "auto", learning_rate: float | None = None) -> Recipe:
-    return Recipe(learning_rate=learning_rate or 0.2, epochs=3 if name == "auto" else 7)
+def recipe(name: str = "auto", learning_rate: float | None = None, regularize: str = "none") -> Recipe:
+    made = Recipe(learning_rate=learning_rate or 0.2, epochs=3 if name == "auto" else 7)
+    return regularized(made, split_list(regularize))
 
 
 def test_the_units_need_no_axis() -> None:
@@ -32,10 +34,17 @@ def test_values_are_variants_in_order() -> None:
     assert {name: values["epochs"] for name, values in axis.recipes.items()} == {"auto": 3, "long": 7}
 
 
+def test_regularisers_are_variants_and_a_plus_joins_two() -> None:
+    axis = chosen_axis("regularize", {"regularize": "none,cutout,cutout+mixup"}, recipe)
+    assert axis is not None
+    methods = {name: [text.partition(":")[0] for text in r.get("regularize", ())] for name, r in axis.recipes.items()}
+    assert methods == {"none": [], "cutout": ["cutout"], "cutout+mixup": ["cutout", "mixup"]}
+
+
 @pytest.mark.parametrize(
     ("vary", "values", "message"),
     [
-        ("model", {}, "--vary='model' is not allowed; choose one of 'unit', 'recipe', 'learning_rate'"),
+        ("model", {}, "--vary='model' is not allowed; choose one of 'unit', 'recipe', 'regularize', 'learning_rate'"),
         ("unit", {"recipe": "auto,long"}, "--recipes 'auto,long' goes with --vary recipe"),
         (
             "recipe",
@@ -45,6 +54,8 @@ def test_values_are_variants_in_order() -> None:
         ("recipe", {}, "--recipes was not given; --vary recipe needs the baseline and others"),
         ("recipe", {"recipe": "auto"}, "'auto' has fewer than two values"),
         ("recipe", {"recipe": "a,b"}, "recipe 'a' and 'b' are the same recipe"),
+        ("regularize", {"regularize": "none,cutuot"}, "did you mean 'cutout'"),
+        ("regularize", {"regularize": "none"}, "--vary regularize needs the baseline and others"),
         ("learning_rate", {"learning_rate": "0.1,fast"}, "--learning-rates: 'fast' is not a number"),
         ("learning_rate", {"learning_rate": "0.1,-1"}, "learning_rate=-1.0 is not allowed"),
     ],

@@ -8,7 +8,8 @@ from convswap.data import FolderImages
 from convswap.errors import DataError, UsageError
 from convswap.train import batches as module
 from convswap.train.augment import Normalize
-from convswap.train.batches import Augmentation, Share, TrainBatches, evaluation_batches
+from convswap.train.batches import Augmentation, TrainBatches, evaluation_batches
+from convswap.train.seeding import Share
 
 from .conftest import make_data
 

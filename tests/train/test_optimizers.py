@@ -167,6 +167,7 @@ OTHER: dict[str, Any] = {
     "class_weights": "balanced",
     "sampling": "balanced",
     "flip_mode": "alternating",
+    "regularize": ("cutout:4",),
 }
 STEPS = {"schedule": "steps", "milestones": (0.75,)}
 NEEDS: dict[str, dict[str, Any]] = {

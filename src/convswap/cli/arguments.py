@@ -138,5 +138,15 @@ Margin = Annotated[
         metavar="POINTS", help="The largest difference of accuracy that does not matter, for the test of equality."
     ),
 ]
+Regularize = Annotated[
+    str,
+    typer.Option(
+        metavar="A,B,C",
+        help="Regularisers, see `convswap regularizers`, e.g. cutout,mixup:alpha=0.2. none: without any. Default: the "
+        "recipe's.",
+        rich_help_panel=_TRAINING,
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=_TRAINING)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results.")]

@@ -42,15 +42,24 @@ class Parent:
 
 
 def chosen_recipe(
-    data: Data, *, name: str, trained: bool, epochs: int | None, batch_size: int | None, learning_rate: float | None
+    data: Data,
+    *,
+    name: str,
+    trained: bool,
+    epochs: int | None,
+    batch_size: int | None,
+    learning_rate: float | None,
+    regularize: str = "",
 ) -> Recipe:
     """The recipe of this name (`"auto"`: the one that suits the data), changed as the command line says."""
-    from ..train import NAMED_RECIPES, default_recipe
+    from ..regularizers import split_list
+    from ..train import NAMED_RECIPES, default_recipe, regularized
 
     check_choice("--recipe", name, ("auto", *NAMED_RECIPES))
     recipe = NAMED_RECIPES[name]() if name != "auto" else default_recipe(data, pretrained=trained)
     given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    return replace(recipe, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+    recipe = replace(recipe, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+    return regularized(recipe, split_list(regularize)) if regularize else recipe
 
 
 def make_trials(
@@ -130,13 +139,16 @@ def _normalization(
 
 
 def check(trials: list[Trial], data: Data, device: str) -> None:
-    """Find the device and build every network once, swap and weights included, before the first training starts."""
+    """Find the device and build every network once, with swap, weights and regularisers, before a training starts."""
     from ..lab.build import build_model
+    from ..train import Recipe
     from ..train.precision import resolve_device
+    from ..train.regularization import check_regularizers
 
     resolve_device(device)
-    for trial in {(t.model, t.unit): t for t in reversed(trials)}.values():
-        build_model(trial, data)
+    for trial in {(t.model, t.unit, str(t.recipe)): t for t in reversed(trials)}.values():
+        model, _ = build_model(trial, data)
+        check_regularizers(Recipe.from_dict(trial.recipe), model, data)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from .arguments import (
     Pretrained,
     Quiet,
     RecipeName,
+    Regularize,
     SkipUnreadable,
     UnitOptions,
     Weights,
@@ -64,7 +65,8 @@ def run(
         str,
         typer.Option(
             metavar="AXIS",
-            help="What is compared: unit, recipe or learning_rate. The first value is the baseline (conv among units).",
+            help="What is compared: unit, recipe, regularize (each of --regularize by itself, a+b for both at once) or "
+            "learning_rate. The first value is the baseline (conv among units).",
             rich_help_panel=_AXIS,
         ),
     ] = "unit",
@@ -101,6 +103,7 @@ def run(
     recipe: RecipeName = "auto",
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
+    regularize: Regularize = "",
     data_root: DataRoot = None,
     skip_unreadable: SkipUnreadable = False,
     channels: Channels = "auto",
@@ -138,6 +141,7 @@ def run(
       convswap compare --units conv,circle --option circle.radius=learnable --where 'layer3.*'
       convswap compare --robustness quick
       convswap compare --vary learning_rate --learning-rates 0.2,0.1,0.4 --seeds 5
+      convswap compare --vary regularize --regularize none,cutout,mixup,cutout+mixup --data cifar10
     """
     from ..data import load_data
     from ..errors import check_choice
@@ -171,12 +175,17 @@ def run(
     )
     trained = pretrained or weights is not None
     given = {"name": recipe, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    varied = {"recipe": recipes, "learning_rate": learning_rates}
+    if vary == "regularize":
+        varied["regularize"] = regularize or None
+    else:
+        given["regularize"] = regularize
 
     def changed(**changes: Any) -> Recipe:
         return chosen_recipe(loaded, trained=trained, **given | changes)
 
+    axis = chosen_axis(vary, varied, changed)
     chosen = changed()
-    axis = chosen_axis(vary, {"recipe": recipes, "learning_rate": learning_rates}, changed)
     trials = make_trials(
         models or [DEFAULT_MODEL],
         list(names),

@@ -26,6 +26,7 @@ from .arguments import (
     Pretrained,
     Quiet,
     RecipeName,
+    Regularize,
     SkipUnreadable,
     UnitOptions,
     Weights,
@@ -69,6 +70,7 @@ def run(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
+    regularize: Regularize = "",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.")] = 0,
     out: Annotated[
         Path | None,
@@ -124,7 +126,13 @@ def run(
     )
     trained = pretrained or weights is not None or parent is not None
     chosen = chosen_recipe(
-        loaded, name=recipe, trained=trained, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+        loaded,
+        name=recipe,
+        trained=trained,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        regularize=regularize,
     )
     (trial,) = make_trials(
         [model],

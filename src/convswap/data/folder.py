@@ -66,16 +66,19 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from torchvision.transforms.v2 import functional as tv
-
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        index %= len(self)
+        return self.read(index % len(self))
+
+    def read(self, index: int, *, copy: int = 0) -> tuple[Tensor, int]:
+        """Image `index` and its label. Several copies of one training image have different crops."""
+        from torchvision.transforms.v2 import functional as tv
+
         image = self._open(self.paths[index])
         size = [self.image_size, self.image_size]
         if self.train:
             seed, epoch = self._seed_and_epoch.tolist()
-            top, left, height, width = random_crop(image.height, image.width, seed, epoch, index)
+            top, left, height, width = random_crop(image.height, image.width, seed, epoch, index + copy * len(self))
             image = tv.resized_crop(image, top, left, height, width, size)
         else:
             image = tv.resize(image, [resized_side(self.image_size)])

@@ -11,7 +11,7 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import StoreError, UsageError, check_choice, check_whole
-from ..train.batches import MOST_SEED
+from ..train.seeding import MOST_SEED
 from .mixed import is_mixed, short_id
 
 BASELINE = "conv"

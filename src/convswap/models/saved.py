@@ -21,7 +21,7 @@ from ..errors import StoreError, UsageError, first_line
 from ..files import write_atomically
 from ..surgery.applying import perform_swap
 from ..surgery.history import append_history, constructor_of, history_of
-from ..surgery.pooling import perform_pooling
+from ..surgery.pooling import perform_pooling, perform_probabilistic
 from ..surgery.pruning.narrow import perform_prune
 from ..surgery.residuals import repeat_removal
 from ..surgery.sites import is_unit
@@ -303,4 +303,5 @@ _REPEATS: dict[str, Callable[[nn.Module, dict[str, Any]], nn.Module]] = {
     "prune": perform_prune,
     "remove_residuals": repeat_removal,
     "replace_pooling": perform_pooling,
+    "probabilistic_pooling": perform_probabilistic,
 }

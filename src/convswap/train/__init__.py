@@ -1,7 +1,7 @@
 """Training and evaluation: one loop, described by a recipe, the same for every unit."""
 
 from .evaluation import Evaluation, evaluate
-from .loop import FitResult, fit
+from .loop import fit
 from .losses import squared_hinge
 from .optimizers import build_optimizer, set_learning_rate
 from .parameters import constrain, learning_rate_scales, parameter_groups, undecayed_names
@@ -14,8 +14,10 @@ from .recipes import (
     digits_recipe,
     fine_tune_recipe,
     folder_recipe,
+    regularized,
     small_image_recipe,
 )
+from .result import FitResult
 from .shift_adamax import ShiftAdaMax
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "folder_recipe",
     "learning_rate_scales",
     "parameter_groups",
+    "regularized",
     "set_learning_rate",
     "small_image_recipe",
     "squared_hinge",

@@ -7,7 +7,6 @@ same global batches.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,25 +18,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from ..data import ArrayImages, FolderImages
 from ..errors import DataError, UsageError
 from ..machine import usable_cores
+from ..regularizers import Regularizer
 from .augment import Draws, Normalize, check_padding, crop_flip
-
-Batch = tuple[Tensor, Tensor]
-MOST_SEED = 2**63 - 1
-"""The largest seed: what a signed integer of 64 bits can hold."""
-
-
-def generator_for(seed: int, epoch: int, purpose: str) -> torch.Generator:
-    """An independent CPU generator for each (seed, epoch, purpose)."""
-    digest = hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which part of each global batch this process takes."""
-
-    rank: int = 0
-    world: int = 1
+from .data_methods import Batch, DataMethods
+from .seeding import ALONE, Share, generator_for
 
 
 @dataclass(frozen=True)
@@ -65,6 +49,8 @@ class TrainBatches:
         device: where the batches are wanted.
         share: this process's part of each global batch.
         order: the order of an epoch from a generator. By default each image comes once.
+        methods: the regularisers that change batches.
+        num_classes: of the data, for methods that mix labels.
     """
 
     def __init__(
@@ -76,8 +62,10 @@ class TrainBatches:
         augmentation: Augmentation,
         normalize: Normalize,
         device: torch.device,
-        share: Share = Share(),
+        share: Share = ALONE,
         order: Callable[[torch.Generator], Tensor] | None = None,
+        methods: tuple[Regularizer, ...] = (),
+        num_classes: int = 0,
     ) -> None:
         count = len(images)
         self.order = order or (lambda generator: torch.randperm(count, generator=generator))
@@ -90,6 +78,7 @@ class TrainBatches:
         self.normalize, self.device, self.share = normalize, device, share
         self.batch_size = batch_size
         self.steps = count // batch_size
+        self.methods = DataMethods(methods, seed=seed, num_classes=num_classes, share=share)
         if isinstance(images, ArrayImages):
             if augmentation.padding:
                 height, width = images.images.shape[2:]
@@ -98,33 +87,45 @@ class TrainBatches:
             self._labels_N = images.labels.to(device)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch: images (N, C, H, W) as `normalize` makes them, labels (N,)."""
-        count, share = len(self.images), self.share
+        """The batches of one epoch: images (N, C, H, W) as `normalize` makes them, and labels (N,).
+
+        Methods that mix images give class weights (N, classes) in place of labels. Methods with copies give more images
+        and labels than the batch size says, block by block.
+        """
+        count, share, copies = len(self.images), self.share, self.methods.copies
         order_N = self.order(generator_for(self.seed, epoch, "order"))
-        kept = order_N[: self.steps * self.batch_size].view(self.steps, share.world, -1)[:, share.rank]
+        different = -(-self.batch_size // self.methods.repeats)
+        # Block by block, so that neighbours are different images: they are the pairs of the methods that mix.
+        kept = _again(order_N[: self.steps * different].view(self.steps, different), count, self.methods.repeats)
+        kept = kept[:, : self.batch_size].reshape(self.steps, share.world, -1)[:, share.rank]
         position = torch.arange(self.steps * self.batch_size).view(self.steps, share.world, -1)[:, share.rank]
         padding = self.augmentation.padding if isinstance(self.images, ArrayImages) else 0
         draws = Draws.draw(
-            count,
+            count * copies,
             padding=padding,
             flip=self.augmentation.flip,
             generator=generator_for(self.seed, epoch, "augmentation"),
         )
+        rows = kept.shape[1]
+        kept, position = _again(kept, count * self.methods.repeats, copies), _again(position, count, copies)
+        draws = draws[position.flatten()]
         if self.augmentation.flip and self.augmentation.flip_mode == "alternating":
             first_N = torch.rand(count, generator=generator_for(self.seed, 0, "flip")) < 0.5
-            draws = draws.alternating(first_N[order_N], epoch)
-        draws = draws[position.flatten()].to(self.device)
+            draws = draws.alternating(first_N[kept.flatten() % count], epoch)
+        draws = draws.to(self.device)
+        finish = self.methods.epoch(epoch, rows)
         if isinstance(self.images, ArrayImages):
-            return self._from_array(kept.to(self.device), draws)
-        return self._from_folder(self.images, kept, draws, epoch)
+            batches = self._from_array((kept % count).to(self.device), draws)
+        else:
+            batches = self._from_folder(self.images, kept, draws, epoch)
+        return (finish(pixels_NHWC, self.normalize, labels) for pixels_NHWC, labels in batches)
 
     def _from_array(self, index_SN: Tensor, draws: Draws) -> Iterator[Batch]:
         size = index_SN.shape[1]
         mode = self.augmentation.padding_mode
         for step, index_N in enumerate(index_SN):
             rows = draws[step * size : (step + 1) * size]
-            pixels = crop_flip(self._pixels_NHWC, index_N, rows, padding_mode=mode)
-            yield self.normalize(pixels), self._labels_N[index_N]
+            yield crop_flip(self._pixels_NHWC, index_N, rows, padding_mode=mode), self._labels_N[index_N]
 
     def _from_folder(self, images: FolderImages, index_SN: Tensor, draws: Draws, epoch: int) -> Iterator[Batch]:
         images.set_epoch(self.seed, epoch)
@@ -134,7 +135,12 @@ class TrainBatches:
         for step, (pixels, labels) in enumerate(batches):
             pixels_NHWC = _channels_inside(pixels.to(self.device, non_blocking=True))
             pixels_NHWC = crop_flip(pixels_NHWC, everything, draws[step * size : (step + 1) * size])
-            yield self.normalize(pixels_NHWC), labels.to(self.device, non_blocking=True)
+            yield pixels_NHWC, labels.to(self.device, non_blocking=True)
+
+
+def _again(number_SN: Tensor, count: int, times: int) -> Tensor:
+    """Each row several times, one block behind the other: k, then k + `count`, then k + 2 `count`, ..."""
+    return torch.cat([number_SN + block * count for block in range(times)], dim=1)
 
 
 def evaluation_batches(
@@ -143,7 +149,7 @@ def evaluation_batches(
     batch_size: int,
     normalize: Normalize,
     device: torch.device,
-    share: Share = Share(),
+    share: Share = ALONE,
 ) -> Iterator[Batch]:
     """All images once, in order. The last batch may be smaller. Each process takes every world-th batch."""
     starts = range(share.rank * batch_size, len(images), share.world * batch_size)
@@ -171,14 +177,18 @@ def worker_count() -> int:
 
 
 class _Handed(Dataset[Any]):
-    """The images, with a `DataError` handed over as an item: a worker would bury it in the text of its traceback."""
+    """The images, with a `DataError` handed over as an item: a worker would bury it in the text of its traceback.
+
+    A number k + c len(images) stands for the c-th copy of image k.
+    """
 
     def __init__(self, images: FolderImages) -> None:
         self.images = images
 
     def __getitem__(self, index: int) -> Any:
         try:
-            return self.images[index]
+            copy, image = divmod(index, len(self.images))
+            return self.images.read(image, copy=copy) if copy else self.images[image]
         except DataError as error:
             return error
 

@@ -18,7 +18,7 @@ from ..errors import StoreError, TrainingError, first_line
 from ..files import write_atomically
 from ..units.contract.options import described_options
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def save_checkpoint(
     path: Path,
     *,
     model: nn.Module,
+    companions: nn.Module,
     optimizer: Optimizer,
     history: list[dict[str, Any]],
     identity: Identity,
@@ -104,6 +105,7 @@ def save_checkpoint(
         "format": FORMAT,
         "epoch": len(history),
         "model": model.state_dict(),
+        "companions": companions.state_dict(),
         "optimizer": optimizer.state_dict(),
         "history": history,
         "random": random_state(device),

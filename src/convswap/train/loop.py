@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,59 +16,32 @@ from torch import Tensor, nn
 from ..data import Data, Images
 from ..errors import StoreError, TrainingError, UsageError, check_whole
 from ..files import remove_unfinished
+from ..regularizers import parse_regularizers
 from .augment import Normalize
 from .average import WeightAverage
-from .batches import MOST_SEED, Augmentation, Share, TrainBatches, evaluation_batches
+from .batches import Augmentation, TrainBatches, evaluation_batches
 from .checkpoint import Identity, describe_model, load_checkpoint, restore_random_state, save_checkpoint
 from .evaluation import check_logits, evaluation_batch_size, sum_up
 from .faults import divergence, explained
 from .freezing import frozen, keep_still
 from .interrupts import deferred_interrupt, raise_unheard
-from .losses import training_loss
 from .metrics import append_metrics, rewrite_metrics
 from .optimizers import build_optimizer, set_learning_rate
 from .parallel import copy_buffers_from_first, mean_over_processes, start_fabric, sum_over_processes
-from .parameters import constraint_of
+from .parameters import constraint_of, parameter_groups
 from .precision import autocast, input_dtype, resolve_device, resolve_precision
 from .preflight import check_training
 from .progress import Reporter, reporter_for
 from .recipes import Recipe
+from .regularization import Regularization, setting_of
+from .result import FitResult
 from .sampling import order_of, weights_of
+from .seeding import MOST_SEED, Share
 from .stepper import Stepper
 from .stopping import EarlyStopping
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """The result of a training.
-
-    Attributes:
-        history: one dict per epoch, as in metrics.jsonl. With a validation part, it holds `validation_loss` and
-            `validation_accuracy`, and only the last epoch has `test_loss` and `test_accuracy`.
-        test_accuracy: after the last epoch, never the best epoch's.
-        test_loss: after the last epoch.
-        seconds: over all epochs, including those before a resume.
-        images_per_second: training speed over all epochs, without evaluation.
-        resumed_after: number of epochs that a checkpoint saved, 0 if there was none.
-        precision: `"bf16"` or `"fp32"`, also where the recipe says `"auto"`.
-        device: where the last epoch ran.
-        processes: number of processes.
-        warnings: what a reader of the result must know, such as a loss that diverged without becoming infinite.
-    """
-
-    history: list[dict[str, Any]]
-    test_accuracy: float
-    test_loss: float
-    seconds: float
-    images_per_second: float
-    resumed_after: int
-    precision: str
-    device: str
-    processes: int
-    warnings: tuple[str, ...] = ()
 
 
 def fit(
@@ -120,10 +93,12 @@ def fit(
     precision = resolve_precision(recipe.precision, place)
     fabric = start_fabric(place, devices, precision)
     generators = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=generators), _tuned_cudnn(), frozen(model, recipe.freeze) as still:
+    with ExitStack() as stack, torch.random.fork_rng(devices=generators), _tuned_cudnn():
         torch.manual_seed(seed)
+        still = stack.enter_context(frozen(model, recipe.freeze))
         folder = Path(directory) if directory else None
         training = _Training(fabric, model, data, recipe, precision, seed, folder, still)
+        stack.callback(training.regularization.detach)
         resumed = training.resume(resume)
         show = progress and fabric.is_global_zero
         steps, batch_size = training.batches.steps, training.batches.batch_size
@@ -184,10 +159,15 @@ class _Training:
         model.to(device)
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
-        constrain = constraint_of(model)
+        context = partial(autocast, precision, device)
+        setting = setting_of(data, recipe, seed=seed, device=device, wrap=fabric.setup_module, autocast=context)
+        self.regularization = Regularization(recipe, model, setting, weights_of(data, recipe, device))
+        companions = self.regularization.companions
+        constrain = constraint_of(nn.ModuleList([model, companions]) if len(companions) else model)
         constrain()
         self.optimizer = build_optimizer(model, recipe, device)
-        self.loss = training_loss(recipe, weights_of(data, recipe, device))
+        for group in parameter_groups(companions, recipe.weight_decay, decay_all=recipe.decay_all):
+            self.optimizer.add_param_group(group)
         self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
         self.stopping = EarlyStopping(recipe.patience, recipe.epochs)
         self.compiled = cast(nn.Module, torch.compile(model)) if recipe.compile else model
@@ -208,6 +188,8 @@ class _Training:
             device=device,
             share=self.share,
             order=order_of(data, recipe),
+            methods=parse_regularizers(recipe.regularize),
+            num_classes=data.num_classes,
         )
         self.stepper.check(self.batches.batch_size // fabric.world_size)
 
@@ -220,6 +202,7 @@ class _Training:
         if wanted and path.exists():
             state = load_checkpoint(path, self.identity)
             self.model.load_state_dict(state["model"])
+            self.regularization.companions.load_state_dict(state["companions"])
             self.optimizer.load_state_dict(state["optimizer"])
             self._restore(state.get("further", {}))
             restore_random_state(state["random"], self.fabric.device)
@@ -260,6 +243,7 @@ class _Training:
                 save_checkpoint(
                     self.directory / "checkpoint.pt",
                     model=self.model,
+                    companions=self.regularization.companions,
                     optimizer=self.optimizer,
                     history=self.history,
                     identity=self.identity,
@@ -294,20 +278,21 @@ class _Training:
         look = _look_every(device, self.fabric.world_size)
         losses = torch.zeros(steps, device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)
+        counted = 0
         seen: list[float] = []
+        objective, progress = self.regularization.objective, self.regularization.progress
         self.model.train()
         keep_still(self.still)
+        self.regularization.begin_epoch(epoch)
         for step, batch in enumerate(self.batches.epoch(epoch)):
             rate = recipe.learning_rate_at(before + step, total)
             set_learning_rate(self.optimizer, rate)
-            for images, labels in self.stepper.parts(*batch):
-                with explained(self.model, images):
-                    logits = check_logits(self.forward(images))
-                if step == 0:
-                    self._check_classes(logits)
-                loss = self.loss(logits, labels)
+            progress((before + step) / total)
+            for images, targets in self.stepper.parts(*batch):
+                loss, logits, labels = objective.step(self._logits, images, targets)
                 losses[step] += self.stepper.backward(loss)
                 correct += (logits.detach().argmax(1) == labels).sum()
+                counted += len(labels) * self.fabric.world_size
             self.stepper.step(before + step + 1)
             if (step + 1) % look == 0 or step + 1 == steps:
                 window = mean_over_processes(self.fabric, losses[len(seen) : step + 1]).tolist()
@@ -316,14 +301,18 @@ class _Training:
             raise_unheard()
             reporter.step()
         right = int(sum_over_processes(self.fabric, correct))
-        return math.fsum(seen) / steps, right / (steps * self.batches.batch_size), rate
+        return math.fsum(seen) / steps, right / counted, rate
 
-    def _check_classes(self, logits: Tensor) -> None:
+    def _logits(self, images: Tensor) -> Tensor:
+        """The network's answer in training mode, checked."""
+        with explained(self.model, images):
+            logits = check_logits(self.forward(images))
         if logits.shape[1] != self.data.num_classes:
             raise UsageError(
                 f"the model has {logits.shape[1]} outputs, but {self.data.name!r} has {self.data.num_classes} classes; "
                 f"build it with num_classes={self.data.num_classes}"
             )
+        return logits
 
     def _check_losses(self, window: list[float], epoch: int, first: int, total: int) -> None:
         for step, loss in enumerate(window, first):

@@ -2,5 +2,13 @@
 
 from .forms import perform_pooling
 from .plan import PoolingPlan, plan_replace_pooling, replace_pooling
+from .probabilistic import ProbabilisticMaxPool2d, perform_probabilistic
 
-__all__ = ["PoolingPlan", "perform_pooling", "plan_replace_pooling", "replace_pooling"]
+__all__ = [
+    "PoolingPlan",
+    "ProbabilisticMaxPool2d",
+    "perform_pooling",
+    "perform_probabilistic",
+    "plan_replace_pooling",
+    "replace_pooling",
+]

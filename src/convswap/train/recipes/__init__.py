@@ -5,6 +5,7 @@ from .binary import binary_recipe
 from .defaults import default_recipe, digits_recipe, fine_tune_recipe, folder_recipe, small_image_recipe
 from .named import NAMED_RECIPES
 from .recipe import Recipe
+from .regularized import regularized
 
 __all__ = [
     "NAMED_RECIPES",
@@ -16,5 +17,6 @@ __all__ = [
     "digits_recipe",
     "fine_tune_recipe",
     "folder_recipe",
+    "regularized",
     "small_image_recipe",
 ]

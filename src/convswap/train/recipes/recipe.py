@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ...errors import check_known
+from ...regularizers import parse_regularizers, settle, text_of
 from .checks import check_fields, check_together
 from .choices import ClassWeights, FlipMode, Loss, OptimizerName, PaddingMode, Precision, Sampling, Schedule
 from .schedules import Curve
@@ -71,6 +72,8 @@ class Recipe:
             replacement.
         flip_mode: `"random"`, or `"alternating"`: random in the first epoch, then each image turned over in every
             epoch.
+        regularize: regularisers as text, such as `("cutout", "mixup:alpha=0.2")`, see `convswap.regularizers`. They
+            are kept in the order in which they act. `"label_smoothing:E"` sets the field `label_smoothing`.
     """
 
     epochs: int = 30
@@ -109,9 +112,18 @@ class Recipe:
     class_weights: ClassWeights = field(default="none", metadata=_LATER)
     sampling: Sampling = field(default="shuffle", metadata=_LATER)
     flip_mode: FlipMode = field(default="random", metadata=_LATER)
+    regularize: tuple[str, ...] = field(default=(), metadata=_LATER)
 
     def __post_init__(self) -> None:
         check_fields(self)
+        methods, smoothing = settle(
+            parse_regularizers(self.regularize),
+            loss=self.loss,
+            label_smoothing=self.label_smoothing,
+            accumulate=self.accumulate,
+        )
+        object.__setattr__(self, "label_smoothing", smoothing)
+        object.__setattr__(self, "regularize", tuple(map(text_of, methods)))
         object.__setattr__(self, "milestones", tuple(self.milestones))  # JSON has lists only
         check_together(self)
 

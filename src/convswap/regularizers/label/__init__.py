@@ -1,0 +1,9 @@
+"""Methods that change the labels or the loss."""
+
+from .jocor import JoCoR
+from .label_smoothing import LabelSmoothing
+from .mutual_learning import MutualLearning
+from .self_distillation import SelfDistillation
+from .tsla import TSLA
+
+__all__ = ["TSLA", "JoCoR", "LabelSmoothing", "MutualLearning", "SelfDistillation"]
