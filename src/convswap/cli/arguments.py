@@ -148,6 +148,13 @@ Freeze = Annotated[
     ),
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Train through torch.compile.", rich_help_panel=_TRAINING)]
+DEFAULT_MARGIN = 0.5
+Margin = Annotated[
+    float,
+    typer.Option(
+        metavar="POINTS", help="The largest difference of accuracy that does not matter, for the test of equality."
+    ),
+]
 Regularize = Annotated[
     str,
     typer.Option(

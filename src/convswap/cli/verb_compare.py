@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .arguments import (
+    DEFAULT_MARGIN,
     Background,
     BatchSize,
     Channels,
@@ -20,6 +21,7 @@ from .arguments import (
     Freeze,
     ImageSize,
     LearningRate,
+    Margin,
     Normalization,
     Pretrained,
     Quiet,
@@ -30,11 +32,16 @@ from .arguments import (
     UnitOptions,
     Weights,
 )
+from .axes import UNIT, chosen_axis
 from .grid import check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, parse_options, parse_units, parse_where
 from .output import command_line, fail_if_any_failed, print_comparison, print_troubles, tell_data
 
+if TYPE_CHECKING:
+    from ..train import Recipe
+
 NAME = "compare"
+_AXIS = "What varies"
 DEFAULT_MODEL = "cifar_resnet8"
 
 
@@ -49,13 +56,32 @@ def run(
         ),
     ] = None,
     units: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="A,B,C",
             help="Units to compare, see `convswap units`. conv is always among them. mixed:FILE.json is several units "
-            "in one network.",
+            "in one network. Default: conv,circle,ic, or conv alone where something else varies.",
+            show_default=False,
         ),
-    ] = "conv,circle,ic",
+    ] = None,
+    vary: Annotated[
+        str,
+        typer.Option(
+            metavar="AXIS",
+            help="What is compared: unit, recipe, regularize (each of --regularize by itself, a+b for both at once) or "
+            "learning_rate. The first value is the baseline (conv among units).",
+            rich_help_panel=_AXIS,
+        ),
+    ] = "unit",
+    recipes: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,C", help="Recipes for --vary recipe, see --recipe.", rich_help_panel=_AXIS),
+    ] = None,
+    learning_rates: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,Z", help="For --vary learning_rate.", rich_help_panel=_AXIS),
+    ] = None,
+    margin: Margin = DEFAULT_MARGIN,
     data: DataName = "digits",
     epochs: Epochs = None,
     seeds: Annotated[
@@ -120,19 +146,26 @@ def run(
       convswap compare resnet18 --data imagefolder:photos --image-size 128 --pretrained
       convswap compare --units conv,circle --option circle.radius=learnable --where 'layer3.*'
       convswap compare --robustness quick
+      convswap compare --vary learning_rate --learning-rates 0.2,0.1,0.4 --seeds 5
+      convswap compare --vary regularize --regularize none,cutout,mixup,cutout+mixup --data cifar10
     """
     from ..data import load_data
     from ..errors import check_choice
     from ..lab import BASELINE, run_grid
     from ..lab.build import example_of
     from ..lab.changes import tell_changes
+    from ..lab.decide import check_margin
     from ..lab.pictures import make_pictures
     from ..lab.publish import note_command, publish
     from ..lab.robustness.files import CHOICES, NONE, measure_robustness
     from ..lab.timing import measure_lab
 
     check_choice("--robustness", robustness, CHOICES)
-    names: dict[str, dict[str, Any]] = {BASELINE: {}} | parse_units(units)
+    smallest = check_margin(margin)
+    if units is None:
+        units = "conv,circle,ic" if vary == UNIT else BASELINE
+    names: dict[str, dict[str, Any]] = {} if vary != UNIT else {BASELINE: {}}
+    names |= parse_units(units)
     options = parse_options(option or [], names)
     places = parse_where(where or [], names)
     existing_file("--weights", weights)
@@ -147,18 +180,19 @@ def run(
         cache=lab,
     )
     trained = pretrained or weights is not None
-    chosen = chosen_recipe(
-        loaded,
-        name=recipe,
-        trained=trained,
-        settings=settings,
-        compile=compile,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        freeze=freeze,
-        regularize=regularize,
-    )
+    given: dict[str, Any] = {"name": recipe, "epochs": epochs, "batch_size": batch_size}
+    given |= {"learning_rate": learning_rate, "settings": settings, "compile": compile, "freeze": freeze}
+    varied = {"recipe": recipes, "learning_rate": learning_rates}
+    if vary == "regularize":
+        varied["regularize"] = regularize or None
+    else:
+        given["regularize"] = regularize
+
+    def changed(**changes: Any) -> Recipe:
+        return chosen_recipe(loaded, trained=trained, **given | changes)
+
+    axis = chosen_axis(vary, varied, changed)
+    chosen = changed()
     trials = make_trials(
         models or [DEFAULT_MODEL],
         list(names),
@@ -172,6 +206,8 @@ def run(
         pretrained=pretrained,
         normalization=normalization,
     )
+    if axis is not None:
+        trials = axis.vary(trials)
     check(trials, loaded, device)
     tell_data(loaded, quiet)
     tell_changes(lab, trials, quiet)
@@ -184,6 +220,7 @@ def run(
             skip_unreadable=skip_unreadable,
             retry_failed=retry_failed,
             progress=not quiet,
+            axis=axis,
         )
     note_command(lab, command_line(context))
     measure_lab(lab, rows, example_of(loaded), latency=latency)
@@ -191,7 +228,7 @@ def run(
         measure_robustness(lab, rows, loaded, robustness, device=device, progress=not quiet)
     if pictures:
         make_pictures(lab, rows, loaded, progress=not quiet)
-    summary, page = publish(lab)
+    summary, page = publish(lab, margin=smallest)
     print_comparison(summary, page)
     print_troubles(rows)
     fail_if_any_failed(rows, lab, allowed=allow_failed)
