@@ -76,6 +76,7 @@ def make_trials(
     pretrained: bool,
     normalization: str,
     parent: Parent | None = None,
+    teacher: dict[str, str | None] | None = None,
 ) -> list[Trial]:
     """Every model with every unit and every seed. Seeds vary slowest, so that a stopped grid is still fair."""
     from ..lab import Trial, describe_weights
@@ -114,6 +115,7 @@ def make_trials(
             normalization=constants[model],
             network=networks[model],
             parent=None if parent is None else parent.described,
+            teacher=teacher,
         )
         for seed in seeds
         for model in models
@@ -141,6 +143,7 @@ def _normalization(
 def check(trials: list[Trial], data: Data, device: str) -> None:
     """Find the device and build every network once, with swap, weights and regularisers, before a training starts."""
     from ..lab.build import build_model
+    from ..lab.teacher import build_teacher
     from ..train import Recipe
     from ..train.precision import resolve_device
     from ..train.regularization import check_regularizers
@@ -148,7 +151,7 @@ def check(trials: list[Trial], data: Data, device: str) -> None:
     resolve_device(device)
     for trial in {(t.model, t.unit, str(t.recipe)): t for t in reversed(trials)}.values():
         model, _ = build_model(trial, data)
-        check_regularizers(Recipe.from_dict(trial.recipe), model, data)
+        check_regularizers(Recipe.from_dict(trial.recipe), model, data, build_teacher(trial, data))
 
 
 @contextmanager

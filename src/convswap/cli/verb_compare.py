@@ -30,6 +30,7 @@ from .arguments import (
 from .grid import check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, parse_options, parse_units, parse_where
 from .output import command_line, fail_if_any_failed, print_comparison, print_troubles, tell_data
+from .teacher import Distill, Teacher, described_teacher, with_teacher
 
 NAME = "compare"
 DEFAULT_MODEL = "cifar_resnet8"
@@ -78,6 +79,8 @@ def run(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     regularize: Regularize = "",
+    teacher: Teacher = None,
+    distill: Distill = "",
     data_root: DataRoot = None,
     skip_unreadable: SkipUnreadable = False,
     channels: Channels = "auto",
@@ -148,7 +151,7 @@ def run(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        regularize=regularize,
+        regularize=with_teacher(regularize, teacher, distill),
     )
     trials = make_trials(
         models or [DEFAULT_MODEL],
@@ -162,6 +165,7 @@ def run(
         weights=weights,
         pretrained=pretrained,
         normalization=normalization,
+        teacher=described_teacher(teacher),
     )
     check(trials, loaded, device)
     tell_data(loaded, quiet)

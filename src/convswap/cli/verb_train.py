@@ -36,6 +36,7 @@ from .grid import Parent, check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, given_options, parse_options, parse_units, refuse_places
 from .output import print_warnings, tell_data
 from .saved import find_saved, next_command, open_saved, reading, side_for
+from .teacher import Distill, Teacher, described_teacher, with_teacher
 
 if TYPE_CHECKING:
     from ..lab import Trial
@@ -71,6 +72,8 @@ def run(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     regularize: Regularize = "",
+    teacher: Teacher = None,
+    distill: Distill = "",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.")] = 0,
     out: Annotated[
         Path | None,
@@ -132,7 +135,7 @@ def run(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        regularize=regularize,
+        regularize=with_teacher(regularize, teacher, distill),
     )
     (trial,) = make_trials(
         [model],
@@ -146,6 +149,7 @@ def run(
         weights=weights,
         pretrained=pretrained,
         normalization=normalization,
+        teacher=described_teacher(teacher),
         parent=parent,
     )
     check([trial], loaded, device)

@@ -16,6 +16,7 @@ from .._version import __version__
 from ..errors import DataError, StoreError
 from .build import build_model, card_of_trial, example_of
 from .files import read_object, write_atomic
+from .teacher import build_teacher
 from .trial import Trial
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def _train(trial: Trial, folder: Path, data: Data, device: str, progress: bool, 
         progress=progress,
         label=label,
         device=device,
+        teacher=build_teacher(trial, data),
     )
     versions = installed_versions()
     result = {

@@ -12,15 +12,20 @@ from .recipes import Recipe
 from .sampling import class_weights, labels_of
 
 
-def check_training(model: nn.Module, data: Data, recipe: Recipe, device: str) -> None:
+def check_training(model: nn.Module, data: Data, recipe: Recipe, device: str, teacher: nn.Module | None = None) -> None:
     """Refuse a recipe that this model, these data or this device cannot follow. Nothing is changed.
 
     Raises:
         UsageError: the device is not there or has not this precision, `freeze` matches nothing or leaves nothing to
-            train, or `patience` has no validation part to watch.
+            train, `patience` has no validation part to watch, or there is a teacher that nobody listens to.
         DataError: classes are to be balanced, and one has no training image.
     """
     resolve_precision(recipe.precision, resolve_device(device))
+    if teacher is not None and not any(text.startswith("logit_distillation") for text in recipe.regularize):
+        raise UsageError(
+            "a teacher is given, but the recipe does not listen to it; add the regulariser 'logit_distillation' "
+            "(--distill mse)"
+        )
     with frozen(model, recipe.freeze):
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UsageError(
