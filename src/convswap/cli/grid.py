@@ -165,6 +165,7 @@ def _normalization(
 def check(trials: list[Trial], data: Data, device: str) -> None:
     """Build every network once, with swap, weights and regularisers, and check its training before the first starts."""
     from ..lab.build import build_model
+    from ..lab.teacher import build_teacher
     from ..train import Recipe
     from ..train.precision import resolve_device
     from ..train.preflight import check_training
@@ -173,9 +174,9 @@ def check(trials: list[Trial], data: Data, device: str) -> None:
     resolve_device(device)
     for trial in {(t.model, t.unit, str(t.recipe)): t for t in reversed(trials)}.values():
         network, _ = build_model(trial, data)
-        recipe = Recipe.from_dict(trial.recipe)
-        check_training(network, data, recipe, device)
-        check_regularizers(recipe, network, data)
+        recipe, teacher = Recipe.from_dict(trial.recipe), build_teacher(trial, data)
+        check_training(network, data, recipe, device, teacher)
+        check_regularizers(recipe, network, data, teacher)
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from .axes import UNIT, chosen_axis
 from .grid import check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, parse_options, parse_units, parse_where
 from .output import command_line, fail_if_any_failed, print_comparison, print_troubles, tell_data
+from .teacher import Distill, Teacher, described_teacher, taught, with_teacher
 
 if TYPE_CHECKING:
     from ..train import Recipe
@@ -110,6 +111,8 @@ def run(
     freeze: Freeze = None,
     compile: Compile = False,
     regularize: Regularize = "",
+    teacher: Teacher = None,
+    distill: Distill = "",
     data_root: DataRoot = None,
     skip_unreadable: SkipUnreadable = False,
     channels: Channels = "auto",
@@ -186,7 +189,7 @@ def run(
     if vary == "regularize":
         varied["regularize"] = regularize or None
     else:
-        given["regularize"] = regularize
+        given["regularize"] = with_teacher(regularize, teacher, distill)
 
     def changed(**changes: Any) -> Recipe:
         return chosen_recipe(loaded, trained=trained, **given | changes)
@@ -208,6 +211,8 @@ def run(
     )
     if axis is not None:
         trials = axis.vary(trials)
+    if teacher is not None:
+        trials = taught(trials, described_teacher(teacher))
     check(trials, loaded, device)
     tell_data(loaded, quiet)
     tell_changes(lab, trials, quiet)

@@ -39,6 +39,7 @@ from .grid import Parent, check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, given_options, parse_options, parse_units, refuse_places
 from .output import print_warnings, tell_data
 from .saved import find_saved, next_command, open_saved, reading, side_for
+from .teacher import Distill, Teacher, described_teacher, with_teacher
 
 if TYPE_CHECKING:
     from ..lab import Trial
@@ -77,6 +78,8 @@ def run(
     freeze: Freeze = None,
     compile: Compile = False,
     regularize: Regularize = "",
+    teacher: Teacher = None,
+    distill: Distill = "",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.")] = 0,
     out: Annotated[
         Path | None,
@@ -141,7 +144,7 @@ def run(
         batch_size=batch_size,
         learning_rate=learning_rate,
         freeze=freeze,
-        regularize=regularize,
+        regularize=with_teacher(regularize, teacher, distill),
     )
     (trial,) = make_trials(
         [model],
@@ -157,6 +160,8 @@ def run(
         normalization=normalization,
         parent=parent,
     )
+    if teacher is not None:
+        (trial,) = taught([trial], described_teacher(teacher))
     check([trial], loaded, device)
     tell_data(loaded, quiet)
     folder = out or _folder(trial)
