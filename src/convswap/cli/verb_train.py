@@ -39,7 +39,7 @@ from .grid import Parent, check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, given_options, parse_options, parse_units, refuse_places
 from .output import print_warnings, tell_data
 from .saved import find_saved, next_command, open_saved, reading, side_for
-from .teacher import Distill, Teacher, described_teacher, with_teacher
+from .teacher import Distill, Teacher, described_teacher, taught, with_teacher
 
 if TYPE_CHECKING:
     from ..lab import Trial
