@@ -10,6 +10,7 @@ from regularizer_hosts import make_host as make_model
 from torch import nn
 
 from convswap.data import Data
+from convswap.errors import UsageError
 from convswap.regularizers import REGULARIZERS, Active, Setting
 from convswap.train import Recipe, fit, regularized
 from convswap.train.regularization import Regularization, check_regularizers, setting_of
@@ -90,6 +91,12 @@ def test_a_method_is_checked_before_a_training(name: str) -> None:
     check_regularizers(recipe_of(name), model, make_data())
     assert list(model.state_dict()) == list(before)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_frozen_part_is_seen_by_the_check() -> None:
+    recipe = regularized(make_recipe(freeze="first"), ["jocor"])
+    with pytest.raises(UsageError, match="freeze nothing"):
+        check_regularizers(recipe, make_model(), make_data())
 
 
 class Watched(Active):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..data import Data
 from ..regularizers import Active, Regularizer, Setting, overrides, parse_regularizers
+from .freezing import frozen
 from .objective import build_objective
 from .recipes import Recipe
 
@@ -81,4 +82,5 @@ def check_regularizers(recipe: Recipe, model: nn.Module, data: Data) -> None:
     Raises:
         UsageError: one of them cannot work with these data or inside this network.
     """
-    Regularization(recipe, model, setting_of(data, recipe)).detach()
+    with frozen(model, recipe.freeze):
+        Regularization(recipe, model, setting_of(data, recipe)).detach()

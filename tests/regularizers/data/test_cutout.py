@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from train.conftest import make_data
+from small_training import make_data
 
 from convswap.errors import UsageError
 from convswap.regularizers import Draws, parse_regularizer
