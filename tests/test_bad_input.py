@@ -81,6 +81,17 @@ USAGE = [
     (["train", "--model", "cifar_resnet8", "--data", "digits", "--device", "gpu"], ["device='gpu'", "'cuda'"]),
     (["train", "--model", "cifar_resnet8", "--data", "digits", "--unit", "conv,circle"], ["--unit", "one unit"]),
     (["compare", "--normalization", "imagenet"], ["normalization='imagenet'", "'data'", "MEAN"]),
+    # regularisers
+    (["regularizers", "cutmx"], ["'cutmx'", "did you mean 'cutmix'?"]),
+    (["compare", "--regularize", "mixpu"], ["'mixpu'", "did you mean 'mixup'?"]),
+    (["compare", "--regularize", "mixup:aplha=1"], ["option of mixup 'aplha'", "'alpha'"]),
+    (["compare", "--regularize", "mixup,cutmix"], ["'cutmix' and 'mixup' cannot be combined", "mixup_cutmix"]),
+    (["compare", "--regularize", "jocor,mixup"], ["'mixup' and 'jocor' cannot be combined", "no label of their own"]),
+    (["compare", "--regularize", "jocor,dropout"], ["'dropout' and 'jocor' cannot be combined", "two networks"]),
+    (["compare", "--recipe", "binary", "--regularize", "mixup"], ["'mixup' with loss='squared_hinge'"]),
+    (["compare", "--regularize", "cutout"], ["length=16 hides whole images of 8x8", "cutout:4"]),
+    (["compare", "--regularize", "puzzlemix"], ["'puzzlemix' is not offered", "cutmix"]),
+    (["compare", "--regularize", "none,cutout"], ["'none,cutout'", "none alone"]),
     # paths
     (
         ["train", "--model", "cifar_resnet8", "--data", "digits", "--weights", "no.th"],

@@ -17,7 +17,7 @@ from convswap.errors import UsageError
 from convswap.regularizers import NOT_OFFERED, REGULARIZERS, list_regularizers
 
 VERBS = ["compare", "units", "plan", "train", "fuse", "prune", "see", "report", "remove-residuals"]
-VERBS += ["replace-pooling", "regularizers", "trials", "check-unit", "doctor"]
+VERBS += ["replace-pooling", "recipes", "regularizers", "trials", "check-unit", "doctor"]
 TINY = ["--epochs", "1", "--quiet"]
 
 

@@ -41,6 +41,7 @@ VERBS: dict[str, list[str]] = {
     "remove-residuals": ["remove-residuals", "cifar_resnet8"],
     "replace-pooling": ["replace-pooling", "all_cnn_base_a"],
     "see": ["see", "run", "--images", "4"],
+    "recipes": ["recipes"],
     "doctor": ["doctor"],
 }
 

@@ -183,8 +183,8 @@ def _payload(
 ) -> dict[str, Any]:
     for name, row in rows.items():
         change = row.get("against_none")
-        said = "" if change is None else f"{change['difference']:+.2f} points [{change['low']}, {change['high']}]"
-        print(f"{name:24} {row.get('refused', said)}", flush=True)
+        if change is not None:
+            print(f"{name:32} {change['difference']:+.2f} points [{change['low']}, {change['high']}]", flush=True)
     return {
         "model": options.model,
         "data": options.data,

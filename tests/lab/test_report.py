@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from convswap.lab.decide import seeds_to_reach
 from convswap.lab.report import terminal_table, write_report
-from convswap.lab.report.verdict import seeds_needed, smallest_p, verdict
+from convswap.lab.report.verdict import verdict
 from convswap.lab.report.view import view_rows
 
 VOID = {"meta", "br", "img", "link", "input", "hr", "col"}
@@ -53,6 +54,9 @@ def row(unit: str, accuracies: list[float], **changes: Any) -> dict[str, Any]:
     mean = sum(accuracies) / len(accuracies) if accuracies else None
     known = {
         "model": "cifar_resnet8",
+        "axis": "unit",
+        "variant": unit,
+        "is_baseline": unit == "conv",
         "unit": unit,
         "options": {},
         "where": None,
@@ -76,6 +80,7 @@ def row(unit: str, accuracies: list[float], **changes: Any) -> dict[str, Any]:
         "p_value": None,
         "p_holm": None,
         "probability_better": None,
+        "tests": None,
         "ranked": len(accuracies) >= 3,
         "rank": None,
         "failed": 0,
@@ -220,8 +225,7 @@ def test_three_seeds_cannot_reach_95_percent_and_the_verdict_says_so() -> None:
     ((_, sentence),) = verdict(view_rows(rows))
     assert sentence.startswith("Too few seeds to say: with 3 seeds against 3 even the clearest difference has p = 0.20")
     assert "5 seeds each could reach 95 %" in sentence
-    assert smallest_p(3, 3) == pytest.approx(0.1)
-    assert [seeds_needed(comparisons) for comparisons in (1, 2, 10)] == [4, 5, 6]
+    assert [seeds_to_reach(comparisons) for comparisons in (1, 2, 10)] == [4, 5, 6]
 
 
 def test_ids_on_the_page_are_unique(page: str) -> None:

@@ -105,7 +105,7 @@ def test_three_seeds_are_told_to_be_hopeless(tmp_path: Path) -> None:
 def test_few_seeds_show_two_networks_and_no_verdict(tmp_path: Path) -> None:
     found = section(write(tmp_path, paired()))
     assert "Two networks at a time" in found
-    assert "seed 4, against conv’s" in found
+    assert "seed 4, against conv<" in found
     assert f"{MINUS}2.00<small>[{MINUS}4.00, +1.00]</small><small><i>p</i> 0.62</small>" in found
     assert "+3.00<small>[+1.00, +5.00]</small></td>" in found
     assert "better</b>" not in found

@@ -31,11 +31,13 @@ def tell_data(data: Data, quiet: bool = False) -> None:
 
 
 def print_comparison(rows: Sequence[dict[str, Any]], page: Path) -> None:
-    """Print the tables, then the path of the report."""
-    from ..lab.report import robustness_table, terminal_table
+    """Print the tables and what they say in words, then the path of the report."""
+    from ..lab.report import in_words, robustness_table, terminal_table
 
     out = console(soft_wrap=False)
     out.print(terminal_table(rows))
+    for sentence in in_words(rows):
+        out.print(sentence, markup=False, highlight=False)
     if (robustness := robustness_table(rows)) is not None:
         out.print()
         out.print(robustness)

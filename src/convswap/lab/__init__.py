@@ -1,5 +1,6 @@
 """The lab: trials as data, their store, the grid that runs them, and the rows that summarise them."""
 
+from .axis import Axis
 from .network import describe_network
 from .run import run_trial
 from .runner import run_grid
@@ -9,6 +10,7 @@ from .trial import BASELINE, Trial, describe_parent, describe_weights
 
 __all__ = [
     "BASELINE",
+    "Axis",
     "Store",
     "StoredTrial",
     "Trial",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 from ..errors import StoreError, described
+from .axis import read_axes
 from .files import read_object, write_atomic
 from .progress import says_how_to_go_on
 from .report.svg import color
@@ -106,7 +107,7 @@ def make_pictures(
     seen = {_data_of(one.trial) for one in trials}
     of_data = [one for one in stored.values() if _data_of(one.trial) in seen]
     groups = read_pictures(lab)
-    for model, rows in by_model(view_rows(summarize(of_data))).items():
+    for model, rows in by_model(view_rows(summarize(of_data, axes=read_axes(lab)))).items():
         chosen = _chosen(rows, stored)
         ids = {name: one.id for name, one in chosen.items()}
         if not chosen or any(g["trials"] == ids and g["version"] == __version__ and g["figures"] for g in groups):

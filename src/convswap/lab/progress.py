@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from .axis import Axis
 from .trial import Trial
 
 
@@ -17,15 +18,18 @@ class GridProgress:
         trials: the whole grid.
         todo: the trials that will run.
         show: whether to print at all.
+        axis: what varies, if not the unit.
     """
 
-    def __init__(self, trials: Sequence[Trial], todo: Sequence[Trial], show: bool) -> None:
+    def __init__(self, trials: Sequence[Trial], todo: Sequence[Trial], show: bool, axis: Axis | None = None) -> None:
         self.total = len(trials)
         self.left = list(todo)
         self.show = show
         self.seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
         several = len({trial.model for trial in trials}) > 1
         self.names = {t.id: f"{t.model} {t.label()}" if several else t.label() for t in trials}
+        if axis is not None:
+            self.names = {t.id: f"{self.names[t.id]} {axis.variant_of(t) or ''}".rstrip() for t in trials}
 
     def known(self, trial: Trial, seconds: float) -> None:
         """Record how long a trial took."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .axis import read_axes
+from .decide import MARGIN
 from .files import write_atomic
 from .pictures import report_pictures
+from .predictions import PredictionFiles
 from .robustness.files import RobustnessFiles
 from .run import installed_versions
+from .runner import TRIALS
 from .store import STORE_FILE, Store
 from .summary import Row, summarize
 from .timing import read_latency
@@ -24,12 +28,15 @@ def note_command(lab_dir: str | Path, command: str) -> None:
         write_atomic(path, "".join(f"{line}\n" for line in [*known, command]))
 
 
-def publish(lab_dir: str | Path, *, data: dict[str, Any] | None = None) -> tuple[list[Row], Path]:
+def publish(
+    lab_dir: str | Path, *, data: dict[str, Any] | None = None, margin: float = MARGIN
+) -> tuple[list[Row], Path]:
     """Summarise a lab and write its report. This works at any time, also while trials run.
 
     Args:
         lab_dir: the lab's folder.
         data: further facts on the data for the report.
+        margin: the largest difference of accuracy, as a fraction, that does not matter.
 
     Returns:
         The summary rows and the path of `report.html`.
@@ -43,7 +50,14 @@ def publish(lab_dir: str | Path, *, data: dict[str, Any] | None = None) -> tuple
     with Store(lab / STORE_FILE, write=False) as store:
         stored = store.rows()
     latency = read_latency(lab)
-    rows = summarize(stored, latency["trials"], RobustnessFiles(lab))
+    rows = summarize(
+        stored,
+        latency["trials"],
+        RobustnessFiles(lab),
+        axes=read_axes(lab),
+        margin=margin,
+        predictions=PredictionFiles(lab / TRIALS),
+    )
     results = [row.result for row in stored if row.result is not None]
     page = write_report(
         lab,

@@ -16,6 +16,8 @@ from .._version import __version__
 from ..errors import DataError, StoreError
 from .build import build_model, card_of_trial, example_of
 from .files import read_object, write_atomic
+from .predictions import keep_predictions
+from .teacher import build_teacher
 from .trial import Trial
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def run_trial(
 
     The host's weights are drawn from the trial's seed before anything is swapped. All units of one seed therefore start
     from the same network and see the same images in the same order. A trial of `conv` trains the network as it is. At
-    the end, `model.safetensors` and `result.json` are written and the checkpoint is removed.
+    the end, `model.safetensors`, `predictions.npz` and `result.json` are written and the checkpoint is removed.
 
     Args:
         trial: the trial to run.
@@ -96,18 +98,21 @@ def _train(trial: Trial, folder: Path, data: Data, device: str, progress: bool, 
     from ..train import Recipe, fit
 
     model, plan = build_model(trial, data)
+    recipe = Recipe.from_dict(trial.recipe)
     # Counting comes before the training: a failure should show now, not hours later.
     costs = count_costs(model, example_of(data))
     fitted = fit(
         model,
         data,
-        Recipe.from_dict(trial.recipe),
+        recipe,
         seed=trial.seed,
         directory=folder,
         progress=progress,
         label=label,
         device=device,
+        teacher=build_teacher(trial, data),
     )
+    keep_predictions(folder, model, data, recipe, fitted)
     versions = installed_versions()
     result = {
         "trial_id": trial.id,

@@ -18,6 +18,7 @@ import torch
 from ..errors import check_choice
 from ..files import disk_is_full, full_disk_error
 from ..train.interrupts import deferred_interrupt, requests_interrupt
+from .axis import Axis, note_axis
 from .changes import changed_code
 from .progress import GridProgress
 from .run import MODEL, load_trial_data, run_trial
@@ -68,6 +69,7 @@ def run_grid(
     skip_unreadable: bool = False,
     retry_failed: bool = False,
     progress: bool = True,
+    axis: Axis | None = None,
 ) -> list[StoredTrial]:
     """Run trials in a lab and return their rows, in the order given.
 
@@ -85,6 +87,7 @@ def run_grid(
         skip_unreadable: see `load_data`.
         retry_failed: run trials that failed before again.
         progress: one line per trial on stderr, and a bar for the running one on a terminal.
+        axis: what varies, if not the unit. It is noted in the lab, so that `summarize` compares along it.
 
     Raises:
         UsageError: the engine is unknown.
@@ -94,8 +97,10 @@ def run_grid(
     lab = Path(lab_dir)
     grid = list({trial.id: trial for trial in trials}.values())
     with Store(lab / STORE_FILE) as store:
+        if axis is not None:
+            note_axis(lab, axis)
         todo = _prepare(store, grid, retry_failed)
-        report = GridProgress(grid, todo, progress)
+        report = GridProgress(grid, todo, progress, axis)
         _say_what_is_done(store, report, grid, todo)
         attempt = _Attempt(lab, data_root, device, skip_unreadable, progress and sys.stderr.isatty())
         begin = partial(_begin, store, report)

@@ -11,9 +11,12 @@ from typing import Any
 
 from ..._version import __version__
 from ...page_style import PAGE_STYLE
+from ...train.recipes import describe_recipe
 from ..files import write_atomic
 from ..trial import ENOUGH_SEEDS
 from . import charts, costs, robustness, svg, text, view
+from .hosts import ranks_over_models
+from .sentences import sentences, untested
 from .verdict import verdict
 from .view import Record, RowView
 
@@ -103,6 +106,13 @@ def render(
         version=__version__,
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         verdicts=verdict(rows),
+        against=view.against(rows),
+        varied=view.varied(rows),
+        sentences=sentences(rows),
+        untested=untested(rows),
+        ranks=ranks_over_models(rows),
+        margin=text.value(next((100 * row.tests["margin"] for row in rows if row.tests is not None), None)),
+        unkept=any(row.tests is not None and row.tests["new_images"] is None for row in rows),
         groups=view.by_model(rows),
         timed=any(row.latency or row.latency_fused for row in rows),
         fused=any(row.cost_trained is not None or row.parameters_trained is not None for row in rows),
@@ -264,7 +274,8 @@ def _recipes(trials: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple
         counts[key] = counts.get(key, 0) + 1
     names = list(dict.fromkeys(name for recipe in recipes.values() for name in recipe))
     header = [f"{n} trial{'s' if n != 1 else ''}" for n in counts.values()]
-    return header, [(name, [text.value(recipe.get(name)) for recipe in recipes.values()]) for name in names]
+    nearest = [("recipe", [describe_recipe(recipe) if recipe else text.NONE for recipe in recipes.values()])]
+    return header, nearest + [(name, [text.value(recipe.get(name)) for recipe in recipes.values()]) for name in names]
 
 
 _DATA_FACTS = {

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...measure.statistics import smallest_p_value
+from ..decide import LEVEL
 from . import text
 from .charts import domain_of, inline_data, shape_by
 from .svg import GRID, INK, PAPER, color, to_svg
-from .verdict import LEVEL, smallest_p
 from .view import RowView, by_model
 
 WIDE, NARROW = 960, 340
@@ -148,7 +149,7 @@ def _section(model: str, rows: list[RowView], unmeasured: list[str], name: str) 
 def _smallest_p(rows: Sequence[RowView], compared: Sequence[RowView]) -> list[float]:
     """For each compared row, the smallest corrected p-value that its seeds and the baseline's can give."""
     baseline = next(_of(row)["n"] for row in rows if row.is_baseline)
-    return [smallest_p(_of(row)["n"], baseline, len(compared)) for row in compared]
+    return [smallest_p_value(_of(row)["n"], baseline, len(compared)) for row in compared]
 
 
 def _interval(condition: Mapping[str, Any] | None) -> str:

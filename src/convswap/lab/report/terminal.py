@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from ..trial import ENOUGH_SEEDS
 from . import text
+from .hosts import ranks_over_models
 from .robustness import Score, cell, present
-from .view import RowView, Timing, view_rows
+from .sentences import sentences, untested
+from .view import RowView, Timing, against, varied, view_rows
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-COLUMNS = ("n", "accuracy %", "vs conv", "p (Holm)", "params", "MACs", "ms", "ms fused", "P(better)")
-NEEDED = ("accuracy %", "vs conv", "n", "p (Holm)", "params", "MACs", "ms fused", "ms", "P(better)")
+_AGAINST = "vs conv"
+COLUMNS = ("n", "accuracy %", _AGAINST, "p (Holm)", "params", "MACs", "ms", "ms fused", "P(better)")
+NEEDED = ("accuracy %", _AGAINST, "n", "p (Holm)", "params", "MACs", "ms fused", "ms", "P(better)")
 """The same columns, ordered by how long a narrow terminal keeps them."""
 NAME_WIDTH = 8, 18
 _ALWAYS = 2
+_ROOM = 4
+"""Letters of a baseline that fit into the heading of a column."""
 _GAP = 2
 
 
@@ -36,7 +41,8 @@ def terminal_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = Non
     fitting = _fitting(views, cells, NEEDED, width)
     columns = [name for name in COLUMNS if name in fitting]
     notes = "\n".join(filter(None, [_notes(views, columns), _left_out(COLUMNS, columns)]))
-    table = _table(None if several_models or not views else views[0].model, columns, notes)
+    headings = [_heading(name, views) for name in columns]
+    table = _table(None if several_models or not views else views[0].model, headings, notes, varied(views))
     model = None
     for view, texts in zip(views, cells, strict=True):
         if several_models and view.model != model:
@@ -71,7 +77,23 @@ def robustness_table(rows: Iterable[Mapping[str, Any]], *, width: int | None = N
     return table
 
 
-def _table(title: str | None, columns: Sequence[str], notes: str) -> Table:
+def _heading(name: str, views: Sequence[RowView]) -> str:
+    """A column's heading. The names of long baselines have no room in it."""
+    if name != _AGAINST:
+        return name
+    other = against(views) if views else "conv"
+    return f"vs {other if len(other) <= _ROOM else 'base'}"
+
+
+def in_words(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the rows say, one sentence per variant that was tested against its baseline, and one on the others."""
+    views = view_rows(rows)
+    several_models = len({view.model for view in views}) > 1
+    said = [f"{view.model}: {sentence}" if several_models else sentence for view, sentence in sentences(views)]
+    return [*said, *filter(None, [untested(views), ranks_over_models(views)])]
+
+
+def _table(title: str | None, columns: Sequence[str], notes: str, rows: str = "unit") -> Table:
     """A table of units, still without rows, with the notes below."""
     from rich import box
     from rich.markup import escape
@@ -86,7 +108,7 @@ def _table(title: str | None, columns: Sequence[str], notes: str) -> Table:
         show_edge=False,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("unit", overflow="fold", min_width=NAME_WIDTH[0])
+    table.add_column(rows, overflow="fold", min_width=NAME_WIDTH[0])
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -113,7 +135,7 @@ def _fitting(
     from rich.console import Console
 
     width = Console().width if width is None else width
-    longest = max((len(word) for view in views for word in (view.unit, *view.detail.split())), default=0)
+    longest = max((len(word) for view in views for word in (view.variant, *view.detail.split())), default=0)
     left = width - max(NAME_WIDTH[0], min(NAME_WIDTH[1], longest)) - _GAP
     chosen = list(needed[:_ALWAYS])
     for name in needed:
@@ -134,7 +156,7 @@ def _cells(view: RowView) -> dict[str, str]:
     return {
         "n": f"{view.n}",
         "accuracy %": text.mean_with_interval(view.mean, view.low, view.high),
-        "vs conv": "baseline" if view.is_baseline else text.points(view.difference),
+        _AGAINST: "baseline" if view.is_baseline else text.points(view.difference),
         "p (Holm)": text.p_value(view.p_holm),
         "params": text.short_count(view.parameters),
         "MACs": text.short_count(view.macs),
@@ -151,7 +173,7 @@ def _ms(timing: Timing | None) -> str:
 def _name(view: RowView) -> str:
     from rich.markup import escape
 
-    name = f"[bold]{escape(view.unit)}[/]" if view.ranked else f"{escape(view.unit)}*"
+    name = f"[bold]{escape(view.variant)}[/]" if view.ranked else f"{escape(view.variant)}*"
     return f"{name} [dim]{escape(view.detail)}[/]" if view.detail else name
 
 

@@ -65,6 +65,16 @@ def p_value(value: float | None) -> str:
     return f"{value:.3f}" if value < 0.0995 else f"{value:.2f}"
 
 
+def p_is(value: float | None) -> str:
+    """A p-value in a sentence.
+
+    >>> p_is(0.1), p_is(0.0001), p_is(None)
+    ('p = 0.10', 'p < 0.001', 'no p')
+    """
+    shown = p_value(value)
+    return "no p" if value is None else f"p < {shown[1:]}" if shown.startswith("<") else f"p = {shown}"
+
+
 def count(value: float | None) -> str:
     """A count in full.
 

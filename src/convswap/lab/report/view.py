@@ -10,7 +10,7 @@ from urllib.parse import quote
 from ...surgery.latency import spread_too_wide
 from ...surgery.mixture import mixture_text
 from ..mixed import is_mixed, short_id
-from ..trial import BASELINE, ENOUGH_SEEDS
+from ..trial import ENOUGH_SEEDS
 from . import text
 
 Record = Mapping[str, Any]
@@ -46,9 +46,15 @@ class Timing:
 
 @dataclass(frozen=True)
 class RowView:
-    """One summary row: a model with a unit, over its seeds."""
+    """One summary row: a variant of a model (a unit, a recipe), over its seeds."""
 
     model: str
+    axis: str
+    """What varies between the rows of the model."""
+    variant: str
+    """The name of the row: its unit, or its recipe."""
+    is_baseline: bool
+    """Whether the other rows are compared with this row."""
     unit: str
     options: str
     where: str | None
@@ -72,6 +78,8 @@ class RowView:
     p_value: float | None
     p_holm: float | None
     probability_better: float | None
+    tests: Mapping[str, Any] | None
+    """Further statistics, see `lab.summary.summarize`."""
     parameters: int | None
     """For the fused network, which runs in the end. As trained, if the network was not fused."""
     macs: int | None
@@ -88,11 +96,6 @@ class RowView:
     """Scores, conditions and differences, see `lab.robustness.summary`."""
     replacements: list[Mapping[str, Any]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether the other rows are compared with this row."""
-        return self.unit == BASELINE
 
     @property
     def is_mixed(self) -> bool:
@@ -116,7 +119,7 @@ def view_rows(rows: Iterable[Mapping[str, Any]]) -> list[RowView]:
     labels = _labels(given)
     looks: dict[str, int] = {}
     for row, label in zip(given, labels, strict=True):
-        if row["unit"] != BASELINE:
+        if not row["is_baseline"]:
             looks.setdefault(label, len(looks) + 1)
     views = [
         _view(row, label, looks.get(label, 0), f"row{index}")
@@ -138,6 +141,18 @@ def by_model(rows: Sequence[RowView]) -> dict[str, list[RowView]]:
     return groups
 
 
+def against(rows: Sequence[RowView]) -> str:
+    """What the rows are compared with: `conv`, or `the baseline` where several comparisons have several."""
+    names = list(dict.fromkeys(row.variant for row in rows if row.is_baseline))
+    return names[0] if len(names) == 1 else "the baseline"
+
+
+def varied(rows: Sequence[RowView]) -> str:
+    """What varies between the rows: `unit`, `recipe`, ..., or `variant` where several things do."""
+    names = list(dict.fromkeys(row.axis for row in rows))
+    return names[0].replace("_", " ") if len(names) == 1 else "variant"
+
+
 def folder(trial_id: str) -> str:
     """A trial's folder, relative to the lab, as a link."""
     return f"trials/{quote(trial_id, safe='')}/"
@@ -154,12 +169,15 @@ def _view(row: Mapping[str, Any], label: str, look: int, key: str) -> RowView:
     accuracies = tuple(row.get("accuracies") or ())
     n = row.get("n_seeds", len(accuracies))
     copied = ["mean", "low", "high", "difference", "diff_low", "diff_high", "p_value", "p_holm"]
-    copied.append("probability_better")
+    copied += ["probability_better", "tests"]
     parameters, parameters_trained = _cost(row, "parameters")
     macs, macs_trained = _cost(row, "macs")
     cost, cost_trained = _cost(row, "cost")
     return RowView(
         model=row["model"],
+        axis=row["axis"],
+        variant=row["variant"],
+        is_baseline=row["is_baseline"],
         unit=row["unit"],
         options=_options(row),
         where=row.get("where"),
@@ -211,11 +229,11 @@ def _options(row: Mapping[str, Any]) -> str:
 
 
 def _labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The unit's name, with options or placement only if a model has the unit more than once."""
+    """The variant's name, with options or placement only if a model has a unit more than once."""
     labels = []
     for row in rows:
-        peers = [r for r in rows if (r["model"], r["unit"]) == (row["model"], row["unit"])]
-        parts = [row["unit"]]
+        peers = [r for r in rows if (r["model"], r["variant"]) == (row["model"], row["variant"])]
+        parts = [row["variant"]]
         if any((r.get("options") or {}) != (row.get("options") or {}) for r in peers) and row.get("options"):
             parts.append(short_id(row["options"]) if is_mixed(row["unit"]) else text.options(row["options"]))
         if any(r.get("where") != row.get("where") for r in peers) and row.get("where"):

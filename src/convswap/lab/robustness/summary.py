@@ -1,4 +1,4 @@
-"""The robustness in summary rows: each score over the seeds and compared with `conv`, and accuracy by condition."""
+"""The robustness in summary rows: each score over the seeds, against the baseline, and accuracy by condition."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from statistics import fmean
 from typing import Any
 
 from ...measure.statistics import compare_to_baseline, holm, mean_interval
-from ..trial import BASELINE
 from .files import RobustnessFiles
 
 Row = dict[str, Any]
@@ -41,7 +40,7 @@ def add_robustness(rows: Sequence[Row], files: RobustnessFiles, enough_seeds: in
     for one in measured:
         if one.results:
             one.row["robustness"] = one.summary()
-    baseline = next((one for one in measured if one.row["unit"] == BASELINE and one.results), None)
+    baseline = next((one for one in measured if one.row["is_baseline"] and one.results), None)
     if baseline is None:
         return
     others = [one for one in measured if one is not baseline and one.results]
