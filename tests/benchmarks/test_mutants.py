@@ -17,7 +17,7 @@ from benchmarks.tools.mutants.copies import Runner, applied, check_copy, copy_tr
 from benchmarks.tools.mutants.trial import Record, check_right, judge
 
 MUTANTS = read_mutants()
-ROOMS = {"cli", "data", "lab", "measure", "models", "ops", "see", "surgery", "train", "units"}
+ROOMS = {"cli", "data", "lab", "measure", "models", "ops", "regularizers", "see", "surgery", "train", "units"}
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.title)
