@@ -59,7 +59,8 @@ def test_two_processes_train_one_model(tmp_path) -> None:
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
     one, other = (torch.load(tmp_path / f"bounded{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
-    for name in ("jocor", "mutual_learning", "self_distillation-mixup-cutout4", "augmix"):
+    inside = ("drop_block", "grad_aug", "shake_drop")  # the first of each combination inside a network
+    for name in ("jocor", "mutual_learning", "self_distillation-mixup-cutout4", "augmix", *inside):
         one, other = (torch.load(tmp_path / f"{name}{rank}.pt", weights_only=True) for rank in range(2))
         assert all(torch.equal(value, other[key]) for key, value in one.items()), name
     errors = [(tmp_path / f"error{rank}.txt").read_text() for rank in range(2)]

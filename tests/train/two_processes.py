@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from regularizer_hosts import make_host
 from small_training import Bounded, make_data, make_model, make_recipe
 
 from convswap.errors import TrainingError, UsageError
 from convswap.train import fit, regularized
+
+INSIDE = (
+    ["drop_block", "stochastic_depth", "manifold_mixup"],
+    ["grad_aug", "target_drop"],
+    ["shake_drop", "shake_shake", "max_pool_dropout"],
+)
 
 
 def main(folder: Path) -> None:
@@ -37,6 +44,11 @@ def main(folder: Path) -> None:
         regular = regularized(make_recipe(epochs=2), methods)
         fit(trained, data, regular, seed=0, directory=folder / name, progress=False, device="cpu", devices=2)
         torch.save(trained.state_dict(), folder / f"{name}{rank}.pt")
+    for methods in INSIDE:
+        host = make_host(seed=rank)
+        regular = regularized(make_recipe(epochs=2), methods)
+        fit(host, data, regular, seed=0, directory=folder / methods[0], progress=False, device="cpu", devices=2)
+        torch.save(host.state_dict(), folder / f"{methods[0]}{rank}.pt")
     broken = make_model()
     if rank == 1:
         broken.register_forward_hook(lambda module, inputs, output: output * float("nan"))

@@ -111,6 +111,16 @@ def test_drop_block_is_its_formula_and_torchvisions(rate: float, size: int, shar
     torch.testing.assert_close(naive_drop_block(x, theirs, size), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_drop_block_on_a_map_that_is_not_square() -> None:
+    torch.manual_seed(2)
+    x = torch.rand(3, 4, 7, 12, dtype=torch.float64)
+    gamma = 0.3 * 7 * 12 / (5**2 * 3 * 8)
+    corners = torch.rand(3, 4, 3, 8) < gamma
+    torch.manual_seed(2)
+    torch.rand(3, 4, 7, 12, dtype=torch.float64)
+    torch.testing.assert_close(x * drop_mask(x, 0.3, 5), naive_drop_block(x, corners, 5), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(("side", "block"), [(32, 7), (14, 7), (8, 5), (7, 7), (4, 3), (4, 7), (2, 7)])
 def test_drop_block_drops_what_is_asked(side: int, block: int) -> None:
     torch.manual_seed(0)
