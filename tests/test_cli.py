@@ -14,9 +14,10 @@ from convswap import __version__, list_units
 from convswap.cli import main
 from convswap.cli.options import absolute_data, parse_options, parse_units, parse_where
 from convswap.errors import UsageError
+from convswap.regularizers import NOT_OFFERED, REGULARIZERS, list_regularizers
 
 VERBS = ["compare", "units", "plan", "train", "fuse", "prune", "see", "report", "remove-residuals"]
-VERBS += ["replace-pooling", "trials", "check-unit", "doctor"]
+VERBS += ["replace-pooling", "recipes", "regularizers", "trials", "check-unit", "doctor"]
 TINY = ["--epochs", "1", "--quiet"]
 
 
@@ -68,6 +69,28 @@ def test_one_unit_is_shown_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     assert "arXiv:2107.02451" in printed
     assert "radius=1.0" in printed
     assert "exactly the functions of the square kernel" in printed
+
+
+def test_regularizers_lists_the_registry(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = run(capsys, "regularizers")
+    assert all(name in printed for name in [*REGULARIZERS, *NOT_OFFERED])
+    rows = json.loads(run(capsys, "regularizers", "--json"))
+    assert [row["name"] for row in rows] == list_regularizers()
+    printed = run(capsys, "regularizers", "cutmix")
+    assert "arXiv:1905.04899" in printed
+    assert "alpha=1.0, probability=0.5" in printed
+    assert "1 - area / (H W)" in printed
+
+
+def test_a_regularizer_is_part_of_a_trial(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["train", "--model", "cifar_resnet8", "--data", "digits", *TINY]
+    for given, kept in (("mixup:0.2,cutout:4", ["cutout:length=4", "mixup:alpha=0.2"]), ("tsla", ["tsla"])):
+        run(capsys, *argv, "--regularize", given, "--out", given[:4])
+        recipe = json.loads((folder / given[:4] / "trial.json").read_text())["recipe"]
+        assert recipe["regularize"] == kept
+        assert recipe["label_smoothing"] == (0.0 if given == "tsla" else 0.1)
+    run(capsys, *argv, "--regularize", "none", "--out", "none")
+    assert "regularize" not in json.loads((folder / "none" / "trial.json").read_text())["recipe"]
 
 
 def test_plan_prints_a_table_or_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,7 @@ VERBS: dict[str, list[str]] = {
     "plan": ["plan", "cifar_resnet8", "circle", "--num-classes", "10"],
     "report": ["report", "lab"],
     "trials": ["trials", "lab"],
+    "regularizers": ["regularizers"],
     "compare": ["compare", "--units", "circle", "--lab", "lab", *LAB],
     "train": ["train", "--model", "cifar_resnet8", "--data", "digits", "--epochs", "1", "--quiet", "--out", "run"],
     "fuse": ["fuse", "run", "--no-latency"],
@@ -40,6 +41,7 @@ VERBS: dict[str, list[str]] = {
     "remove-residuals": ["remove-residuals", "cifar_resnet8"],
     "replace-pooling": ["replace-pooling", "all_cnn_base_a"],
     "see": ["see", "run", "--images", "4"],
+    "recipes": ["recipes"],
     "doctor": ["doctor"],
 }
 

@@ -84,3 +84,8 @@ def test_a_class_that_cannot_be_in_the_table_is_refused() -> None:
     with pytest.raises(UsageError, match="'cutout' is registered twice"):
         register_regularizer(Taken)
     assert "mine" not in REGULARIZERS
+
+
+def test_names_in_one_word() -> None:
+    for name in REGULARIZERS:
+        assert get_regularizer(name.replace("_", "")) is REGULARIZERS[name]

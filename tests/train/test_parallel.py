@@ -32,7 +32,7 @@ def run_two(folder: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(_paths())},
         start_new_session=True,  # the launcher's end alone would leave its processes behind
     )
     try:
@@ -42,6 +42,11 @@ def run_two(folder: Path) -> None:
         output, _ = process.communicate()
         pytest.fail(f"not done after {LIMIT_S} s: {output[-3000:]}")
     assert process.returncode == 0, output[-3000:]
+
+
+def _paths() -> list[str]:
+    given = filter(None, [os.environ.get("PYTHONPATH")])
+    return [str(Path(__file__).parents[1]), *given]
 
 
 def test_two_processes_train_one_model(tmp_path) -> None:
@@ -54,6 +59,9 @@ def test_two_processes_train_one_model(tmp_path) -> None:
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
     one, other = (torch.load(tmp_path / f"bounded{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+    for name in ("jocor", "mutual_learning", "self_distillation-mixup-cutout4", "augmix"):
+        one, other = (torch.load(tmp_path / f"{name}{rank}.pt", weights_only=True) for rank in range(2))
+        assert all(torch.equal(value, other[key]) for key, value in one.items()), name
     errors = [(tmp_path / f"error{rank}.txt").read_text() for rank in range(2)]
     assert errors[0] == errors[1]
     assert "epoch 1 of 2, step 1 of 3" in errors[0]

@@ -6,7 +6,14 @@ from dataclasses import replace
 import pytest
 
 from convswap.errors import UsageError
-from convswap.train import NAMED_RECIPES, Recipe, all_cnn_recipe, binary_recipe, default_recipe
+from convswap.train import (
+    NAMED_RECIPES,
+    Recipe,
+    all_cnn_augmented_recipe,
+    all_cnn_recipe,
+    binary_recipe,
+    default_recipe,
+)
 
 from .conftest import make_data
 
@@ -81,7 +88,7 @@ def test_later_fields_leave_old_descriptions_as_they_were() -> None:
 
 @pytest.mark.parametrize("name", NAMED_RECIPES)
 def test_named_recipes_survive_json(name: str) -> None:
-    recipe = NAMED_RECIPES[name]()
+    recipe = NAMED_RECIPES[name].recipe()
     assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
     assert recipe.as_dict() == json.loads(json.dumps(recipe.as_dict()))
 
@@ -146,7 +153,7 @@ def test_the_all_cnn_recipe_is_the_papers() -> None:
     assert (recipe.epochs, recipe.optimizer, recipe.momentum, recipe.nesterov) == (350, "sgd", 0.9, False)
     assert (recipe.weight_decay, recipe.label_smoothing, recipe.warmup) == (1e-3, 0.0, 0.0)
     assert (recipe.crop_padding, recipe.flip) == (0, False)
-    augmented = NAMED_RECIPES["all_cnn_augmented"]()
+    augmented = all_cnn_augmented_recipe()
     assert augmented == replace(recipe, crop_padding=5, flip=True)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Bounded, make_data, make_model, make_recipe
+from small_training import Bounded, make_data, make_model, make_recipe
 
 from convswap.errors import TrainingError, UsageError
-from convswap.train import fit
+from convswap.train import fit, regularized
 
 
 def main(folder: Path) -> None:
@@ -31,6 +31,12 @@ def main(folder: Path) -> None:
     assert bounded.calls == 1 + 3 * 3
     assert abs(float(bounded[0].weight.detach().abs().max()) - Bounded.BOUND) < 1e-6
     torch.save(bounded.state_dict(), folder / f"bounded{rank}.pt")
+    for methods in (["jocor"], ["mutual_learning"], ["self_distillation", "mixup", "cutout:4"], ["augmix"]):
+        trained = make_model(seed=rank)
+        name = "-".join(methods).replace(":", "")
+        regular = regularized(make_recipe(epochs=2), methods)
+        fit(trained, data, regular, seed=0, directory=folder / name, progress=False, device="cpu", devices=2)
+        torch.save(trained.state_dict(), folder / f"{name}{rank}.pt")
     broken = make_model()
     if rank == 1:
         broken.register_forward_hook(lambda module, inputs, output: output * float("nan"))

@@ -15,6 +15,8 @@ from . import (
     verb_fuse,
     verb_plan,
     verb_prune,
+    verb_recipes,
+    verb_regularizers,
     verb_remove_residuals,
     verb_replace_pooling,
     verb_report,
@@ -36,7 +38,8 @@ app = typer.Typer(
 
 for verb in (
     *(verb_compare, verb_units, verb_plan, verb_train, verb_fuse, verb_prune, verb_see, verb_report),
-    *(verb_remove_residuals, verb_replace_pooling, verb_trials, verb_check_unit, verb_doctor),
+    *(verb_remove_residuals, verb_replace_pooling, verb_recipes, verb_regularizers, verb_trials),
+    *(verb_check_unit, verb_doctor),
 ):
     app.command(verb.NAME)(verb.run)
 

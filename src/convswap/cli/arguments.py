@@ -119,8 +119,7 @@ RecipeName = Annotated[
     typer.Option(
         "--recipe",
         metavar="NAME",
-        help="auto (chosen by the data), binary (Adam, squared hinge: for networks with binary weights), all_cnn "
-        "(SGD in steps, no augmentation: for networks without BatchNorm) or all_cnn_augmented.",
+        help="A recipe of `convswap recipes`. auto: chosen by data and starting weights.",
         rich_help_panel=_TRAINING,
     ),
 ]
@@ -131,6 +130,24 @@ LearningRate = Annotated[
     float | None,
     typer.Option(metavar="X", help="Peak of the schedule. Default: the recipe's.", rich_help_panel=_TRAINING),
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Any field of the recipe, as JSON: --set optimizer=adamw --set ema=0.999; repeat for several.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Freeze = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SELECTION",
+        help="Layers that stay as they are, BatchNorm's statistics too, e.g. 'layer[12].*'.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Train through torch.compile.", rich_help_panel=_TRAINING)]
 DEFAULT_MARGIN = 0.5
 Margin = Annotated[
     float,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError, check_choice
-from .options import absolute_data
+from ..errors import UsageError, check_whole
+from .options import absolute_data, parse_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,20 +46,44 @@ def chosen_recipe(
     *,
     name: str,
     trained: bool,
-    epochs: int | None,
-    batch_size: int | None,
-    learning_rate: float | None,
+    settings: Sequence[str] | None = None,
+    compile: bool = False,
     regularize: str = "",
+    **flags: Any,
 ) -> Recipe:
-    """The recipe of this name (`"auto"`: the one that suits the data), changed as the command line says."""
-    from ..regularizers import split_list
-    from ..train import NAMED_RECIPES, default_recipe, regularized
+    """The recipe of this name (`"auto"`: the one that suits the data), changed as the command line says.
 
-    check_choice("--recipe", name, ("auto", *NAMED_RECIPES))
-    recipe = NAMED_RECIPES[name]() if name != "auto" else default_recipe(data, pretrained=trained)
-    given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    recipe = replace(recipe, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
-    return regularized(recipe, split_list(regularize)) if regularize else recipe
+    Args:
+        data: what is trained on.
+        name: the recipe's.
+        trained: does the training start from trained weights?
+        settings: fields as `"ema=0.999"`, in JSON or as bare words.
+        compile: run the model through `torch.compile`.
+        regularize: the names of `--regularize`.
+        flags: the fields that have an option of their own, None where it was not given.
+
+    Raises:
+        UsageError: there is no such recipe or field, or a field is given twice.
+    """
+    from ..regularizers import split_list
+    from ..train import default_recipe, named_recipe, regularized
+
+    given = {field: value for field, value in flags.items() if value is not None}
+    given |= {"compile": True} if compile else {}
+    methods = split_list(regularize) if regularize else None
+    taken = given | ({} if methods is None else {"regularize": regularize})
+    for field, value in parse_settings(settings or []).items():
+        if field in taken:
+            option = field.replace("_", "-")
+            raise UsageError(f"--set {field}={value!r} and --{option} {taken[field]!r} say the same; give one of them")
+        given[field] = value
+    length = {"epochs": check_whole("epochs", given["epochs"])} if "epochs" in given else {}
+    if name == "auto":
+        recipe = default_recipe(data, pretrained=trained, **length)
+    else:
+        recipe = named_recipe(name).build(**length)
+    recipe = replace(recipe, **given)
+    return recipe if methods is None else regularized(recipe, methods)
 
 
 def make_trials(
@@ -139,16 +163,20 @@ def _normalization(
 
 
 def check(trials: list[Trial], data: Data, device: str) -> None:
-    """Find the device and build every network once, with swap, weights and regularisers, before a training starts."""
+    """Build every network once, with swap, weights and regularisers, and check its training before the first starts."""
     from ..lab.build import build_model
+    from ..lab.teacher import build_teacher
     from ..train import Recipe
     from ..train.precision import resolve_device
+    from ..train.preflight import check_training
     from ..train.regularization import check_regularizers
 
     resolve_device(device)
     for trial in {(t.model, t.unit, str(t.recipe)): t for t in reversed(trials)}.values():
-        model, _ = build_model(trial, data)
-        check_regularizers(Recipe.from_dict(trial.recipe), model, data)
+        network, _ = build_model(trial, data)
+        recipe, teacher = Recipe.from_dict(trial.recipe), build_teacher(trial, data)
+        check_training(network, data, recipe, device, teacher)
+        check_regularizers(recipe, network, data, teacher)
 
 
 @contextmanager

@@ -108,6 +108,30 @@ def refuse_places(where: str | None, units: Iterable[str]) -> None:
         )
 
 
+def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
+    """`["ema=0.999", "schedule=cosine"]` as fields of a recipe.
+
+    Raises:
+        UsageError: an assignment has no `=`, or a field is unknown or given twice.
+    """
+    from dataclasses import fields
+
+    from ..train import Recipe
+
+    known = [field.name for field in fields(Recipe)]
+    found: dict[str, Any] = {}
+    for assignment in assignments:
+        field, equals, value = (part.strip() for part in assignment.partition("="))
+        if not equals or not field:
+            raise UsageError(f"--set {assignment!r} is not of the form FIELD=VALUE, e.g. --set ema=0.999")
+        if field not in known:
+            raise unknown_name("recipe field", field, known, otherwise="see convswap recipes small_image")
+        if field in found:
+            raise UsageError(f"--set gives {field} twice, as {found[field]!r} and {_typed(value)!r}; give it once")
+        found[field] = _typed(value)
+    return found
+
+
 def _typed(value: str) -> Any:
     try:
         return json.loads(value, parse_constant=_refuse_constant)

@@ -12,11 +12,13 @@ from .arguments import (
     Background,
     BatchSize,
     Channels,
+    Compile,
     DataName,
     DataRoot,
     Device,
     Epochs,
     EvalSplit,
+    Freeze,
     ImageSize,
     LearningRate,
     Margin,
@@ -25,6 +27,7 @@ from .arguments import (
     Quiet,
     RecipeName,
     Regularize,
+    Settings,
     SkipUnreadable,
     UnitOptions,
     Weights,
@@ -33,6 +36,7 @@ from .axes import UNIT, chosen_axis
 from .grid import check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, parse_options, parse_units, parse_where
 from .output import command_line, fail_if_any_failed, print_comparison, print_troubles, tell_data
+from .teacher import Distill, Teacher, described_teacher, taught, with_teacher
 
 if TYPE_CHECKING:
     from ..train import Recipe
@@ -103,7 +107,12 @@ def run(
     recipe: RecipeName = "auto",
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
+    settings: Settings = None,
+    freeze: Freeze = None,
+    compile: Compile = False,
     regularize: Regularize = "",
+    teacher: Teacher = None,
+    distill: Distill = "",
     data_root: DataRoot = None,
     skip_unreadable: SkipUnreadable = False,
     channels: Channels = "auto",
@@ -174,12 +183,13 @@ def run(
         cache=lab,
     )
     trained = pretrained or weights is not None
-    given = {"name": recipe, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    given: dict[str, Any] = {"name": recipe, "epochs": epochs, "batch_size": batch_size}
+    given |= {"learning_rate": learning_rate, "settings": settings, "compile": compile, "freeze": freeze}
     varied = {"recipe": recipes, "learning_rate": learning_rates}
     if vary == "regularize":
         varied["regularize"] = regularize or None
     else:
-        given["regularize"] = regularize
+        given["regularize"] = with_teacher(regularize, teacher, distill)
 
     def changed(**changes: Any) -> Recipe:
         return chosen_recipe(loaded, trained=trained, **given | changes)
@@ -201,6 +211,8 @@ def run(
     )
     if axis is not None:
         trials = axis.vary(trials)
+    if teacher is not None:
+        trials = taught(trials, described_teacher(teacher))
     check(trials, loaded, device)
     tell_data(loaded, quiet)
     tell_changes(lab, trials, quiet)

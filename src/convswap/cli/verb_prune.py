@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .arguments import DataNameOrRuns, DataRoot, Device, ImageSize, OwnModel, Pretrained, Quiet, Source, Weights
+from .arguments import (
+    DataNameOrRuns,
+    DataRoot,
+    Device,
+    ImageSize,
+    OwnModel,
+    Pretrained,
+    Quiet,
+    RecipeName,
+    Settings,
+    Source,
+    Weights,
+)
 from .grid import Parent, check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file
 from .output import print_accuracy, print_latency, print_warnings, tell_data
@@ -21,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..data import Data
+    from ..train import Recipe
 
 NAME = "prune"
 PRUNED, PLAN = "pruned.safetensors", "plan.json"
@@ -76,6 +89,8 @@ def run(
     images: Annotated[int, typer.Option(min=1, metavar="N", help="Training images of the calibration set.")] = 1024,
     finetune: Annotated[int, typer.Option(min=0, metavar="EPOCHS", help="Then train on for this long.")] = 0,
     learning_rate: Annotated[float | None, typer.Option(metavar="NUMBER", help="Of that training.")] = None,
+    recipe: RecipeName = "auto",
+    settings: Settings = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the training, and of the criterion random.")] = 0,
     weights: Weights = None,
     pretrained: Pretrained = False,
@@ -107,7 +122,10 @@ def run(
     _measure(network, pruned, loaded)
     print(f"pruned model: {out / PRUNED}")
     if finetune:
-        _finetune(pruned, loaded, out, found, finetune, learning_rate, seed, device, quiet)
+        chosen = chosen_recipe(
+            loaded, name=recipe, trained=True, settings=settings, epochs=finetune, learning_rate=learning_rate
+        )
+        _finetune(pruned, loaded, out, found, chosen, seed, device, quiet)
 
 
 def _share(option: str, text: str | None) -> float | str | None:
@@ -224,8 +242,7 @@ def _finetune(
     data: Data,
     out: Path,
     found: Saved | None,
-    epochs: int,
-    learning_rate: float | None,
+    recipe: Recipe,
     seed: int,
     device: str,
     quiet: bool,
@@ -241,7 +258,6 @@ def _finetune(
     how = {} if found is None else reading(data.name, found, card)
     side = side_for(data.name, card) if is_folder(data.name) else None
     parent = Parent(describe_parent(out / PRUNED, None), built, network, data.name, side, how)
-    recipe = chosen_recipe(data, name="auto", trained=True, epochs=epochs, batch_size=None, learning_rate=learning_rate)
     (trial,) = make_trials(
         [built],
         ["conv"],
@@ -264,6 +280,6 @@ def _finetune(
     except KeyboardInterrupt as error:
         error.add_note(f"run the same command again to resume from the last epoch; everything so far is in {folder}")
         raise
-    print(f"test accuracy after {epochs} epochs of fine-tuning {result['test_accuracy']:.2%}")
+    print(f"test accuracy after {recipe.epochs} epochs of fine-tuning {result['test_accuracy']:.2%}")
     print_warnings(result["warnings"])
     print(f"run: {folder}")

@@ -15,11 +15,13 @@ from .arguments import (
     Background,
     BatchSize,
     Channels,
+    Compile,
     DataNameOrRuns,
     DataRoot,
     Device,
     Epochs,
     EvalSplit,
+    Freeze,
     ImageSize,
     LearningRate,
     Normalization,
@@ -27,6 +29,7 @@ from .arguments import (
     Quiet,
     RecipeName,
     Regularize,
+    Settings,
     SkipUnreadable,
     UnitOptions,
     Weights,
@@ -36,6 +39,7 @@ from .grid import Parent, check, chosen_recipe, make_trials, suitable_process
 from .options import existing_file, given_options, parse_options, parse_units, refuse_places
 from .output import print_warnings, tell_data
 from .saved import find_saved, next_command, open_saved, reading, side_for
+from .teacher import Distill, Teacher, described_teacher, taught, with_teacher
 
 if TYPE_CHECKING:
     from ..lab import Trial
@@ -70,7 +74,12 @@ def run(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
+    settings: Settings = None,
+    freeze: Freeze = None,
+    compile: Compile = False,
     regularize: Regularize = "",
+    teacher: Teacher = None,
+    distill: Distill = "",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.")] = 0,
     out: Annotated[
         Path | None,
@@ -129,10 +138,13 @@ def run(
         loaded,
         name=recipe,
         trained=trained,
+        settings=settings,
+        compile=compile,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        regularize=regularize,
+        freeze=freeze,
+        regularize=with_teacher(regularize, teacher, distill),
     )
     (trial,) = make_trials(
         [model],
@@ -148,6 +160,8 @@ def run(
         normalization=normalization,
         parent=parent,
     )
+    if teacher is not None:
+        (trial,) = taught([trial], described_teacher(teacher))
     check([trial], loaded, device)
     tell_data(loaded, quiet)
     folder = out or _folder(trial)

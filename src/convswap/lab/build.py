@@ -32,7 +32,7 @@ def build_model(trial: Trial, data: Data) -> tuple[nn.Module, dict[str, Any] | N
 
     for given in (trial.weights, trial.parent):
         if given is not None:
-            _check_file(given)
+            check_file(given)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(trial.seed)
         model = _start(trial, data)
@@ -103,7 +103,8 @@ def card_of_trial(trial: Trial, data: Data, *, accuracy: float, versions: dict[s
     )
 
 
-def _check_file(described: dict[str, Any]) -> None:
+def check_file(described: dict[str, Any]) -> None:
+    """Refuse a file whose contents are no longer the described ones."""
     found = describe_weights(described["file"])["sha256"]
     if found != described["sha256"]:
         raise DataError(

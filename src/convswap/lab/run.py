@@ -17,6 +17,7 @@ from ..errors import DataError, StoreError
 from .build import build_model, card_of_trial, example_of
 from .files import read_object, write_atomic
 from .predictions import keep_predictions
+from .teacher import build_teacher
 from .trial import Trial
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def _train(trial: Trial, folder: Path, data: Data, device: str, progress: bool, 
         progress=progress,
         label=label,
         device=device,
+        teacher=build_teacher(trial, data),
     )
     keep_predictions(folder, model, data, recipe, fitted)
     versions = installed_versions()

@@ -24,7 +24,10 @@ _KEYS = {
     "normalization": ["mean", "std"],
     "network": ["source", "structure"],
     "parent": ["file", "run", "sha256"],
+    "teacher": ["file", "kind", "model", "sha256"],
 }
+_LATER = {"teacher"}
+"""Fields that a description leaves out where they are None, so that older descriptions and ids stay valid."""
 _TYPES: dict[str, tuple[type, ...]] = {
     "model": (str,),
     "model_arguments": (dict,),
@@ -43,6 +46,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "network": (dict, type(None)),
     "parent": (dict, type(None)),
     "data_options": (dict,),
+    "teacher": (dict, type(None)),
     "version": (str,),
 }
 
@@ -75,6 +79,8 @@ class Trial:
         parent: None, or `{"file", "run", "sha256"}` of the saved model that the training goes on from, with its units:
             see `describe_parent`. `unit` is then swapped in on top, or is `conv` and nothing is swapped.
         data_options: the options of `load_data` that decide what the data are, off their defaults (`Data.options`).
+        teacher: None, or `{"kind", "file", "model", "sha256"}` of the trained network that the recipe's
+            `logit_distillation` listens to, see `convswap.lab.teacher`.
         version: the version of convswap.
     """
 
@@ -95,6 +101,7 @@ class Trial:
     network: dict[str, str | None] | None = None
     parent: dict[str, str | None] | None = None
     data_options: dict[str, str] = field(default_factory=dict)
+    teacher: dict[str, str | None] | None = None
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -130,23 +137,29 @@ class Trial:
 
     def identity(self) -> dict[str, Any]:
         """The input of the id's hash: the description with file contents in place of paths."""
-        identity = asdict(self)
+        identity = self._as_dict()
         # "imagefolder:/some/where" may be the same data at another path. The fingerprint identifies the data.
         identity["data"] = self.data.partition(":")[0]
         if self.weights is not None:
             identity["weights"] = self.weights["sha256"]
         if self.parent is not None:
             identity["parent"] = {key: self.parent[key] for key in ("run", "sha256")}
+        if self.teacher is not None:
+            identity["teacher"] = {key: self.teacher[key] for key in ("kind", "model", "sha256")}
         return identity
 
     def differences(self, other: Trial) -> list[str]:
         """The names of what makes this other work than `other`. Empty if both have one id."""
         mine, theirs = self.identity(), other.identity()
-        return [name for name in mine if mine[name] != theirs[name]]
+        return [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
 
     def to_json(self) -> str:
         """The description as canonical JSON."""
-        return canonical_json(asdict(self))
+        return canonical_json(self._as_dict())
+
+    def _as_dict(self) -> dict[str, Any]:
+        values = asdict(self)
+        return {name: value for name, value in values.items() if value is not None or name not in _LATER}
 
     @classmethod
     def from_json(cls, text: str) -> Trial:
@@ -163,7 +176,8 @@ class Trial:
             raise StoreError(f"a trial's description must be a JSON object, got {text[:80]!r}")
         known = {f.name for f in fields(cls)}
         wrong = [f"unknown {sorted(values.keys() - known)}"] if values.keys() - known else []
-        wrong += [f"missing {sorted(known - values.keys())}"] if known - values.keys() else []
+        missing = known - values.keys() - _LATER
+        wrong += [f"missing {sorted(missing)}"] if missing else []
         if wrong:
             raise StoreError(
                 f"a trial's description has other keys than convswap {__version__} writes: {', '.join(wrong)}; it is "

@@ -36,7 +36,7 @@ def settle(
     methods, label_smoothing = _into_field(methods, label_smoothing)
     for method in methods:
         whole_step = overrides(method, Regularizer.objective)
-        if accumulate > 1 and (whole_step or method.copies() > 1):
+        if accumulate > 1 and ((whole_step and not method.separable) or method.copies() > 1):
             raise UsageError(
                 f"regularizer {method.name!r} with accumulate={accumulate} is not allowed: it needs all images of a "
                 "step together; give accumulate=1"

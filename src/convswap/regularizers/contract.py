@@ -18,7 +18,7 @@ It overrides the hooks it needs. The training asks for nothing else: `overrides(
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -46,6 +46,19 @@ Forward = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) to logits (N, classes): the network in training mode, in the precision of the recipe."""
 
 
+@dataclass(frozen=True)
+class Still:
+    """Training images that look alike in every epoch, so that what depends on them alone is computed once.
+
+    Attributes:
+        batches: all of them in the order of the data set, normalised: (M, C, H, W) each.
+        index: the numbers of the images that this process sees in an epoch, in the order in which it sees them.
+    """
+
+    batches: Callable[[], Iterator[Tensor]]
+    index: Callable[[int], Tensor]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """What a method may know of the training it takes part in.
@@ -60,6 +73,9 @@ class Setting:
         device: where network and batches are.
         wrap: makes a further module ready for training (precision, several devices) and returns its forward.
         autocast: the context of the recipe's precision, for forward passes of a network that is not trained.
+        add_up: the sum of a tensor over all processes.
+        teacher: a trained network of the same classes, from the training's normalised images to logits, or None.
+        still: the training images if nothing ever changes them, else None.
     """
 
     num_classes: int
@@ -71,6 +87,9 @@ class Setting:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     wrap: Callable[[nn.Module], Forward] = lambda module: module
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    add_up: Callable[[Tensor], Tensor] = lambda mine: mine
+    teacher: Forward | None = None
+    still: Still | None = None
 
 
 class Active:
@@ -143,6 +162,7 @@ class Regularizer:
         alone: a word that methods share which exclude each other, such as `"mixer"`. Empty: none.
         soft_targets: the loss gets class weights in place of class numbers, so it must be the cross entropy.
         replaces_smoothing: the method decides how soft labels are, so the recipe's `label_smoothing` must be 0.
+        separable: the method changes the step, but an image at a time: the step may be computed in parts.
         two_networks: the method trains a second network, so that nothing can be attached to the first.
         excludes: names of methods that cannot be combined with this one, each with the reason.
     """
@@ -156,6 +176,7 @@ class Regularizer:
     alone: ClassVar[str] = ""
     soft_targets: ClassVar[bool] = False
     replaces_smoothing: ClassVar[bool] = False
+    separable: ClassVar[bool] = False
     two_networks: ClassVar[bool] = False
     excludes: ClassVar[dict[str, str]] = {}
 

@@ -44,6 +44,8 @@ def get_regularizer(name: str) -> type[Regularizer]:
     """
     if name in NOT_OFFERED:
         raise UsageError(f"regularizer {name!r} is not offered: {NOT_OFFERED[name]}")
+    joined = {known.replace("_", ""): known for known in REGULARIZERS}
+    name = joined.get(name, name)  # papers write DropBlock and MaxDropout in one word
     if name not in REGULARIZERS:
         raise unknown_name("regularizer", name, REGULARIZERS)
     return REGULARIZERS[name]

@@ -1,21 +1,38 @@
 """Training and evaluation: one loop, described by a recipe, the same for every unit."""
 
+from .average import WeightAverage
 from .evaluation import Evaluation, evaluate
 from .loop import fit
-from .losses import squared_hinge
+from .losses import binary_cross_entropy, squared_hinge
 from .optimizers import build_optimizer, set_learning_rate
 from .parameters import constrain, learning_rate_scales, parameter_groups, undecayed_names
 from .recipes import (
     NAMED_RECIPES,
+    NamedRecipe,
     Recipe,
+    all_cnn_augmented_recipe,
     all_cnn_recipe,
     binary_recipe,
+    cifar_fast_recipe,
+    cifar_paper_200_recipe,
+    cifar_paper_recipe,
+    cifar_quick_recipe,
     default_recipe,
+    densenet_recipe,
+    describe_recipe,
     digits_recipe,
     fine_tune_recipe,
     folder_recipe,
+    imagenet_a2_recipe,
+    imagenet_torchvision_recipe,
+    minnet_recipe,
+    mobilenetv2_recipe,
+    named_recipe,
+    niff_recipe,
+    pide_recipe,
     regularized,
     small_image_recipe,
+    vgnet_recipe,
 )
 from .result import FitResult
 from .shift_adamax import ShiftAdaMax
@@ -24,23 +41,41 @@ __all__ = [
     "NAMED_RECIPES",
     "Evaluation",
     "FitResult",
+    "NamedRecipe",
     "Recipe",
     "ShiftAdaMax",
+    "WeightAverage",
+    "all_cnn_augmented_recipe",
     "all_cnn_recipe",
+    "binary_cross_entropy",
     "binary_recipe",
     "build_optimizer",
+    "cifar_fast_recipe",
+    "cifar_paper_200_recipe",
+    "cifar_paper_recipe",
+    "cifar_quick_recipe",
     "constrain",
     "default_recipe",
+    "densenet_recipe",
+    "describe_recipe",
     "digits_recipe",
     "evaluate",
     "fine_tune_recipe",
     "fit",
     "folder_recipe",
+    "imagenet_a2_recipe",
+    "imagenet_torchvision_recipe",
     "learning_rate_scales",
+    "minnet_recipe",
+    "mobilenetv2_recipe",
+    "named_recipe",
+    "niff_recipe",
     "parameter_groups",
+    "pide_recipe",
     "regularized",
     "set_learning_rate",
     "small_image_recipe",
     "squared_hinge",
     "undecayed_names",
+    "vgnet_recipe",
 ]

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from ..data import ArrayImages, FolderImages
 from ..errors import DataError, UsageError
 from ..machine import usable_cores
-from ..regularizers import Regularizer
+from ..regularizers import Regularizer, Still
 from .augment import Draws, Normalize, check_padding, crop_flip
 from .data_methods import Batch, DataMethods
 from .seeding import ALONE, Share, generator_for
@@ -93,11 +93,7 @@ class TrainBatches:
         and labels than the batch size says, block by block.
         """
         count, share, copies = len(self.images), self.share, self.methods.copies
-        order_N = self.order(generator_for(self.seed, epoch, "order"))
-        different = -(-self.batch_size // self.methods.repeats)
-        # Block by block, so that neighbours are different images: they are the pairs of the methods that mix.
-        kept = _again(order_N[: self.steps * different].view(self.steps, different), count, self.methods.repeats)
-        kept = kept[:, : self.batch_size].reshape(self.steps, share.world, -1)[:, share.rank]
+        kept = self._index(epoch)
         position = torch.arange(self.steps * self.batch_size).view(self.steps, share.world, -1)[:, share.rank]
         padding = self.augmentation.padding if isinstance(self.images, ArrayImages) else 0
         draws = Draws.draw(
@@ -119,6 +115,28 @@ class TrainBatches:
         else:
             batches = self._from_folder(self.images, kept, draws, epoch)
         return (finish(pixels_NHWC, self.normalize, labels) for pixels_NHWC, labels in batches)
+
+    def _index(self, epoch: int) -> Tensor:
+        """The images of this process, (steps, images of a step): number + block * count in repeated blocks."""
+        count, share = len(self.images), self.share
+        order_N = self.order(generator_for(self.seed, epoch, "order"))
+        different = -(-self.batch_size // self.methods.repeats)
+        # Block by block, so that neighbours are different images: they are the pairs of the methods that mix.
+        kept = _again(order_N[: self.steps * different].view(self.steps, different), count, self.methods.repeats)
+        return kept[:, : self.batch_size].reshape(self.steps, share.world, -1)[:, share.rank]
+
+    def still(self) -> Still | None:
+        """The training images if nothing ever changes them: no crop, no flip, no method. Else None."""
+        images = self.images
+        changed = self.augmentation.padding or self.augmentation.flip or self.methods.active
+        if changed or not isinstance(images, ArrayImages):
+            return None
+
+        def batches() -> Iterator[Tensor]:
+            found = evaluation_batches(images, batch_size=self.batch_size, normalize=self.normalize, device=self.device)
+            return (batch for batch, _ in found)
+
+        return Still(batches, lambda epoch: self._index(epoch).flatten())
 
     def _from_array(self, index_SN: Tensor, draws: Draws) -> Iterator[Batch]:
         size = index_SN.shape[1]

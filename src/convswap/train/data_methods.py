@@ -21,6 +21,7 @@ class DataMethods:
     Attributes:
         copies: how often each image stands in its batch, which grows.
         repeats: how often each image stands in its batch, which keeps its size.
+        active: does any method change batches?
     """
 
     def __init__(self, methods: tuple[Regularizer, ...], *, seed: int, num_classes: int, share: Share) -> None:
@@ -28,6 +29,7 @@ class DataMethods:
         self._batch = [method for method in methods if overrides(method, Regularizer.batch)]
         self.copies = max((method.copies() for method in methods), default=1)
         self.repeats = max((method.repeats() for method in methods), default=1)
+        self.active = bool(self._pixels or self._batch) or self.copies > 1 or self.repeats > 1
         self._seed, self._num_classes, self._share = seed, num_classes, share
 
     def epoch(self, epoch: int, rows: int) -> Finish:

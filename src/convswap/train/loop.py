@@ -39,6 +39,7 @@ from .sampling import order_of, weights_of
 from .seeding import MOST_SEED, Share
 from .stepper import Stepper
 from .stopping import EarlyStopping
+from .teacher import Teacher
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -57,6 +58,7 @@ def fit(
     device: str = "auto",
     devices: int = 1,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    teacher: nn.Module | None = None,
 ) -> FitResult:
     """Train a classifier in place and evaluate it after every epoch.
 
@@ -81,6 +83,8 @@ def fit(
         devices: number of devices, joined by DDP, see `convswap.train.parallel.start_fabric`. BatchNorm normalises
             each device's part of the batch separately, and the first device's running statistics are kept.
         on_epoch: called with each epoch's metrics after they are saved.
+        teacher: a trained network for the regulariser `logit_distillation`, see `Teacher`. It is moved to the device
+            and put in eval mode, and neither trained nor saved.
 
     Raises:
         TrainingError: the loss is not finite, the model's own code raises an error, or the checkpoint belongs to
@@ -88,7 +92,7 @@ def fit(
         StoreError: the checkpoint is damaged, or the disk cannot be written.
     """
     check_whole("seed", seed, 0, MOST_SEED)
-    check_training(model, data, recipe, device)
+    check_training(model, data, recipe, device, teacher)
     place = resolve_device(device)
     precision = resolve_precision(recipe.precision, place)
     fabric = start_fabric(place, devices, precision)
@@ -97,7 +101,7 @@ def fit(
         torch.manual_seed(seed)
         still = stack.enter_context(frozen(model, recipe.freeze))
         folder = Path(directory) if directory else None
-        training = _Training(fabric, model, data, recipe, precision, seed, folder, still)
+        training = _Training(fabric, model, data, recipe, precision, seed, folder, still, teacher)
         stack.callback(training.regularization.detach)
         resumed = training.resume(resume)
         show = progress and fabric.is_global_zero
@@ -149,6 +153,7 @@ class _Training:
         seed: int,
         directory: Path | None,
         still: Sequence[nn.Module],
+        teacher: nn.Module | None,
     ) -> None:
         self.still = still
         self.fabric, self.model, self.data, self.recipe, self.directory = fabric, model, data, recipe, directory
@@ -159,20 +164,6 @@ class _Training:
         model.to(device)
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
-        context = partial(autocast, precision, device)
-        setting = setting_of(data, recipe, seed=seed, device=device, wrap=fabric.setup_module, autocast=context)
-        self.regularization = Regularization(recipe, model, setting, weights_of(data, recipe, device))
-        companions = self.regularization.companions
-        constrain = constraint_of(nn.ModuleList([model, companions]) if len(companions) else model)
-        constrain()
-        self.optimizer = build_optimizer(model, recipe, device)
-        for group in parameter_groups(companions, recipe.weight_decay, decay_all=recipe.decay_all):
-            self.optimizer.add_param_group(group)
-        self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
-        self.stopping = EarlyStopping(recipe.patience, recipe.epochs)
-        self.compiled = cast(nn.Module, torch.compile(model)) if recipe.compile else model
-        self.forward, optimizer = fabric.setup(self.compiled, self.optimizer)
-        self.stepper = Stepper(fabric, self.forward, optimizer, recipe, constrain=constrain, average=self.average)
         self.share = Share(fabric.global_rank, fabric.world_size)
         self.normalize = Normalize(
             data.mean, data.std, device=device, dtype=input_dtype(precision), channels_last=recipe.channels_last
@@ -191,6 +182,30 @@ class _Training:
             methods=parse_regularizers(recipe.regularize),
             num_classes=data.num_classes,
         )
+        context = partial(autocast, precision, device)
+        setting = setting_of(
+            data,
+            recipe,
+            seed=seed,
+            device=device,
+            wrap=fabric.setup_module,
+            autocast=context,
+            add_up=partial(sum_over_processes, fabric),
+            teacher=None if teacher is None else Teacher.of(teacher, data, recipe, device),
+            still=self.batches.still(),
+        )
+        self.regularization = Regularization(recipe, model, setting, weights_of(data, recipe, device))
+        companions = self.regularization.companions
+        constrain = constraint_of(nn.ModuleList([model, companions]) if len(companions) else model)
+        constrain()
+        self.optimizer = build_optimizer(model, recipe, device)
+        for group in parameter_groups(companions, recipe.weight_decay, decay_all=recipe.decay_all):
+            self.optimizer.add_param_group(group)
+        self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
+        self.stopping = EarlyStopping(recipe.patience, recipe.epochs)
+        self.compiled = cast(nn.Module, torch.compile(model)) if recipe.compile else model
+        self.forward, optimizer = fabric.setup(self.compiled, self.optimizer)
+        self.stepper = Stepper(fabric, self.forward, optimizer, recipe, constrain=constrain, average=self.average)
         self.stepper.check(self.batches.batch_size // fabric.world_size)
 
     def resume(self, wanted: bool) -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..data import Data
 from ..regularizers import Active, Regularizer, Setting, overrides, parse_regularizers
+from .freezing import frozen
 from .objective import build_objective
 from .recipes import Recipe
+from .teacher import Teacher
 
 
 class Regularization:
@@ -75,10 +78,13 @@ def setting_of(data: Data, recipe: Recipe, **more: Any) -> Setting:
     )
 
 
-def check_regularizers(recipe: Recipe, model: nn.Module, data: Data) -> None:
-    """Put the recipe's regularisers into a network and take them out again.
+def check_regularizers(recipe: Recipe, model: nn.Module, data: Data, teacher: nn.Module | None = None) -> None:
+    """Put the recipe's regularisers into a network and take them out again, and ask the teacher for an answer.
 
     Raises:
         UsageError: one of them cannot work with these data or inside this network.
     """
-    Regularization(recipe, model, setting_of(data, recipe)).detach()
+    device = torch.device("cpu")
+    ready = None if teacher is None else Teacher.of(teacher, data, recipe, device)
+    with frozen(model, recipe.freeze):
+        Regularization(recipe, model, setting_of(data, recipe, teacher=ready)).detach()

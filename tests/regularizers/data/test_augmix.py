@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_training import make_data, make_model
 from torch.nn import functional as F
-from train.conftest import make_data, make_model
 
 from convswap.regularizers import Draws, parse_regularizer, parse_regularizers
 from convswap.regularizers.data.augmix import divergence

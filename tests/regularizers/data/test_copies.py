@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from train.conftest import make_data
+from small_training import make_data
 
 from convswap.data import ArrayImages, FolderImages
 from convswap.errors import UsageError

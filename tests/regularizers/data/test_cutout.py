@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_training import make_data
 
+from convswap.errors import UsageError
 from convswap.regularizers import Draws, parse_regularizer
+from convswap.train import Recipe
+from convswap.train.regularization import setting_of
 
 
 def holes(length: int, size: tuple[int, int], count: int, seed: int = 0) -> torch.Tensor:
@@ -42,6 +46,14 @@ def test_the_removed_area_is_the_expected_one() -> None:
     area = holes(16, (32, 24), 20000).sum((1, 2)).float()
     assert expected < 16 * 16
     assert float(area.mean()) == pytest.approx(expected, rel=0.01)
+
+
+def test_a_square_as_large_as_the_image_is_refused() -> None:
+    """Before: 16 pixels on images of 8x8 made every training image black, and nothing was said."""
+    setting = setting_of(make_data(), Recipe())
+    with pytest.raises(UsageError, match=r"length=16 hides whole images of 8x8; .* e\.g\. cutout:4"):
+        parse_regularizer("cutout").check_setting(setting)
+    parse_regularizer("cutout:7").check_setting(setting)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

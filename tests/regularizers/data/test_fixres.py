@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_training import make_data, make_model
 from torch import nn
-from train.conftest import make_data, make_model
 
 from convswap.errors import UsageError
 from convswap.regularizers import Draws, parse_regularizer

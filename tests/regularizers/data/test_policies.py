@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_training import make_data
 from torchvision.transforms import v2
-from train.conftest import make_data
 
 from convswap.errors import UsageError
 from convswap.regularizers import REGULARIZERS, Draws, parse_regularizer

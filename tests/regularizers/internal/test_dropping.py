@@ -86,23 +86,29 @@ def test_max_dropout_is_its_formula(rate: float) -> None:
     assert torch.equal(max_dropout(torch.ones(2, 2), rate), torch.ones(2, 2)), "a constant has no largest values"
 
 
-def test_drop_block_is_torchvisions(shared) -> None:
-    case = golden(shared, "dropblock_torchvision")
-    for rate, size in ((0.1, 7), (0.2, 5)):
-        torch.manual_seed(11)
-        x = case["input"]
-        # The reference draws in float64, and ours in float32, which takes the random numbers otherwise.
-        from torchvision.ops import drop_block2d
+def naive_drop_block(x: Tensor, corners: Tensor, size: int) -> Tensor:
+    """Algorithm 1 of the paper: squares at the corners drawn, and what is left scaled up."""
+    mask = torch.ones_like(x)
+    for n, c, i, j in corners.nonzero().tolist():
+        mask[n, c, i : i + size, j : j + size] = 0
+    return x * mask * mask.numel() / mask.sum()
 
-        torch.testing.assert_close(drop_block2d(x, rate, size), case["output"][f"p{rate}_b{size}"])
-        mask = drop_mask(x, rate, size)
-        zeros = (mask == 0).float()
-        inner = zeros[:, :, size // 2 : -(size // 2), size // 2 : -(size // 2)]
-        seeds = nn.functional.max_pool2d(1 - zeros, size, 1).eq(0).float()  # windows that are zero throughout
-        assert torch.equal(
-            nn.functional.max_pool2d(nn.functional.pad(seeds, [size // 2] * 4), size, 1, size // 2), zeros
-        )
-        assert inner.shape == seeds.shape
+
+@pytest.mark.parametrize(("rate", "size"), [(0.1, 7), (0.2, 5)])
+def test_drop_block_is_its_formula_and_torchvisions(rate: float, size: int, shared) -> None:
+    case = golden(shared, "dropblock_torchvision")
+    x = case["input"]
+    valid = 14 - size + 1
+    gamma = rate * 14**2 / (size**2 * valid**2)
+    torch.manual_seed(11)
+    corners = torch.rand(2, 4, valid, valid) < gamma
+    torch.manual_seed(11)
+    ours = x * drop_mask(x, rate, size)
+    torch.testing.assert_close(ours, naive_drop_block(x, corners, size), rtol=1e-6, atol=1e-6)
+    torch.manual_seed(11)
+    theirs = torch.empty(2, 4, valid, valid, dtype=x.dtype).bernoulli_(gamma)  # torchvision's draw of the corners
+    expected = case["output"][f"p{rate}_b{size}"]
+    torch.testing.assert_close(naive_drop_block(x, theirs, size), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("side", "block"), [(32, 7), (14, 7), (8, 5), (7, 7), (4, 3), (4, 7), (2, 7)])

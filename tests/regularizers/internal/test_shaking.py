@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from regularizer_hosts import make_host, setting_for
 from torch import nn
 
 from convswap.errors import UsageError
@@ -11,8 +12,6 @@ from convswap.models import create_model
 from convswap.regularizers import get_regularizer
 from convswap.regularizers.internal.shake_drop import Shake, different_gradient
 from convswap.regularizers.internal.shake_shake import Draw, ShakeBranch
-
-from ..hosts import make_host, setting_for
 
 
 def test_shake_shake_is_the_closed_form(shared) -> None:

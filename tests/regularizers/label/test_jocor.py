@@ -7,8 +7,8 @@ import math
 
 import pytest
 import torch
+from small_training import make_data, make_model, make_recipe
 from torch import nn
-from train.conftest import make_data, make_model, make_recipe
 
 from convswap.errors import UsageError
 from convswap.regularizers import Objective, parse_regularizers
@@ -100,6 +100,14 @@ def test_a_module_that_cannot_start_again_is_refused() -> None:
 
     with pytest.raises(UsageError, match=r"0 \(Own\) has parameters but no reset_parameters\(\)"):
         second_network(nn.Sequential(Own()), "jocor", 0)
+
+
+def test_a_frozen_part_is_refused() -> None:
+    """It would stay random in the second network."""
+    model = make_model()
+    model[0].weight.requires_grad_(False)
+    with pytest.raises(UsageError, match=r"the frozen 0\.weight would stay as it was drawn; freeze nothing"):
+        second_network(model, "jocor", 0)
 
 
 @pytest.mark.parametrize("name", ["jocor", "mutual_learning"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 
 import torch
+from small_training import make_data, make_model
 from torch.nn import functional as F
-from train.conftest import make_data, make_model
 
 from convswap.regularizers import parse_regularizers
 from convswap.train import Recipe, regularized

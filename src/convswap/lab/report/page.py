@@ -11,6 +11,7 @@ from typing import Any
 
 from ..._version import __version__
 from ...page_style import PAGE_STYLE
+from ...train.recipes import describe_recipe
 from ..files import write_atomic
 from ..trial import ENOUGH_SEEDS
 from . import charts, costs, robustness, svg, text, view
@@ -273,7 +274,8 @@ def _recipes(trials: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple
         counts[key] = counts.get(key, 0) + 1
     names = list(dict.fromkeys(name for recipe in recipes.values() for name in recipe))
     header = [f"{n} trial{'s' if n != 1 else ''}" for n in counts.values()]
-    return header, [(name, [text.value(recipe.get(name)) for recipe in recipes.values()]) for name in names]
+    nearest = [("recipe", [describe_recipe(recipe) if recipe else text.NONE for recipe in recipes.values()])]
+    return header, nearest + [(name, [text.value(recipe.get(name)) for recipe in recipes.values()]) for name in names]
 
 
 _DATA_FACTS = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...errors import check_whole
-from ..contract import Regularizer
+from ...errors import UsageError, check_whole
+from ..contract import Regularizer, Setting
 from ..draws import Draws
 from ..registry import register_regularizer
 
@@ -37,6 +37,16 @@ class Cutout(Regularizer):
     def check(self) -> None:
         """At least one pixel on each side of the centre."""
         check_whole("length", self.length, 2)
+
+    def check_setting(self, setting: Setting) -> None:
+        """The square must be smaller than the image, or whole images would be black."""
+        smaller = min(setting.image_size)
+        if self.length >= smaller:
+            raise UsageError(
+                f"regularizer 'cutout' with length={self.length} hides whole images of "
+                f"{setting.image_size[0]}x{setting.image_size[1]}; give a length below {smaller}, e.g. "
+                f"cutout:{max(2, smaller // 2)}"
+            )
 
     def batch(self, images: Tensor, targets: Tensor, draws: Draws, num_classes: int) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) -> the same shape, dtype and memory format."""

@@ -25,7 +25,7 @@ class FixRes(Regularizer):
     own that goes on from this one without the method.
 
     Args:
-        ratio: training side / test side, 176 / 224 as in torchvision's recipe.
+        ratio: training side / test side. The default gives 176 of 224, as in torchvision's recipe.
     """
 
     name = "fixres"
@@ -36,7 +36,7 @@ class FixRes(Regularizer):
     cost = "less than none: a step costs about ratio^2 of a plain one"
     alone = "resolution"
 
-    ratio: float = 176 / 224
+    ratio: float = 0.786
 
     def check(self) -> None:
         """The ratio lies between 0 and 1."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...errors import UsageError, check_whole
 from ..contract import Attachment, Regularizer, Setting
@@ -18,20 +19,24 @@ from .places import Places, Residual, Stage
 from .tape import Call
 
 
-def drop_mask(x: Tensor, rate: float, block_size: int) -> Tensor:
+def drop_mask(x: Tensor, rate: Tensor | float, block_size: int) -> Tensor:
     """The factors of DropBlock, float32: 0 in the squares, and elsewhere the number of values over that of those kept.
 
-    `torchvision.ops.drop_block2d` makes them: squares lie inside the map, and are drawn for each image and channel.
-    On a smaller map the side is the largest odd number that fits, because the operator takes odd ones only. The mask is
-    made in float32, since the operator counts the values in the precision of its input: in float16 a count over 65504
-    is infinite, and the scale would be zero.
+    The rule is that of `torchvision.ops.drop_block2d`: corners are drawn for each image and channel where the whole
+    square fits into the map, with the probability gamma = rate H W / (b^2 (H - b + 1) (W - b + 1)). On a smaller map
+    the side b is the largest odd number that fits.
     """
-    from torchvision.ops import drop_block2d
-
-    side = min(block_size, x.shape[-2], x.shape[-1])
-    ones = torch.ones_like(x, dtype=torch.float32)
-    mask: Tensor = drop_block2d(ones, rate, side - 1 + side % 2)
-    return mask
+    # Not the operator itself: its rate is a number, so a compiled network would be compiled anew at every step of a
+    # rising rate. It also counts in the precision of the map, and in float16 a count over 65504 is infinite.
+    height, width = x.shape[-2:]
+    side = min(block_size, height, width)
+    side = side - 1 + side % 2
+    rows, columns = height - side + 1, width - side + 1
+    gamma = rate * (height * width / (side**2 * rows * columns))
+    corners = (torch.rand(*x.shape[:-2], rows, columns, device=x.device) < gamma).float()
+    dropped = F.max_pool2d(F.pad(corners, [side - 1] * 4), side, 1)
+    kept = 1 - dropped
+    return kept * (kept.numel() / kept.sum().clamp(min=1))
 
 
 class DropSquares(Change):
@@ -39,17 +44,18 @@ class DropSquares(Change):
 
     Attributes:
         rate: the final probability to drop a value.
-        now: the present one, which `progress` sets.
+        now: the present one, which `progress` sets. A tensor, which a compiled network reads anew at every step.
     """
 
     def __init__(self, owner: nn.Module, rate: float, block_size: int) -> None:
         super().__init__(owner)
         self.rate, self.block_size = rate, block_size
-        self.now = 0.0
+        place = next(owner.parameters(), torch.empty(0)).device
+        self.now = torch.zeros((), device=place)
 
     def train(self, x: Tensor) -> Tensor:
         """x times `drop_mask`."""
-        return x if self.now == 0 else x * drop_mask(x, self.now, self.block_size).to(x.dtype)
+        return x * drop_mask(x, self.now.to(x.device), self.block_size).to(x.dtype)
 
 
 class Hold(MethodHook):
@@ -82,9 +88,9 @@ class DropShortcut(DropSquares):
     def train(self, x: Tensor) -> Tensor:
         """F + (m x - x)."""
         entered, self.hold.entered = self.hold.entered, None
-        if entered is None or self.now == 0:
+        if entered is None:
             return x
-        return x + (drop_mask(entered, self.now, self.block_size) - 1).to(x.dtype) * entered
+        return x + (drop_mask(entered, self.now.to(x.device), self.block_size) - 1).to(x.dtype) * entered
 
 
 class _Dropping(Hooked):
@@ -96,7 +102,7 @@ class _Dropping(Hooked):
     def progress(self, done: float) -> None:
         """Set the rates: they rise linearly from 0 to the end of the training."""
         for change in self.changes:
-            change.now = change.rate * (done if self.linear else 1)
+            change.now.fill_(change.rate * (done if self.linear else 1))
 
 
 @register_regularizer
@@ -120,6 +126,7 @@ class DropBlock(Regularizer):
     name, family, place = "drop_block", "internal", "network"
     paper = "Ghiasi et al., arXiv:1810.12890, 2018"
     summary = "squares of each channel in the last two stages, more as the training goes on"
+    cost = "a mask and two products for each map of the last two stages"
 
     rate: float = 0.1
     block_size: int = 7

@@ -57,6 +57,7 @@ class MaxDropout(Regularizer):
     name, family, place = "max_dropout", "internal", "network"
     paper = "Santos et al., arXiv:2007.13723, 2020"
     summary = "the largest values after each stage"
+    cost = "a pass over the map of each stage"
 
     rate: float = 0.3
     inside: str = "stages"

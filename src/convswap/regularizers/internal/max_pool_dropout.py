@@ -81,6 +81,7 @@ class MaxPoolDropout(Regularizer):
     name, family, place = "max_pool_dropout", "internal", "network"
     paper = "Wu and Gu, Neural Networks 71, 2015"
     summary = "values before each max-pooling"
+    cost = "a second pooling; windows are sorted in evaluation"
 
     rate: float = 0.5
     evaluation: str = "probabilistic"

@@ -66,28 +66,31 @@ def _is_start(kept: Sequence[int]) -> bool:
 
 
 def _numbered(layer: nn.Module, inputs: Kept, outputs: Kept) -> tuple[nn.Module, dict[str, Take] | None]:
-    """A layer that narrows by its own rule: a copy whose parameters hold their positions tells which are left."""
-    narrow, numbered = copy.deepcopy(layer), copy.deepcopy(layer).double()
-    shapes = {name: parameter.shape for name, parameter in layer.named_parameters()}
-    for parameter in numbered.parameters():
-        parameter.data = torch.arange(parameter.numel(), dtype=torch.float64).view(parameter.shape)
-    for each in (narrow, numbered.cpu()):
+    """A layer that narrows by its own rule: a copy whose parameters hold random numbers tells which are left."""
+    narrow, marked = copy.deepcopy(layer), copy.deepcopy(layer).double().cpu()
+    generator = torch.Generator().manual_seed(0)
+    marks: dict[str, Tensor] = {}
+    for name, parameter in marked.named_parameters():
+        marks[name] = torch.rand(parameter.numel(), dtype=torch.float64, generator=generator).sort().values
+        parameter.data = marks[name].view(parameter.shape).clone()
+    for each in (narrow, marked):
         narrow_module(each, inputs, outputs)
     taken: dict[str, Take] = {}
-    for name, parameter in numbered.named_parameters():
-        positions = parameter.detach().long()
-        if not _are_positions(positions, parameter, shapes.get(name)):
+    for name, parameter in marked.named_parameters():
+        positions = _positions(parameter.detach(), marks.get(name, torch.empty(0)))
+        if positions is None:
             return narrow, None
         taken[name] = _take_positions(positions)
     return narrow, taken
 
 
-def _are_positions(positions: Tensor, values: Tensor, shape: torch.Size | None) -> bool:
-    """Are these values different positions in a parameter of this shape?"""
-    if shape is None or bool((positions != values).any()):
-        return False
-    distinct = positions.flatten().unique()
-    return distinct.numel() == positions.numel() and bool((distinct < shape.numel()).all() and (distinct >= 0).all())
+def _positions(values: Tensor, marks: Tensor) -> Tensor | None:
+    """Where each value stands among the sorted marks, None if one stands nowhere or two stand at one place."""
+    if not marks.numel():
+        return None
+    positions = torch.searchsorted(marks, values).clamp(max=marks.numel() - 1)
+    found = torch.equal(marks[positions], values) and positions.unique().numel() == positions.numel()
+    return positions if found else None
 
 
 def _take_positions(positions: Tensor) -> Take:

@@ -15,6 +15,7 @@ from ...surgery.inputs import Inputs
 from ...surgery.selection import select_modules
 from ...surgery.sites import Site, refuse_lazy, refuse_wrappers, sites
 from ..contract import Setting
+from .built_in import say_built_in
 from .tape import Call, Node, Tape
 
 
@@ -83,6 +84,7 @@ class Places:
     def __init__(self, model: nn.Module, setting: Setting, method: str) -> None:
         refuse_wrappers(model)
         refuse_lazy(model)
+        say_built_in(model)
         self.model, self.method = model, method
         parameter = next(model.parameters())
         image = torch.zeros(1, setting.channels, *setting.image_size, device=parameter.device, dtype=parameter.dtype)

@@ -110,6 +110,7 @@ class TargetDrop(Regularizer):
     name, family, place = "target_drop", "internal", "network"
     paper = "Zhu and Zhao, arXiv:2010.10716, 2020"
     summary = "squares around the maxima of the channels with most attention"
+    cost = "a small attention and a sort of the channels after each stage"
 
     rate: float = 0.15
     block_size: int = 5

@@ -2,8 +2,9 @@
 
 from .jocor import JoCoR
 from .label_smoothing import LabelSmoothing
+from .logit_distillation import LogitDistillation
 from .mutual_learning import MutualLearning
 from .self_distillation import SelfDistillation
 from .tsla import TSLA
 
-__all__ = ["TSLA", "JoCoR", "LabelSmoothing", "MutualLearning", "SelfDistillation"]
+__all__ = ["TSLA", "JoCoR", "LabelSmoothing", "LogitDistillation", "MutualLearning", "SelfDistillation"]

@@ -72,6 +72,7 @@ class SelfDistillation(Regularizer):
     alone = "targets"
     soft_targets = True
     replaces_smoothing = True
+    separable = True
 
     most: float = 0.8
 

@@ -16,8 +16,14 @@ def second_network(model: nn.Module, name: str, seed: int) -> nn.Module:
     """A copy of the network with other initial weights: each module's `reset_parameters()`, from another seed.
 
     Raises:
-        UsageError: a module has parameters of its own and no `reset_parameters`.
+        UsageError: a module has parameters of its own and no `reset_parameters`, or a parameter is frozen.
     """
+    fixed = next((path for path, parameter in model.named_parameters() if not parameter.requires_grad), None)
+    if fixed is not None:
+        raise UsageError(
+            f"regularizer {name!r} draws a second network, in which the frozen {fixed} would stay as it was drawn; "
+            "freeze nothing"
+        )
     second = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed ^ 0x5EC0)
