@@ -69,7 +69,8 @@ def go(trial: Trial, folder: Path, data: Data | None = None) -> dict[str, Any]:
 def test_a_trial_leaves_its_files_and_its_result(tmp_path: Path, data: Data) -> None:
     trial = make(data)
     result = go(trial, tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {"trial.json", "metrics.jsonl", "model.safetensors", "result.json"}
+    written = {"trial.json", "metrics.jsonl", "model.safetensors", "predictions.npz", "result.json"}
+    assert {p.name for p in tmp_path.iterdir()} == written
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert Trial.from_json((tmp_path / "trial.json").read_text()) == trial
     assert result["trial_id"] == trial.id
