@@ -103,7 +103,7 @@ class TrainBatches:
             generator=generator_for(self.seed, epoch, "augmentation"),
         )
         rows = kept.shape[1]
-        kept, position = _again(kept, count * self.methods.repeats, copies), _again(position, count, copies)
+        kept, position = _again(kept, count**2 * self.methods.repeats, copies), _again(position, count, copies)
         draws = draws[position.flatten()]
         if self.augmentation.flip and self.augmentation.flip_mode == "alternating":
             first_N = torch.rand(count, generator=generator_for(self.seed, 0, "flip")) < 0.5
@@ -117,12 +117,12 @@ class TrainBatches:
         return (finish(pixels_NHWC, self.normalize, labels) for pixels_NHWC, labels in batches)
 
     def _index(self, epoch: int) -> Tensor:
-        """The images of this process, (steps, images of a step): number + block * count in repeated blocks."""
+        """The images of this process, (steps, images of a step). Each time image k stands there, it is k + c count."""
         count, share = len(self.images), self.share
-        order_N = self.order(generator_for(self.seed, epoch, "order"))
+        order_N = _numbered(self.order(generator_for(self.seed, epoch, "order")), count)
         different = -(-self.batch_size // self.methods.repeats)
         # Block by block, so that neighbours are different images: they are the pairs of the methods that mix.
-        kept = _again(order_N[: self.steps * different].view(self.steps, different), count, self.methods.repeats)
+        kept = _again(order_N[: self.steps * different].view(self.steps, different), count**2, self.methods.repeats)
         return kept[:, : self.batch_size].reshape(self.steps, share.world, -1)[:, share.rank]
 
     def still(self) -> Still | None:
@@ -136,7 +136,7 @@ class TrainBatches:
             found = evaluation_batches(images, batch_size=self.batch_size, normalize=self.normalize, device=self.device)
             return (batch for batch, _ in found)
 
-        return Still(batches, lambda epoch: self._index(epoch).flatten())
+        return Still(batches, lambda epoch: self._index(epoch).flatten() % len(images))
 
     def _from_array(self, index_SN: Tensor, draws: Draws) -> Iterator[Batch]:
         size = index_SN.shape[1]
@@ -154,6 +154,13 @@ class TrainBatches:
             pixels_NHWC = _channels_inside(pixels.to(self.device, non_blocking=True))
             pixels_NHWC = crop_flip(pixels_NHWC, everything, draws[step * size : (step + 1) * size])
             yield pixels_NHWC, labels.to(self.device, non_blocking=True)
+
+
+def _numbered(order_N: Tensor, count: int) -> Tensor:
+    """An order in which an image may stand several times: the c-th time (from 0) image k is k + c `count`."""
+    value_N, place_N = order_N.sort(stable=True)
+    time_N = torch.arange(len(value_N)) - torch.searchsorted(value_N, value_N)
+    return torch.empty_like(order_N).scatter_(0, place_N, value_N + count * time_N)
 
 
 def _again(number_SN: Tensor, count: int, times: int) -> Tensor:

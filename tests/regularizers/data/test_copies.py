@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,11 @@ NUMBERED = ArrayImages(PIXELS, torch.arange(24))
 
 
 def batches_of(
-    images: ArrayImages | FolderImages, *names: str, share: Share = ALONE, flip: bool = True
+    images: ArrayImages | FolderImages,
+    *names: str,
+    share: Share = ALONE,
+    flip: bool = True,
+    order: Callable[[torch.Generator], torch.Tensor] | None = None,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     channels = 1 if isinstance(images, ArrayImages) else 3
     made = TrainBatches(
@@ -36,6 +41,7 @@ def batches_of(
         normalize=Normalize((0.5,) * channels, (0.25,) * channels, device=CPU),
         device=CPU,
         share=share,
+        order=order,
         methods=parse_regularizers(names),
         num_classes=24,
     )
@@ -102,6 +108,15 @@ def test_copies_of_a_file_have_different_crops(name: str, tmp_path: Path) -> Non
     for label in groups:
         first, second = batch[labels == label]
         assert not torch.equal(first, second)
+
+
+def test_an_image_drawn_twice_has_different_crops(tmp_path: Path) -> None:
+    """Balanced classes draw with replacement. Before: the same file had the same crop all through an epoch."""
+    Image.fromarray(torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy()).save(tmp_path / "0.png")
+    images = FolderImages([tmp_path / "0.png"] * 8, [0] * 8, 12, train=True)
+    for names in ((), ("repeated_augmentation:2",), ("batch_augmentation:2",)):
+        ((batch, labels),) = batches_of(images, *names, flip=False, order=lambda generator: torch.zeros(8).long())
+        assert len({tuple(image.flatten().tolist()) for image in batch}) == len(labels), names
 
 
 def test_a_batch_too_small_for_the_repetitions_is_refused() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_training import make_data, make_model, make_recipe
 from torch import nn
 from torch.nn import functional as F
-from train.conftest import make_data, make_model, make_recipe
 
 from convswap.errors import UsageError
 from convswap.models import ModelCard
