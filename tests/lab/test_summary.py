@@ -160,6 +160,7 @@ APART: dict[str, Any] = {
     "normalization": {"mean": [0.5], "std": [0.5]},
     "network": {"structure": "1" * 64, "source": "2" * 64},
     "parent": {"file": "m.safetensors", "run": "0f3a5d6c7b8e9a01", "sha256": "0" * 64},
+    "teacher": {"kind": "run", "file": "m.safetensors", "model": "n", "sha256": "0" * 64},
     "data_options": {"eval_split": "val"},
     "version": "0.0.1",
 }
