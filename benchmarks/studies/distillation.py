@@ -2,8 +2,8 @@
 
 ResNet-20 with `ic` on CIFAR-10, under one recipe and the same seeds: from scratch, from scratch with the published
 plain network as teacher (`logit_distillation`, by both distances), and started from the published weights, with and
-without that teacher. For each way: the final test accuracy, and the epochs and seconds until the test accuracy first reaches
-some levels, the teacher's own among them. The weights are those of github.com/akamaster/pytorch_resnet_cifar10
+without that teacher. For each way: the final test accuracy, and the epochs and seconds until the test accuracy first
+reaches some levels, the teacher's own among them. The weights are those of github.com/akamaster/pytorch_resnet_cifar10
 (resnet20-12fca82f.th).
 
     python -m benchmarks.studies.distillation --weights resnet20-12fca82f.th --lab FOLDER [--epochs 10] [--seeds 3]
