@@ -101,7 +101,7 @@ _AIRBENCH = "KellerJordan/cifar10-airbench, airbench94"
         "many units lack, and would favour those that have it",
         "logits divided by 9, BatchNorm without scales and with momentum 0.4: these belong to its network",
         "64 times the learning rate for the biases of norms, which its divided logits allow: a ResNet-8 learned "
-        "nothing with 64 and less with 8 than with 1 (12,288 images of 8 x 8, 6 epochs); --set norm_bias_scale=64 gives it",
+        "nothing with 64 and less with 8 than with 1 (12,288 images of 8 x 8, 6 epochs)",
         "flips and shifts at test time",
         "fp16: give --set precision=fp16 on a GPU",
     ),
