@@ -110,6 +110,15 @@ EvalSplit = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
+HoldOut = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of the training images for validation, where the data have no such part, e.g. 0.1. Default: none.",
+        show_default=False,
+        rich_help_panel=_DATA,
+    ),
+]
 Epochs = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Default: the recipe's number.", rich_help_panel=_TRAINING),

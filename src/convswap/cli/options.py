@@ -152,8 +152,8 @@ def existing_file(option: str, path: Path | None) -> Path | None:
     return path
 
 
-def given_options(options: Mapping[str, str]) -> dict[str, str]:
-    """Those of `--channels`, `--background` and `--eval-split` that are not at their default."""
+def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `--channels`, `--background`, `--eval-split` and `--hold-out` that are not at their default."""
     from ..data.options import DataOptions
 
     return DataOptions(**options).as_dict()

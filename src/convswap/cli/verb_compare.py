@@ -19,6 +19,7 @@ from .arguments import (
     Epochs,
     EvalSplit,
     Freeze,
+    HoldOut,
     ImageSize,
     LearningRate,
     Margin,
@@ -118,6 +119,7 @@ def run(
     channels: Channels = "auto",
     background: Background = "white",
     eval_split: EvalSplit = "auto",
+    hold_out: HoldOut = 0.0,
     device: Device = "auto",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train the failed trials again.")] = False,
     allow_failed: Annotated[
@@ -180,6 +182,7 @@ def run(
         channels=channels,
         background=background,
         eval_split=eval_split,
+        hold_out=hold_out,
         cache=lab,
     )
     trained = pretrained or weights is not None

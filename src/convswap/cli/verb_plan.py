@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .arguments import AsJson, Background, Channels, DataRoot, EvalSplit, Pretrained, UnitOptions, Weights, Where
+from .arguments import (
+    AsJson,
+    Background,
+    Channels,
+    DataRoot,
+    EvalSplit,
+    HoldOut,
+    Pretrained,
+    UnitOptions,
+    Weights,
+    Where,
+)
 from .options import existing_file, parse_options, parse_units, refuse_places
 from .output import tell_data
 
@@ -45,6 +56,7 @@ def run(
     channels: Channels = "auto",
     background: Background = "white",
     eval_split: EvalSplit = "auto",
+    hold_out: HoldOut = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Show what a swap would replace, with parameters and MACs before and after, and what it would skip and why.
@@ -80,6 +92,7 @@ def run(
             channels=channels,
             background=background,
             eval_split=eval_split,
+            hold_out=hold_out,
         )
     classes = num_classes or (1000 if loaded is None else loaded.num_classes)
     depth = 3 if loaded is None else loaded.channels

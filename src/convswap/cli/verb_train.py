@@ -22,6 +22,7 @@ from .arguments import (
     Epochs,
     EvalSplit,
     Freeze,
+    HoldOut,
     ImageSize,
     LearningRate,
     Normalization,
@@ -91,6 +92,7 @@ def run(
     channels: Channels = "auto",
     background: Background = "white",
     eval_split: EvalSplit = "auto",
+    hold_out: HoldOut = 0.0,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -117,7 +119,12 @@ def run(
     refuse_places(where, names)
     existing_file("--weights", weights)
     parent = None
-    how: dict[str, Any] = {"channels": channels, "background": background, "eval_split": eval_split}
+    how: dict[str, Any] = {
+        "channels": channels,
+        "background": background,
+        "eval_split": eval_split,
+        "hold_out": hold_out,
+    }
     if source is not None:
         parent = _parent(source, model, data, image_size)
         model, data, image_size = parent.model, parent.data, parent.image_size

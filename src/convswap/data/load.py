@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import UsageError, check_whole, unknown_name
 from .arrays import data_from_arrays
 from .digits import load_digits
+from .hold_out import hold_out as held_out
 from .image_folder import load_image_folder
 from .named import NAMED_SETS, load_named
 from .npz import read_npz
@@ -26,6 +27,7 @@ def load_data(
     channels: str = "auto",
     background: str = WHITE,
     eval_split: str = "auto",
+    hold_out: float = 0.0,
     cache: str | Path | None = None,
 ) -> Data:
     """Load a data set by name.
@@ -52,6 +54,7 @@ def load_data(
         background: the colour behind transparent pixels of a folder's images, `#rrggbb` or a name that Pillow knows.
         eval_split: `"val"` or `"test"`, the part that accuracy is reported on. `"auto"`: `test` where there are both,
             and `val` is watched during the training.
+        hold_out: for data without a validation part, the share of the training images that becomes one (0.1: a tenth).
         cache: a folder in which what was learned of a folder's files is kept, so that unchanged files are not read
             again.
 
@@ -61,7 +64,20 @@ def load_data(
     """
     if image_size is not None:
         check_whole("image_size", image_size)
-    options = DataOptions(channels=channels, background=background, eval_split=eval_split)
+    options = DataOptions(channels=channels, background=background, eval_split=eval_split, hold_out=hold_out)
+    data = _load(name, root, image_size, download, skip_unreadable, options, None if cache is None else Path(cache))
+    return held_out(data, options.hold_out) if options.hold_out else data
+
+
+def _load(
+    name: str,
+    root: str | Path | None,
+    image_size: int | None,
+    download: bool,
+    skip_unreadable: bool,
+    options: DataOptions,
+    cache: Path | None,
+) -> Data:
     kind, _, rest = name.partition(":")
     if kind in ("npz", "imagefolder"):
         if not rest:
@@ -74,13 +90,13 @@ def load_data(
                 image_size=224 if image_size is None else image_size,
                 skip_unreadable=skip_unreadable,
                 options=options,
-                cache=None if cache is None else Path(cache),
+                cache=cache,
             )
-        data = data_from_arrays(name, read_npz(path), source=str(path), eval_split=eval_split)
+        data = data_from_arrays(name, read_npz(path), source=str(path), eval_split=options.eval_split)
     elif name == "digits":
-        data = load_digits(eval_split)
+        data = load_digits(options.eval_split)
     elif name in NAMED_SETS:
-        data = load_named(name, root, download, eval_split)
+        data = load_named(name, root, download, options.eval_split)
     else:
         raise _unknown(name)
     if image_size is not None and data.image_size != (image_size, image_size):

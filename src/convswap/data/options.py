@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ..errors import UsageError, check_choice, check_known
+from ..errors import UsageError, check_choice, check_known, check_number
 
 WHITE = "#ffffff"
 
@@ -20,6 +20,8 @@ class DataOptions:
         background: of folders: the colour behind transparent pixels, `#rrggbb` or a name that Pillow knows.
         eval_split: which part is the test part where there are two, `"val"` or `"test"`. `"auto"` watches `val` during
             the training and runs `test` once at the end.
+        hold_out: for data without a validation part, the share of the training images that becomes one, up to one
+            half. 0: none.
 
     Raises:
         UsageError: a value is not allowed.
@@ -28,13 +30,15 @@ class DataOptions:
     channels: str = "auto"
     background: str = WHITE
     eval_split: str = "auto"
+    hold_out: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("channels", self.channels, ("auto", "gray", "rgb"))
         check_choice("eval_split", self.eval_split, ("auto", "val", "test"))
+        check_number("hold_out", self.hold_out, lambda v: 0 <= v <= 0.5, "a share of the training images, at most 0.5")
         object.__setattr__(self, "background", _hexadecimal(self.background))
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, Any]:
         """The options off their defaults, for a trial's description."""
         return {name: value for name, value in asdict(self).items() if value != getattr(DataOptions, name)}
 

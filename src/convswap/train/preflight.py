@@ -38,8 +38,8 @@ def check_training(model: nn.Module, data: Data, recipe: Recipe, device: str, te
             )
     if recipe.patience and data.validation is None:
         raise UsageError(
-            f"patience={recipe.patience} needs a validation part, and {data.name!r} has none; give the data one "
-            "(a folder valid/, arrays x_val and y_val), or give patience=0"
+            f"patience={recipe.patience} needs a validation part, and {data.name!r} has none; hold one out "
+            "(--hold-out 0.1), give the data one (a folder valid/, arrays x_val and y_val), or give patience=0"
         )
     if "balanced" in (recipe.class_weights, recipe.sampling):
         class_weights(labels_of(data.train), data.class_names)
