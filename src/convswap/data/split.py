@@ -19,8 +19,8 @@ def stratified_split(
 ) -> tuple[list[int], list[int]]:
     """Indices of the training and the test part, with the same share of every class in the test part.
 
-    An error calls them `parts`. The hashes of the items' keys alone decide which items are for testing. Without a random number generator, the split
-    is the same on every machine and version. An added item moves few others.
+    The hashes of the items' keys alone decide which items are for testing. Without a random number generator, the split
+    is the same on every machine and version. An added item moves few others. An error calls the two parts `parts`.
 
     >>> train, test = stratified_split([0] * 5 + [1] * 5, list("abcdefghij"), ["cat", "dog"])
     >>> len(train), len(test)
