@@ -48,3 +48,10 @@ def test_every_mapped_test_reaches_the_room_it_is_for() -> None:
         test for tests in MAP.values() for test in tests if "convswap" not in (TESTS / test).read_text(encoding="utf-8")
     }
     assert not idle
+
+
+def test_test_files_outside_packages_have_names_of_their_own() -> None:
+    """pytest imports such a file by its bare name, and refuses a second one of that name."""
+    files = [file for file in TESTS.rglob("test_*.py") if not (file.parent / "__init__.py").exists()]
+    names = [file.name for file in files]
+    assert sorted(names) == sorted(set(names)), "rename one of each pair"

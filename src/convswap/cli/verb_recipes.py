@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..train import NamedRecipe, Recipe
 
 NAME = "recipes"
+_WIDEST = 28
 
 
 def run(
@@ -59,10 +60,14 @@ def card(found: NamedRecipe) -> str:
     """One recipe in full, as plain text."""
     lines = [f"{found.name}: {found.what_for}", ""]
     rows = [(field, _value(value), source) for field, value, source in found.rows()]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    indent = " " * (2 + sum(widths) + 4)
+    fields = max(len(field) for field, _, _ in rows)
+    values = max(len(value) for _, value, _ in rows if len(value) <= _WIDEST)
+    indent = " " * (2 + fields + 2 + values + 2)
     for field, value, source in rows:
-        start = f"  {field:<{widths[0]}}  {value:<{widths[1]}}  "
+        start = f"  {field:<{fields}}  {value:<{values}}  "
+        if len(value) > values:  # a long list stands above its source
+            lines += textwrap.wrap(start, 110, subsequent_indent=" " * (2 + fields + 2))
+            start = indent
         lines += textwrap.wrap(source, 110, initial_indent=start, subsequent_indent=indent)
     lines.append("")
     for text in found.left_out:

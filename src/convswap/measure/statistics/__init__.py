@@ -11,8 +11,8 @@ from .equivalence import Equivalence, equivalence
 from .images import ImageInterval, interval_for_new_images
 from .interval import Interval, mean_interval
 from .permutation import EXACT_LIMIT, permutation_p_value, smallest_p_value
-from .planning import noether_pairs, power, seeds_needed
 from .ranks import RankComparison, compare_ranks
+from .sample_size import noether_pairs, power, seeds_needed
 from .superiority import MEANINGFUL, Superiority, probability_better, superiority
 from .welch import Welch, welch
 
