@@ -83,4 +83,4 @@ def test_rates_stay_between_their_ends_and_the_peak(
 ) -> None:
     curve = Curve(schedule=schedule, peak=0.3, warmup=warmup, initial=initial, final=final)
     found = [curve.at(step, total) for step in range(total)]
-    assert all(min(initial, final) * 0.3 * (1 - 1e-9) <= rate <= 0.3 * (1 + 1e-9) for rate in found)
+    assert all(min(initial, final) * 0.3 - 1e-12 <= rate <= 0.3 + 1e-12 for rate in found)
