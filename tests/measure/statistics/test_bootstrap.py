@@ -33,7 +33,7 @@ def test_bca_is_scipys_and_is_not_the_percentile_interval() -> None:
     generator = np.random.default_rng(3)
     a, b = generator.exponential(1, 12), generator.exponential(1.5, 10)
     expected = stats.bootstrap(
-        (a, b), lambda x, y, axis: x.mean(axis) - y.mean(axis), n_resamples=4000, rng=np.random.default_rng(8)
+        (a, b), lambda x, y, axis: x.mean(axis) - y.mean(axis), n_resamples=4000, random_state=np.random.default_rng(8)
     ).confidence_interval
     found = bootstrap_interval(a, b, method="BCa", resamples=4000, seed=8)
     assert found == pytest.approx((expected.low, expected.high))

@@ -54,7 +54,7 @@ def bootstrap_interval(
         n_resamples=resamples,
         confidence_level=confidence,
         method="BCa",
-        rng=generator,
+        random_state=generator,
     ).confidence_interval
     return float(found.low), float(found.high)
 
