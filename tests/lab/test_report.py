@@ -12,6 +12,7 @@ from rich.console import Console
 
 from convswap.lab.decide import seeds_to_reach
 from convswap.lab.report import terminal_table, write_report
+from convswap.lab.report.page import _title
 from convswap.lab.report.verdict import verdict
 from convswap.lab.report.view import view_rows
 
@@ -175,6 +176,20 @@ def test_every_number_leads_to_its_trials(page: str) -> None:
         assert any(each["id"] in link for link in parsed.links)
     for target in (link[1:] for link in parsed.links if link.startswith("#")):
         assert f'id="{target}"' in page
+
+
+@pytest.mark.parametrize(
+    ("axes", "title"),
+    [
+        (["unit"], "Convolution units on digits"),
+        (["regularize", "regularize"], "Regularisers on digits"),
+        (["recipe", "unit"], "Recipes and convolution units on digits"),
+        (["mine"], "Values of mine on digits"),
+        ([], "Convolution units on digits"),
+    ],
+)
+def test_the_title_says_what_varies(axes: list[str], title: str) -> None:
+    assert _title(axes, ["digits"]) == title
 
 
 def test_what_it_says(page: str) -> None:

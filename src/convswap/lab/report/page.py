@@ -23,6 +23,14 @@ from .view import Record, RowView
 WIDE, NARROW = 960, 340
 
 
+_VARIED = {
+    "unit": "convolution units",
+    "regularize": "regularisers",
+    "recipe": "recipes",
+    "learning_rate": "learning rates",
+}
+
+
 def write_report(
     lab_dir: str | Path,
     rows: Iterable[Mapping[str, Any]],
@@ -96,7 +104,7 @@ def render(
     trials = [record["trial"] for record in records]
     names = list(dict.fromkeys(trial["data"] for trial in trials))
     return environment.get_template("report.html.j2").render(
-        title=title or " ".join(["Convolution units", *([f"on {', '.join(names)}"] if names else [])]),
+        title=title or _title([row.axis for row in rows], names),
         style=Markup(style),
         palette=Markup(_palette()),
         t=text,
@@ -137,6 +145,17 @@ def render(
         latency=latency or {},
         pictures=pictures,
     )
+
+
+def _title(axes: Sequence[str], data: Sequence[str]) -> str:
+    """What varies, on which data: `Convolution units and learning rates on digits`.
+
+    >>> _title(["unit", "unit", "learning_rate"], ["digits"])
+    'Convolution units and learning rates on digits'
+    """
+    varied = [_VARIED.get(axis, f"values of {axis}") for axis in dict.fromkeys(axes)] or [_VARIED["unit"]]
+    text = " and ".join(varied)
+    return f"{text[0].upper()}{text[1:]}" + (f" on {', '.join(data)}" if data else "")
 
 
 def _palette() -> str:
